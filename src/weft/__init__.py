@@ -1,0 +1,3 @@
+"""weft weaves speech into text: speech-text pre-training with synthetic interleaved data, the whole road."""
+
+__version__ = "0.1.0"

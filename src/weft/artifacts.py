@@ -1,0 +1,204 @@
+"""Artifacts: folders with weights or shards, whole or absent, that know what they are and what they were made from.
+
+    with build(out, kind="codes", settings=settings, parents={"tokenizer": tokenizer.manifest}) as draft:
+        write_files(draft.folder)                  # OUT.partial: a killed job finds its files there when run again
+        draft.counts["utterances"] = 1200          # OUT appears, with its manifest.json, when the block ends well
+
+    artifact = read(out, kind="codes")             # refuses a missing folder, another kind, a newer format
+    require_parent(lm_manifest, "tokenizer", tokenizer_manifest)   # refuses parts that do not belong together
+
+The fingerprint is a hash of the files, save those under `log/`, which tell how the job went and not what it made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weft.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_PLAN = "log/plan.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is: its kind, fingerprint, the fingerprints it was made from, counts, settings, data notes."""
+
+    kind: str
+    fingerprint: str
+    format_version: int = FORMAT_VERSION
+    parents: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Draft:
+    """An artifact in the making. Fill `counts` and `notes` before the `build` block ends."""
+
+    folder: Path
+    counts: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def plan_of(kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest]) -> dict[str, Any]:
+    """What decides an artifact's content, as plain JSON values: equal plans give equal artifacts."""
+    plan = {"kind": kind, "settings": settings, "parents": {name: m.fingerprint for name, m in parents.items()}}
+    return json.loads(json.dumps(plan, default=str))
+
+
+@contextmanager
+def build(
+    out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest] | None = None
+) -> Iterator[Draft]:
+    """Make the artifact `out` in `out.partial` and move it into place when the block ends without an exception.
+
+    A second call with the same plan finds the files that a killed one left. Raises UserError when `out` exists, or
+    when `out.partial` was begun with another plan.
+    """
+    out = Path(out)
+    plan = plan_of(kind, settings, parents or {})
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out, or delete it")
+    folder = out.with_name(out.name + ".partial")
+    _begin(folder, plan, out)
+    draft = Draft(folder)
+    try:
+        yield draft
+    except UserError:
+        _drop_if_unused(folder)
+        raise
+    manifest = Manifest(
+        kind=kind,
+        fingerprint=fingerprint(folder),
+        parents=plan["parents"],
+        counts=draft.counts,
+        settings=plan["settings"],
+        notes=draft.notes,
+    )
+    write_json(folder / MANIFEST, asdict(manifest))
+    _sync_tree(folder)
+    os.replace(folder, out)
+    _sync(out.parent)
+
+
+def _begin(folder: Path, plan: dict[str, Any], out: Path) -> None:
+    plan_file = folder / _PLAN
+    if plan_file.exists():
+        begun = json.loads(plan_file.read_text())
+        if begun != plan:
+            changed = ", ".join(_differences(begun, plan)) or "its plan"
+            raise UserError(f"{out} was begun with another {changed}: run it as before, or delete {folder}")
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        plan_file.parent.mkdir(parents=True)
+    except FileExistsError as e:
+        raise UserError(f"{e.filename} is a file, and a folder is needed there: choose another --out") from e
+    write_json(plan_file, plan)
+
+
+def _drop_if_unused(folder: Path) -> None:
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    if files <= {_PLAN}:
+        shutil.rmtree(folder)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}".strip("."))]
+    return [] if old == new else [name.removeprefix("settings.")]
+
+
+def is_made(out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest] | None = None) -> bool:
+    """Whether `out` is a finished artifact made by this very plan, so that a rerun can skip it."""
+    if not (Path(out) / MANIFEST).is_file():
+        return False
+    m = read(out)
+    plan = plan_of(kind, settings, parents or {})
+    return (m.kind, m.settings, m.parents) == (plan["kind"], plan["settings"], plan["parents"])
+
+
+def read(folder: Path, kind: str | None = None) -> Manifest:
+    """The manifest of an artifact. Raises UserError for a folder that is missing, unfinished or of another kind."""
+    folder = Path(folder)
+    what = f"a {kind}" if kind else "an artifact"
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: give the folder of {what}")
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+    except FileNotFoundError as e:
+        raise UserError(f"{folder} has no {MANIFEST}: it is not {what} made by weft") from e
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{folder / MANIFEST} is damaged ({e}): make {what} again") from e
+    if manifest.format_version > FORMAT_VERSION:
+        raise UserError(f"{folder} was written by a newer weft (format {manifest.format_version}): update weft")
+    if kind and manifest.kind != kind:
+        raise UserError(f"{folder} is a {manifest.kind}, and a {kind} is needed here")
+    return manifest
+
+
+def require_parent(child: Manifest, name: str, parent: Manifest) -> None:
+    """Raise UserError unless `child` was made from `parent`."""
+    if child.parents.get(name) != parent.fingerprint:
+        raise UserError(
+            f"this {child.kind} was made with {name} {child.parents.get(name)}, not {parent.fingerprint}: "
+            f"use the {name} it was made with, or make the {child.kind} again"
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hex digits of a SHA-256 over the names and contents of the artifact's files, `log/` left out."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder)
+        if name.parts[0] == "log" or str(name) == MANIFEST:
+            continue
+        with path.open("rb") as f:
+            total.update(f"{name.as_posix()}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside, synced to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with beside.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,117 @@
+"""Sound in and out: files to float32 mono samples and back, and Whisper's log-mel features.
+
+    audio = load("a.opus", sample_rate_hz=16_000)        # any rate, channels and width that soundfile reads
+    features = LogMel(num_mels=80)(torch.from_numpy(audio))   # (80, frames), one frame each 10 ms
+
+Shapes: S samples, M mel bands, T frames (100 a second).
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor, nn
+
+from weft.artifacts import write_bytes
+from weft.errors import UserError
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+WINDOW_SAMPLES = 400
+HALF_WINDOW_SAMPLES = WINDOW_SAMPLES // 2
+LOOK_AHEAD_SAMPLES = HALF_WINDOW_SAMPLES - HOP_SAMPLES
+
+
+def load(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
+    """Read a sound file as mono float32 samples (S,) in [-1, 1] at `sample_rate_hz`.
+
+    Raises UserError, naming the file, for one that is missing, not audio, empty, truncated or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: check the path, or the manifest that names it")
+    try:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as e:
+        raise UserError(f"{path} cannot be read as audio ({e.error_string.rstrip('.')}): is it a sound file?") from e
+    if len(samples) == 0:
+        raise UserError(f"{path} holds no samples: it is empty or cut off")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path} holds samples that are not finite numbers: export it again")
+    return resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Band-limited resampling of mono samples (S,)."""
+    if from_hz == to_hz:
+        return samples
+    return soxr.resample(samples, from_hz, to_hz, quality="HQ").astype(np.float32)
+
+
+def wav_bytes(samples: np.ndarray, sample_rate_hz: int) -> bytes:
+    """Mono samples (S,) in [-1, 1] as the bytes of a 16-bit WAV file; louder samples are clipped."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1, 1), sample_rate_hz, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def save(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:
+    """Write mono samples (S,) as a 16-bit WAV file, whole or not at all."""
+    write_bytes(Path(path), wav_bytes(samples, sample_rate_hz))
+
+
+class LogMel(nn.Module):
+    """Whisper's log-mel features (S,) or (B, S) -> (B, M, T), T = S / 160, with a choice of floor.
+
+    `floor="window"` is Whisper's own: values are clamped to 8 below the loudest of the window, so that a later loud
+    sound changes earlier features. `floor="fixed"` clamps at a constant, which a stream can compute: the frames of
+    the first s samples depend on samples up to s + 40 (the centred window's look-ahead) and on nothing later.
+    """
+
+    FIXED_FLOOR = -6.5  # log10 of power: 8 below the 1.5 that speech at a normal level peaks at
+
+    def __init__(self, num_mels: int = 80, floor: str = "window") -> None:
+        super().__init__()
+        if floor not in ("window", "fixed"):
+            raise ValueError(f"floor is 'window' or 'fixed', not {floor!r}")
+        from transformers.audio_utils import mel_filter_bank
+
+        filters = mel_filter_bank(
+            1 + WINDOW_SAMPLES // 2,
+            num_mels,
+            0.0,
+            SAMPLE_RATE_HZ / 2,
+            SAMPLE_RATE_HZ,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.floor = floor
+        self.register_buffer("filters", torch.from_numpy(filters.T).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Features of whole recordings, their edges mirrored as Whisper's centred STFT does."""
+        x = torch.atleast_2d(samples)
+        right = x[:, -LOOK_AHEAD_SAMPLES - 1 : -1].flip(-1)
+        return self.frames(torch.cat([mirror(x), x, right], dim=-1))
+
+    def frames(self, padded: Tensor) -> Tensor:
+        """Features of samples with their surroundings: (B, 200 + S + 40) -> (B, M, T). A frame is centred on its
+        first sample, so it needs 200 samples before and, past the last frame's hop, 40 after."""
+        spectrum = torch.stft(
+            padded, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window, center=False, return_complex=True
+        )
+        power = spectrum.abs().square()
+        log = (self.filters @ power).clamp(min=1e-10).log10()
+        floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0 if self.floor == "window" else self.FIXED_FLOOR
+        return (torch.maximum(log, torch.as_tensor(floor, device=log.device)) + 4.0) / 4.0
+
+
+def mirror(samples: Tensor) -> Tensor:
+    """What the centred STFT supposes before the first sample: its neighbourhood mirrored, (B, S) -> (B, 200)."""
+    return samples[..., 1 : HALF_WINDOW_SAMPLES + 1].flip(-1)

@@ -1,0 +1,64 @@
+"""A progress bar with time left, for anything that takes over two seconds.
+
+    with progress.bar("tokenizer", total=2500) as advance:
+        advance(1, f"loss {loss:.2f}")
+
+On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. It writes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_PLAIN_EVERY_SEC = 10.0
+
+Advance = Callable[..., None]
+
+
+@contextmanager
+def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Yield `advance(count=1, note="")`. `done` items of `total` were finished by an earlier run."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(title, total, done)
+        return
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, completed=done, note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            progress.update(task, advance=count, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def _plain(title: str, total: int, done: int) -> Advance:
+    begun_sec = shown_sec = time.monotonic()
+    now_done, first_done = done, done
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal now_done, shown_sec
+        now_done += count
+        now_sec = time.monotonic()
+        if now_sec - shown_sec < _PLAIN_EVERY_SEC:
+            return
+        shown_sec = now_sec
+        rate = (now_done - first_done) / (now_sec - begun_sec)
+        left = f"{(total - now_done) / rate:.0f} s left" if rate else "time left unknown"
+        print(f"{title}: {now_done}/{total}, {left} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance

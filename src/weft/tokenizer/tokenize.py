@@ -1,0 +1,124 @@
+"""Speech to codes: files, folders or manifests of any sound to a codes dataset.
+
+manifest = run(TokenizeConfig(audio=(Path("speech"),), tokenizer=Path("runs/tokenizer"), out=Path("runs/codes")))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft import artifacts
+from weft.artifacts import Manifest
+from weft.audio import SAMPLE_RATE_HZ, load
+from weft.data import job
+from weft.data.corpus import read_manifest
+from weft.data.job import Report
+from weft.data.shards import write_codes
+from weft.errors import UserError
+from weft.records import CodedUtterance, Utterance
+from weft.tokenizer.quantizer import health
+from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
+
+_UTTERANCES_PER_TASK = 512
+_UTTERANCES_PER_CALL = 64
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """What speech to tokenize, and with what."""
+
+    audio: tuple[Path, ...]
+    """Manifests, sound files, or folders of either."""
+    tokenizer: Path
+    """Folder of the speech tokenizer."""
+    out: Path
+    """Folder to write the codes to."""
+    workers: int = 1
+    """Processes, each with its own copy of the tokenizer."""
+    max_bad_share: float = 0.01
+    """Share of unreadable utterances above which the job fails."""
+
+
+def run(config: TokenizeConfig) -> Manifest:
+    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+
+    Its counts tell utterances, codes, seconds, and the codebook's use. Raises UserError when there is no speech, or too
+    much of it is unreadable.
+    """
+    utterances = read_manifest(*config.audio)
+    parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
+    tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
+    settings = {"audio": _identity(utterances), "tasks": tasks}
+    if artifacts.is_made(config.out, "codes", settings, parents):
+        return artifacts.read(config.out)
+    with artifacts.build(config.out, "codes", settings, parents) as draft:
+        work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks)
+        report = job.run(work, draft.folder, tasks, config.workers, "tokenize", config.max_bad_share)
+        draft.counts.update(_summary(report, work.tokenizer))
+    return artifacts.read(config.out)
+
+
+@dataclass
+class _Tokenize:
+    """The work of a task: its share of the utterances, as one part of codes."""
+
+    folder_of_tokenizer: Path
+    utterances: list[Utterance]
+    folder: Path
+    num_tasks: int
+
+    @cached_property
+    def tokenizer(self) -> SpeechTokenizer:
+        return SpeechTokenizer.load(self.folder_of_tokenizer)
+
+    def __call__(self, task: int) -> Report:
+        report = Report()
+        mine = job.share(len(self.utterances), task, self.num_tasks)
+        write_codes(self.folder, task, self._coded(self.utterances[mine.start : mine.stop], report))
+        return report
+
+    def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:
+        for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
+            good: list[tuple[Utterance, np.ndarray]] = []
+            for utterance in utterances[first : first + _UTTERANCES_PER_CALL]:
+                try:
+                    good.append((utterance, load(utterance.audio)))
+                except UserError as e:
+                    report.skipped.add(utterance.id, str(e))
+            report.skipped.num_good += len(good)
+            for (u, samples), codes in zip(good, self.tokenizer.encode([s for _, s in good]), strict=True):
+                seconds = len(samples) / SAMPLE_RATE_HZ
+                report.counts.update({"utterances": 1, "codes": len(codes), "milliseconds": round(1000 * seconds)})
+                report.counts.update(f"code {c}" for c in codes.tolist())
+                yield CodedUtterance(u.id, codes, u.text, seconds, u.speaker, u.language, u.source)
+
+
+def _summary(report: Report, tokenizer: SpeechTokenizer) -> dict[str, Any]:
+    counts = report.counts
+    if not counts["utterances"]:
+        raise UserError("no speech was left to tokenize: see log/skipped.jsonl")
+    used = health(torch.tensor([counts[f"code {c}"] for c in range(tokenizer.num_codes)]))
+    return {
+        "utterances": counts["utterances"],
+        "codes": counts["codes"],
+        "seconds": counts["milliseconds"] / 1000,
+        "skipped_utterances": len(report.skipped.bad),
+        "codes_used_share": used.codes_used_share,
+        "perplexity": used.perplexity,
+    }
+
+
+def _identity(utterances: list[Utterance]) -> str:
+    """A hash of which files are tokenized, by name and size."""
+    rows = [
+        (u.id, Path(u.audio).name, Path(u.audio).stat().st_size if Path(u.audio).is_file() else 0) for u in utterances
+    ]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

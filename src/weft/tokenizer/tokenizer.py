@@ -1,0 +1,192 @@
+"""The speech tokenizer that users touch: sound to codes, codes back to text, whole or in a stream.
+
+    tokenizer = SpeechTokenizer.load("runs/tokenizer")
+    codes = tokenizer.encode([samples])[0]             # 16 kHz mono float32 -> 12.5 codes a second
+    text = tokenizer.transcribe([codes])[0]            # by the half of the ASR model that follows the bottleneck
+    stream = tokenizer.stream()
+    codes = stream.push(samples)                       # the codes of every block that is finished
+
+Speech is cut into windows as long as Whisper's (30 s), each on its own, so that any length can be tokenized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+from weft.artifacts import Manifest, read, write_json
+from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
+from weft.errors import UserError
+from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper
+from weft.tokenizer.quantizer import QuantizerConfig
+
+if TYPE_CHECKING:
+    from weft.tokenizer.streaming import TokenizerStream
+
+KIND = "tokenizer"
+_BATCH_SEC = 200.0
+
+
+class SpeechTokenizer:
+    """A trained `BottleneckWhisper` with its features and its text tokenizer."""
+
+    def __init__(
+        self, model: BottleneckWhisper, text_tokenizer: PreTrainedTokenizerBase, manifest: Manifest | None = None
+    ) -> None:
+        self.model = model
+        self.text_tokenizer = text_tokenizer
+        self.log_mel = LogMel(model.whisper_config.num_mel_bins, model.config.log_mel_floor)
+        self._manifest = manifest
+        config = model.config
+        self.num_codes = config.quantizer.num_codes
+        self.frame_rate_hz = ENCODER_HZ / config.pooling
+        self.samples_per_code = SAMPLE_RATE_HZ // ENCODER_HZ * config.pooling
+        self.codes_per_block = config.block_frames // config.pooling
+        self.codes_per_window = model.positions_after.num_embeddings // self.codes_per_block * self.codes_per_block
+        if not self.codes_per_window:
+            raise UserError(f"block_frames is {config.block_frames}: a block must fit Whisper's window")
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the artifact it was loaded from."""
+        assert self._manifest is not None, "not loaded from an artifact"
+        return self._manifest
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SpeechTokenizer:
+        """Load a tokenizer artifact. Raises UserError when the folder is not a whole one."""
+        folder = Path(folder)
+        manifest = read(folder, KIND)
+        settings = manifest.settings["model"]
+        config = BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**settings["quantizer"])})
+        whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
+        weights = load_file(folder / "model.safetensors")
+        model = BottleneckWhisper(config, whisper)
+        missing, surplus = model.load_state_dict(weights, strict=False)
+        missing = [name for name in missing if name != "whisper.proj_out.weight"]  # tied to the embedding
+        if missing or surplus:
+            raise UserError(
+                f"{folder}/model.safetensors misses {missing[:3]} and has surplus {surplus[:3]}: copy it again"
+            )
+        model.eval()
+        return cls(model, AutoTokenizer.from_pretrained(folder / "text_tokenizer"), manifest)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, Whisper's configuration and the text tokenizer; the caller's artifact adds the manifest."""
+        weights = {k: v for k, v in self.model.state_dict().items() if k != "whisper.proj_out.weight"}
+        save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+        self.model.whisper_config.save_pretrained(folder / "whisper")
+        self.text_tokenizer.save_pretrained(folder / "text_tokenizer")
+        write_json(folder / "bottleneck.json", asdict(self.model.config))
+
+    # sound to codes
+
+    def features(self, samples: np.ndarray) -> Tensor:
+        """Log-mel features (M, T) of at most a window of samples, padded with silence to whole codes."""
+        num_codes = -(-len(samples) // self.samples_per_code)
+        padded = np.zeros(num_codes * self.samples_per_code + LOOK_AHEAD_SAMPLES, dtype=np.float32)
+        padded[: len(samples)] = samples
+        x = torch.from_numpy(padded)[None]
+        return self.log_mel.frames(torch.cat([mirror(x), x], dim=-1))[0]
+
+    @torch.inference_mode()
+    def encode(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes (uint16, 12.5 a second, the last one padded with silence) of 16 kHz mono recordings of any length."""
+        window = self.codes_per_window * self.samples_per_code
+        pieces = [(i, s) for i, x in enumerate(audio) for s in range(0, len(x), window)]
+        features = [self.features(audio[i][s : s + window]) for i, s in pieces]
+        codes: list[np.ndarray] = [np.zeros(0, np.uint16)] * len(pieces)
+        for rows in batches_by_length([f.shape[1] for f in features], int(_BATCH_SEC * SAMPLE_RATE_HZ / HOP_SAMPLES)):
+            batch, valid = self.collate([features[i] for i in rows])
+            found = self.model.quantizer.nearest(self.model.first_half(batch, valid))
+            for row, i in enumerate(rows):
+                codes[i] = found[row, valid[row]].cpu().numpy().astype(np.uint16)
+        return [
+            np.concatenate([c for (j, _), c in zip(pieces, codes, strict=True) if j == i] or [np.zeros(0, np.uint16)])
+            for i in range(len(audio))
+        ]
+
+    def collate(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Pad features (M, T) to a batch (B, M, T) with silence, and say which codes are real (B, N)."""
+        device = self.model.positions_after.weight.device
+        frames_per_code = self.samples_per_code // HOP_SAMPLES
+        lengths = torch.tensor([f.shape[1] // frames_per_code for f in features])
+        batch = torch.zeros(len(features), features[0].shape[0], int(lengths.max()) * frames_per_code)
+        for row, f in enumerate(features):
+            batch[row, :, : f.shape[1]] = f
+        return batch.to(device), (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)
+
+    def stream(self) -> TokenizerStream:
+        """A new stream: `push` samples, get the codes of finished blocks."""
+        from weft.tokenizer.streaming import TokenizerStream
+
+        return TokenizerStream(self)
+
+    # codes to text
+
+    @torch.inference_mode()
+    def transcribe(self, codes: Sequence[Sequence[int]]) -> list[str]:
+        """What the second half of the ASR model reads in codes, by greedy decoding.
+
+        Raises UserError for a code outside the codebook.
+        """
+        windows = [(i, s) for i, c in enumerate(codes) for s in range(0, len(c), self.codes_per_window)]
+        texts = [""] * len(windows)
+        lengths = [min(len(codes[i]) - s, self.codes_per_window) for i, s in windows]
+        for rows in batches_by_length(lengths, int(_BATCH_SEC * self.frame_rate_hz)):
+            heard, valid = self._hear([codes[windows[r][0]][windows[r][1] :][: lengths[r]] for r in rows])
+            for r, ids in zip(rows, self._read(heard, valid), strict=True):
+                texts[r] = self.text_tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(codes))]
+
+    def _hear(self, codes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        device = self.model.positions_after.weight.device
+        lengths = torch.tensor([len(c) for c in codes])
+        valid = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = torch.zeros(valid.shape, dtype=torch.long)
+        padded[valid] = torch.from_numpy(np.concatenate([np.asarray(c, dtype=np.int64) for c in codes]))
+        if int(padded.max()) >= self.num_codes or int(padded.min()) < 0:
+            raise UserError(
+                f"code {int(padded.max())} is outside the codebook 0..{self.num_codes - 1}: wrong tokenizer?"
+            )
+        valid = valid.to(device)
+        return self.model.second_half(self.model.quantizer.lookup(padded.to(device)), valid), valid
+
+    def _read(self, heard: Tensor, valid: Tensor) -> list[list[int]]:
+        whisper = self.model.whisper_config
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        ids = torch.full((len(heard), 1), whisper.decoder_start_token_id, device=heard.device)
+        read, ended = [ids], torch.zeros(len(heard), 1, dtype=torch.bool, device=heard.device)
+        for _ in range(whisper.max_target_positions - 1):
+            ids = self.model.text_logits(heard, valid, ids, cache)[:, -1:].argmax(-1)
+            read.append(ids.masked_fill(ended, whisper.eos_token_id))
+            ended |= ids == whisper.eos_token_id
+            if ended.all():
+                break
+        return torch.cat(read, dim=1).tolist()
+
+
+def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:
+    """Indices grouped by similar length, each group's padded size at most `max_total` (or one item)."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= max_total:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

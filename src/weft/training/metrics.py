@@ -1,0 +1,57 @@
+"""What a training run tells while it runs: metrics.jsonl (one line a log step) and TensorBoard event files.
+
+with MetricLog(folder / "log", from_step=resumed_step) as log:
+    log.write(step, {"loss": 2.1, "lr": 3e-4})
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from weft.artifacts import write_bytes
+
+METRICS = "metrics.jsonl"
+
+
+class MetricLog:
+    """Appends metrics from `from_step` on; lines that a killed run wrote past its last checkpoint are dropped."""
+
+    def __init__(self, folder: Path, from_step: int = 0) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / METRICS
+        if self._path.exists():
+            kept = [line for line in read_metrics(folder) if line["step"] < from_step]
+            write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = self._path.open("a")
+        self._events = EventFileWriter(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log `values` of `step`, seen at once by whoever reads the file."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._events.add_event(Event(step=step, summary=Summary(value=points)))
+
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
+    """The lines of a metrics.jsonl; a last line cut off by a kill is left out."""
+    for line in (folder / METRICS).read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

@@ -1,0 +1,207 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.data.corpus import TextCorpus, read_manifest, read_texts
+from weft.data.job import share
+from weft.data.skipped import Skipped
+from weft.errors import UserError
+
+ROWS = [{"id": f"d{i}", "text": f"Text number {i}.\nIt has {'many ' * (i % 40)}words — naïve 词."} for i in range(300)]
+BOOK = "".join(f"Paragraph {i} of a book, " + "which goes on and on " * (i % 30) + "and ends.\n\n" for i in range(400))
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def write_corpus(path, rows):
+    """Write rows in the format that the path's name asks for."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=64)
+    elif path.suffix == ".arrow":
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(path), "wb") as f, pa.ipc.new_stream(f, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        with pa.output_stream(str(path), compression="detect") as f:
+            f.write(jsonl(rows))
+    return path
+
+
+def read_in_tasks(corpus, num_tasks):
+    skipped = Skipped()
+    documents = [d for t in range(num_tasks) for d in corpus.read(share(corpus.size_bytes, t, num_tasks), skipped)]
+    return documents, skipped
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 7, 301])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow"])
+def test_shares_give_every_document_once_and_in_order(tmp_path, name, num_tasks):
+    corpus = TextCorpus.of(write_corpus(tmp_path / name, ROWS))
+    documents, skipped = read_in_tasks(corpus, num_tasks)
+    assert [(d.id, d.text) for d in documents] == [(row["id"], row["text"]) for row in ROWS]
+    assert (skipped.num_good, skipped.bad) == (300, [])
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20), st.integers(1, 60))
+def test_any_text_survives_any_cut_of_a_jsonl(tmp_path_factory, texts, num_tasks):
+    path = tmp_path_factory.mktemp("c") / "a.jsonl"
+    path.write_bytes(jsonl({"text": text} for text in [*texts, "end"]))
+    documents, skipped = read_in_tasks(TextCorpus.of(path), num_tasks)
+    assert [d.text for d in documents] == [*(text.strip() for text in texts if text.strip()), "end"]
+    assert len(skipped.bad) == sum(not text.strip() for text in texts)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 50])
+def test_a_book_becomes_many_documents_cut_between_paragraphs(tmp_path, num_tasks):
+    (tmp_path / "book.txt").write_text(BOOK)
+    documents, _ = read_in_tasks(TextCorpus.of(tmp_path / "book.txt"), num_tasks)
+    assert "\n\n".join(d.text for d in documents) == BOOK.strip()
+    assert len({d.id for d in documents}) == len(documents) == round(len(BOOK) / 4096)
+    assert all(2000 < len(d.text) < 8000 for d in documents)
+
+
+@pytest.mark.parametrize(
+    "unit", ["a line of words\n", "one sentence. ", "word ", "无空格的中文", "很好。", "\r\n\r\nx"]
+)
+def test_a_txt_without_paragraphs_is_cut_and_loses_no_letter(tmp_path, unit):
+    text = unit * (30_000 // len(unit.encode()))
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    documents = list(read_texts(tmp_path / "a.txt"))
+    assert len(documents) == round(len(text.encode()) / 4096)
+    assert "".join("".join(d.text.split()) for d in documents) == "".join(text.split())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 9))
+def test_a_txt_of_anything_loses_no_letter(tmp_path_factory, piece, num_tasks):
+    text = "begin " + piece * (9000 // len(piece.encode()))
+    path = tmp_path_factory.mktemp("c") / "a.txt"
+    path.write_bytes(text.encode())
+    documents, _ = read_in_tasks(TextCorpus.of(path), num_tasks)
+    assert "".join("".join(d.text.split()) for d in documents) == "".join(text.split())
+
+
+def test_folders_and_files_are_read_in_order_with_ids_of_their_own(tmp_path):
+    for name in ("x/a.txt", "x/b.txt", "y/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}")
+    (tmp_path / "x/notes.md").write_text("not read")
+    documents = list(read_texts(tmp_path / "y", tmp_path / "x"))
+    assert [(d.id, d.text) for d in documents] == [(n, f"text of {n}") for n in ("y/a.txt", "x/a.txt", "x/b.txt")]
+
+
+def test_identity_follows_names_and_sizes_and_not_the_place(tmp_path):
+    for folder, text in (("p", "abc"), ("q", "abc"), ("r", "abcd")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(text)
+    p, q, r = (TextCorpus.of(tmp_path / n).identity for n in "pqr")
+    assert p == q != r
+
+
+def test_bad_items_are_skipped_with_their_place_and_reason(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        jsonl(ROWS[:2]) + b'{"text": broken}\n{"id": "x"}\n\n{"text": ""}\n[1]\n{"text": "\xff"}\n{"text": 5}\n'
+    )
+    documents, skipped = read_in_tasks(TextCorpus.of(path), 3)
+    assert [d.id for d in documents] == ["d0", "d1"]
+    first = len(jsonl(ROWS[:2]))
+    assert [where for where, _ in skipped.bad][:2] == [f"{path} byte {first}", f"{path} byte {first + 17}"]
+    assert [why.split(":")[0] for _, why in skipped.bad] == [
+        "not JSON", "no `text`", "empty", "no `text`", "not JSON", "`text` is no string",
+    ]  # fmt: skip
+
+
+def test_a_txt_that_is_not_utf8_fails_above_the_threshold(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Füße ".encode("latin-1") * 5000)
+    with pytest.raises(UserError, match=r"6 of 6 items are bad.*a.txt byte 0 \(not UTF-8"):
+        list(read_texts(tmp_path))
+    assert list(read_texts(tmp_path, max_bad_share=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1 nonsense", "a.parquet cannot be read"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\x00", "a.jsonl.gz cannot be read"),
+        ("a.jsonl.zst", b"no zstd", "a.jsonl.zst cannot be read"),
+        ("a.txt", b"", "every text file is empty"),
+        ("a.pdf", b"x", "holds no text files"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_texts(tmp_path))
+
+
+def test_a_table_without_text_says_which_columns_it_has(tmp_path):
+    with pytest.raises(UserError, match="no column `text` \\(it has id, body\\)"):
+        list(read_texts(write_corpus(tmp_path / "a.parquet", [{"id": "1", "body": "x"}])))
+
+
+def test_a_manifest_keeps_its_fields_and_makes_audio_absolute(tmp_path):
+    row = {
+        "id": "u1",
+        "audio": "wav/u1.wav",
+        "text": "hi",
+        "speaker": "s",
+        "language": "en",
+        "seconds": 2,
+        "source": "b",
+    }
+    (tmp_path / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl([row, {"id": "u2", "audio": "/x.wav", "no": 1}]))
+    first, second = read_manifest(tmp_path)
+    assert (first.audio, first.text, first.speaker, first.language, first.seconds, first.source) == (
+        str(tmp_path / "wav/u1.wav"), "hi", "s", "en", 2.0, "b",
+    )  # fmt: skip
+    assert (second.audio, second.text, second.seconds) == ("/x.wav", None, None)
+    assert read_manifest(tmp_path / "manifest.jsonl") == [first, second]
+
+
+def test_a_folder_of_sound_files_is_a_manifest(tmp_path):
+    for name in ("b.flac", "s/a.WAV", "readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [(u.id, u.audio) for u in read_manifest(tmp_path)] == [
+        ("b", str(tmp_path / "b.flac")),
+        ("s/a", str(tmp_path / "s/a.WAV")),
+    ]
+    assert [u.id for u in read_manifest(tmp_path / "b.flac", tmp_path / "s/a.WAV")] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{oops", "line 2 is not JSON"),
+        (b"[]", "line 2 is not a JSON object"),
+        (b'{"id": "b"}', "line 2 lacks `audio`"),
+        (b'{"audio": "b.wav"}', "line 2 lacks `id`"),
+        (b'{"id": "b", "audio": "b.wav", "text": 3}', "line 2: `text` is 3"),
+        (b'{"id": "b", "audio": "b.wav", "seconds": "1"}', "line 2: `seconds` is '1'"),
+        (b'{"id": "a", "audio": "b.wav"}', "line 2: id 'a' is also at .*manifest.jsonl line 1"),
+        (b'{"id": "\xff", "audio": "b.wav"}', "line 2 is not JSON"),
+    ],
+)
+def test_a_bad_manifest_names_file_and_line(tmp_path, line, message):
+    (tmp_path / "manifest.jsonl").write_bytes(b'{"id": "a", "audio": "a.wav"}\n' + line + b"\n")
+    with pytest.raises(UserError, match=f"manifest.jsonl {message}"):
+        read_manifest(tmp_path)
+
+
+def test_missing_and_empty_sources_are_refused(tmp_path):
+    (tmp_path / "a.mid").touch()
+    (tmp_path / "empty.jsonl").touch()
+    for path, message in (
+        ("nowhere", "does not exist"),
+        ("a.mid", "neither a .jsonl"),
+        ("empty.jsonl", "is empty"),
+        (".", "has neither manifest.jsonl"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_manifest(tmp_path / path)

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.artifacts import Manifest
+from weft.data.shards import Rows, TokenShards, tokenizer_of, write_codes, write_documents, write_tokens
+from weft.errors import UserError
+from weft.records import CodedUtterance, Document, Meta, Segment
+
+DOCUMENTS = [
+    Document(
+        f"d{i}",
+        "interleaved",
+        (Segment.of_text(f"text {i}"), Segment.of_speech([i % 512] * (i % 5 + 1), " spoken", loss=False)),
+        Meta(speech_ratio=0.5, words=3),
+    )
+    for i in range(2500)
+]
+
+
+def token_documents(lengths, vocab_size=300, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(0, vocab_size, n), rng.random(n) < 0.5) for n in lengths]
+
+
+def test_documents_survive_and_any_range_of_rows_can_be_read(tmp_path):
+    assert write_documents(tmp_path, 0, DOCUMENTS[:1800]) == 1800
+    assert write_documents(tmp_path, 1, []) == 0
+    assert write_documents(tmp_path, 2, iter(DOCUMENTS[1800:])) == 700
+    rows = Rows.of(tmp_path)
+    assert len(rows) == 2500
+    assert list(rows.documents()) == DOCUMENTS
+    for start, stop in ((0, 0), (0, 1), (999, 1001), (1799, 1801), (2400, 2500), (500, 2300)):
+        assert list(rows.documents(range(start, stop))) == DOCUMENTS[start:stop]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
+
+
+def test_codes_survive(tmp_path):
+    utterances = [CodedUtterance(str(i), [i, 65535], None, i / 4, "s", "en", None) for i in range(3)]
+    write_codes(tmp_path, 0, utterances)
+    assert list(Rows.of(tmp_path).utterances()) == utterances
+
+
+def test_a_part_is_whole_or_absent(tmp_path):
+    def documents():
+        yield from DOCUMENTS[:1500]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_documents(tmp_path, 0, documents())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    write_documents(tmp_path, 0, DOCUMENTS[:10])
+    part = tmp_path / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged"):
+        Rows.of(tmp_path)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=1, max_size=4), st.sampled_from([300, 65536, 65537]))
+def test_token_shards_give_back_every_document(tmp_path_factory, tasks, vocab_size):
+    folder = tmp_path_factory.mktemp("t")
+    written = []
+    for task, lengths in enumerate([*tasks, [3]]):
+        documents = token_documents(lengths, vocab_size, seed=task)
+        assert write_tokens(folder, task, vocab_size, documents) == sum(lengths)
+        written += documents
+    shards = TokenShards(folder)
+    assert len(shards) == len(written)
+    assert shards.num_tokens == sum(len(ids) for ids, _ in written)
+    assert shards.lengths().tolist() == [len(ids) for ids, _ in written]
+    for i, (ids, loss) in enumerate(written):
+        found = shards[i]
+        assert found.ids.dtype == (np.uint16 if vocab_size <= 65536 else np.uint32)
+        np.testing.assert_array_equal(found.ids, ids)
+        np.testing.assert_array_equal(found.loss, loss)
+    with pytest.raises(IndexError):
+        shards[len(shards)]
+
+
+@pytest.mark.parametrize(("suffix", "size", "asked"), [("", 2 * 6, 18), (".loss", 4, 9), (".index", 13, 16)])
+def test_a_shard_that_is_cut_off_is_named_with_its_offset(tmp_path, suffix, size, asked):
+    write_tokens(tmp_path, 0, 300, token_documents([4, 5]))
+    path = tmp_path / f"00000.ds{suffix}"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=rf"00000.ds{suffix} ends at byte {size}, not at {asked}"):
+        TokenShards(tmp_path)
+
+
+def test_datatrove_reads_our_shards_and_writes_what_we_write(tmp_path):
+    from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+    from datatrove.utils.dataset import DatatroveFileDataset
+
+    documents = token_documents([7, 3, 11])
+    write_tokens(tmp_path / "ours", 0, 300, documents)
+    theirs = TokenizedFile(str(tmp_path / "theirs"), "00000.ds", save_loss_metadata=True, token_size=2)
+    for ids, loss in documents:
+        theirs.write(ids.tolist(), loss)
+    theirs.close()
+    for name in ("00000.ds", "00000.ds.index", "00000.ds.loss"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    row = DatatroveFileDataset(str(tmp_path / "ours/00000.ds"), seq_len=20, return_positions=True)[0]
+    assert row["input_ids"].tolist() == np.concatenate([ids for ids, _ in documents]).tolist()
+    assert row["positions"].tolist() == [*range(7), *range(3), *range(11)]
+
+
+def test_codes_of_two_tokenizers_do_not_mix():
+    a, b, text = (Manifest("documents", "f", parents=p) for p in ({"tokenizer": "aa"}, {"tokenizer": "bb"}, {}))
+    assert tokenizer_of({"x": text}) == {}
+    assert tokenizer_of({"x": a, "y": text, "z": a})["tokenizer"].fingerprint == "aa"
+    with pytest.raises(UserError, match="different tokenizers \\(x of aa, y of bb\\)"):
+        tokenizer_of({"x": a, "y": b})

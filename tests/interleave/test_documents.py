@@ -1,0 +1,76 @@
+import pytest
+
+from weft.artifacts import Manifest
+from weft.data.corpus import read_texts
+from weft.data.shards import Rows
+from weft.errors import UserError
+from weft.interleave.documents import DocumentsConfig, run
+from weft.records import CodedUtterance, Segment
+
+
+def utterances(sources, texts=True, first=0):
+    return [
+        CodedUtterance(f"u{i}", [i, i + 1], f"Text {i}." if texts else None, 0.16, f"s{i % 2}", "en", source)
+        for i, source in enumerate(sources, first)
+    ]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(kind, *sources, **settings) -> (documents, manifest)."""
+    count = iter(range(99))
+
+    def make(kind, *sources, **settings):
+        out = tmp_path / f"out{next(count)}"
+        manifest = run(DocumentsConfig(kind, sources, out, **settings))
+        return list(Rows.of(out).documents()), manifest
+
+    return make
+
+
+def test_text_documents_are_the_corpus(made, corpus):
+    documents, manifest = made("text", corpus, tasks=5)
+    assert [(d.id, d.kind, d.segments) for d in documents] == [
+        (t.id, "text", (Segment.of_text(t.text),)) for t in read_texts(corpus)
+    ]
+    assert manifest.counts["words"] == sum(len(d.text.split()) for d in documents)
+    assert manifest.parents == {}
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5, 12])
+def test_consecutive_utterances_of_a_recording_join_wherever_the_cuts_fall(made, make_codes, tasks):
+    sources = ["a", "a", "a", None, None, "b", "c", "c", "a", "a"]
+    codes = make_codes(
+        "codes", [utterances(sources[:2]), utterances(sources[2:7], first=2), utterances(sources[7:], first=7)]
+    )
+    documents, manifest = made("speech", codes, tasks=tasks)
+    assert [[s.codes[0] for s in d.segments] for d in documents] == [[0, 1, 2], [3], [4], [5], [6, 7], [8, 9]]
+    assert [d.meta.source for d in documents] == ["a", None, None, "b", "c", "a"]
+    assert documents[0].text == "Text 0. Text 1. Text 2."
+    assert documents[0].meta.seconds == pytest.approx(0.48)
+    assert (documents[0].meta.speaker, documents[1].meta.speaker) == (None, "s1")
+    assert manifest.counts["speech_codes"] == 20
+
+
+@pytest.mark.parametrize("kind", ["asr", "tts"])
+def test_pairs_train_on_the_target_alone(made, make_codes, kind):
+    rows = [*utterances([None] * 4), *utterances([None], texts=False, first=4)]
+    documents, manifest = made(kind, make_codes("codes", [rows]), tasks=2)
+    assert [d.id for d in documents] == ["u0", "u1", "u2", "u3"]
+    source, target = documents[2].segments
+    assert (source.type, target.type) == (("speech", "text") if kind == "asr" else ("text", "speech"))
+    assert (source.loss, target.loss) == (False, True)
+    assert documents[2].text == "Text 2."
+    assert manifest.counts["without_text"] == 1
+    assert manifest.parents["tokenizer"] == "aaaa"
+
+
+def test_what_makes_no_document_is_refused(made, make_codes, tmp_path):
+    silent = make_codes("silent", [utterances([None], texts=False)])
+    with pytest.raises(UserError, match="silent: no transcripts for asr documents"):
+        made("asr", silent)
+    other = make_codes("other", [utterances([None])], Manifest("tokenizer", "bbbb"))
+    with pytest.raises(UserError, match="different tokenizers"):
+        made("speech", silent, other)
+    with pytest.raises(UserError, match="does not exist"):
+        made("tts", tmp_path / "nowhere")

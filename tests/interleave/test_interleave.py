@@ -1,0 +1,155 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_synthesizer
+import pytest
+from fake_synthesizer import load
+
+from weft.data.corpus import read_texts
+from weft.data.shards import Rows
+from weft.errors import UserError
+from weft.interleave.interleave import InterleaveConfig, run
+
+
+def parts_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*.parquet"))}
+
+
+def documents_of(folder):
+    return list(Rows.of(folder).documents())
+
+
+@pytest.fixture
+def made(tmp_path, corpus, text_to_token):
+    """made(name, **settings) -> the manifest of TMP/name."""
+    return lambda name, **settings: run(InterleaveConfig((corpus,), text_to_token, tmp_path / name, **settings), load)
+
+
+def test_removing_the_speech_gives_back_the_text(made, tmp_path, corpus):
+    made("out", tasks=3)
+    documents = documents_of(tmp_path / "out")
+    assert [(d.id, d.text) for d in documents] == [(t.id, t.text) for t in read_texts(corpus)]
+    assert {d.kind for d in documents} == {"interleaved"}
+    for d in documents:
+        kinds = [s.type for s in d.segments]
+        assert "text text" not in " ".join(kinds)
+        assert all((s.codes is None) == (s.type == "text") for s in d.segments)
+        assert all(len(s.codes) == 4 * len(s.text.split()) for s in d.segments if s.type == "speech")
+
+
+def test_counts_and_meta_say_what_was_achieved(made, tmp_path):
+    counts = made("out", tasks=3).counts
+    documents = documents_of(tmp_path / "out")
+    speech = [s for d in documents for s in d.segments if s.type == "speech"]
+    assert counts["documents"] == 120
+    assert counts["speech_codes"] == sum(len(s.codes) for s in speech)
+    assert counts["spans"] - counts["rejected_spans"] == len(speech)
+    assert counts["rejected_spans"] > 0
+    assert counts["words"] == sum(d.meta.words for d in documents) == sum(len(d.text.split()) for d in documents)
+    assert counts["spoken_words"] == sum(len(s.text.split()) for s in speech)
+    assert counts["text_words"] + counts["spoken_words"] == counts["words"]
+    assert counts["codes_per_spoken_word"] == 4
+    assert counts["speech_ratio"] == pytest.approx(0.3, abs=0.02)
+    assert list(counts["speech_ratio_by_words"]) == ["0-9", "10-49", "50-199", "200-999"]
+    for d in documents:
+        spoken = [s for s in d.segments if s.type == "speech"]
+        assert d.meta.speech_ratio == pytest.approx(sum(len(s.text.split()) for s in spoken) / d.meta.words)
+        assert d.meta.seconds == pytest.approx(sum(len(s.codes) for s in spoken) / 12.5)
+
+
+def test_workers_and_tasks_do_not_change_the_documents(made, tmp_path):
+    one, two = made("one", tasks=4), made("two", tasks=4, workers=2)
+    made("three", tasks=7)
+    assert one.fingerprint == two.fingerprint
+    assert parts_of(tmp_path / "one") == parts_of(tmp_path / "two")
+    assert documents_of(tmp_path / "one") == documents_of(tmp_path / "three")
+    assert documents_of(tmp_path / "one") != documents_of((made("four", seed=1), tmp_path / "four")[1])
+
+
+def test_the_model_is_loaded_once_a_worker(made, tmp_path):
+    made("one", tasks=8)
+    assert (tmp_path / "loads").read_text() == "x"
+    made("two", tasks=8, workers=2)
+    assert len((tmp_path / "loads").read_text()) <= 3
+
+
+def test_a_finished_artifact_is_left_and_another_plan_is_refused(made, tmp_path):
+    first = made("out", tasks=2)
+    before = (tmp_path / "out/manifest.json").stat().st_mtime_ns
+    assert made("out", tasks=2, workers=2) == first
+    assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="already exists"):
+        made("out", tasks=3)
+
+
+def test_a_full_share_leaves_no_text_but_what_ran_away(made, tmp_path):
+    counts = made("out", speech_ratio=1.0).counts
+    documents = documents_of(tmp_path / "out")
+    assert sum(s.type == "text" for d in documents for s in d.segments) <= counts["rejected_spans"]
+    assert counts["speech_ratio"] > 0.9
+
+
+@pytest.mark.parametrize("bad", [{"speech_ratio": 0}, {"speech_ratio": 1.1}, {"mean_span_words": 0.5}])
+def test_settings_out_of_range_are_refused(made, bad):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        made("out", **bad)
+
+
+def start(corpus, text_to_token, out, workers):
+    command = [sys.executable, fake_synthesizer.__file__, corpus, text_to_token, out, str(workers)]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def wait_for(condition, limit_sec=60.0):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < limit_sec
+        time.sleep(0.005)
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(made, tmp_path, corpus, text_to_token, workers):
+    made("whole", tasks=12)
+    out, partial = tmp_path / "killed", tmp_path / "killed.partial"
+    for num_done, delay_sec in ((0, 0.03), (3, 0.1), (7, 0.07)):
+        job = start(corpus, text_to_token, out, workers)
+        wait_for(lambda n=num_done: len(list(partial.glob("log/job/completions/*"))) >= n and partial.exists())
+        time.sleep(delay_sec)
+        assert job.poll() is None
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    assert not out.exists()
+    (partial / "part-00011.parquet.tmp").write_text("left by a killed writer")
+    assert start(corpus, text_to_token, out, workers).wait() == 0
+    assert parts_of(out) == parts_of(tmp_path / "whole")
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("killed", "whole")]
+    for manifest in manifests:
+        manifest["counts"].pop("tokens_per_sec")
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path, corpus, text_to_token):
+    job = start(corpus, text_to_token, tmp_path / "out", 2)
+    wait_for(lambda: len(list((tmp_path / "out.partial").glob("log/job/completions/*"))) >= 2)
+    children = children_of(job.pid)
+    assert len(children) >= 2
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    wait_for(lambda: not any(map(is_alive, children)), limit_sec=5)

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.conftest import make_tokenizer
+from weft.errors import UserError
+from weft.tokenizer.tokenizer import SpeechTokenizer
+
+
+def noise(num_samples: int) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    return (rng.normal(size=num_samples) * np.abs(np.sin(np.arange(num_samples) / 3000)) * 0.2).astype(np.float32)
+
+
+SHARED = make_tokenizer()
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 20_000), max_size=12), num_samples=st.integers(1, 90_000))
+def test_chunked_equals_whole(cuts: list[int], num_samples: int) -> None:
+    x = noise(num_samples)
+    stream, codes, at = SHARED.stream(), [], 0
+    for cut in [*cuts, num_samples]:
+        codes.append(stream.push(x[at : at + cut]))
+        at += cut
+    codes.append(stream.push(x[at:]))
+    codes.append(stream.finish())
+    assert np.concatenate(codes).tolist() == SHARED.encode([x])[0].tolist()
+
+
+def test_a_block_is_given_as_soon_as_it_is_heard(tokenizer: SpeechTokenizer) -> None:
+    stream = tokenizer.stream()
+    block = tokenizer.codes_per_block * tokenizer.samples_per_code
+    assert len(stream.push(noise(block + 39))) == 0
+    assert len(stream.push(noise(1))) == tokenizer.codes_per_block
+
+
+def test_streams_do_not_touch_each_other_and_begin_anew_after_finish(tokenizer: SpeechTokenizer) -> None:
+    x, y = noise(30_000), noise(50_000)[20_000:]
+    one, other = tokenizer.stream(), tokenizer.stream()
+    first = [one.push(x[:20_000]), other.push(y[:20_000]), one.push(x[20_000:]), other.push(y[20_000:])]
+    got = np.concatenate([first[0], first[2], one.finish()])
+    assert got.tolist() == tokenizer.encode([x])[0].tolist()
+    assert np.concatenate([first[1], first[3], other.finish()]).tolist() == tokenizer.encode([y])[0].tolist()
+    again = np.concatenate([one.push(x), one.finish()])
+    assert again.tolist() == got.tolist()
+
+
+def test_a_floor_that_needs_the_whole_window_is_refused(tokenizer: SpeechTokenizer) -> None:
+    object.__setattr__(tokenizer.model.config, "log_mel_floor", "window")
+    with pytest.raises(UserError, match="floor"):
+        tokenizer.stream()

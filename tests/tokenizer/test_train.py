@@ -1,0 +1,134 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from weft import artifacts
+from weft.audio import load, save
+from weft.data.corpus import read_manifest
+from weft.errors import UserError
+from weft.tokenizer import train
+from weft.tokenizer.encoder import BottleneckConfig
+from weft.tokenizer.quantizer import QuantizerConfig
+from weft.tokenizer.tokenize import TokenizeConfig
+from weft.tokenizer.tokenize import run as tokenize
+from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.tokenizer.train import TokenizerConfig, WhisperShape, run
+from weft.training.loop import TrainConfig
+from weft.voices import Line, speak_corpus
+
+SENTENCES = ["the cat sat", "a dog ran off", "birds sing", "one red boat", "the old house", "rain and wind"]
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "speech"
+    speak_corpus([Line(f"u{i}", text, "espeak:en-us") for i, text in enumerate(SENTENCES)], folder)
+    return folder
+
+
+def config(speech: Path, out: Path) -> TokenizerConfig:
+    return TokenizerConfig(
+        out=out,
+        speech=(speech,),
+        held_out=(speech,),
+        whisper=WhisperShape(width=32, encoder_layers=2, decoder_layers=1, heads=2, vocab_size=40),
+        model=BottleneckConfig(
+            layer=1,
+            log_mel_floor="fixed",
+            quantizer=QuantizerConfig(num_codes=16, decay=0.9, commitment=1.0, restart_every_steps=2),
+        ),
+        train=TrainConfig(steps=8, lr=2e-3, warmup_steps=2, checkpoint_every_steps=2, log_every_steps=1, precision="fp32"),
+        batch_sec=4.0,
+        quantize_from_step=3,
+        ctc_outputs=3,
+    )
+
+
+def test_killed_at_any_step_and_run_again_gives_the_same_weights(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(config(speech, tmp_path / "whole"))
+    real = train.AsrObjective.losses
+    calls = iter(range(1000))
+
+    def dies(self: train.AsrObjective, *arguments: object) -> object:
+        if next(calls) in (1, 5, 9):
+            raise KeyboardInterrupt
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train.AsrObjective, "losses", dies)
+    deaths = 0
+    while True:
+        try:
+            resumed = run(config(speech, tmp_path / "resumed"))
+            break
+        except KeyboardInterrupt:
+            deaths += 1
+    assert deaths == 3
+    assert resumed.fingerprint == whole.fingerprint
+    steps = [json.loads(line)["step"] for line in (tmp_path / "resumed/log/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(8))
+
+
+def test_what_is_saved_is_what_was_trained(speech: Path, tmp_path: Path) -> None:
+    made = run(config(speech, tmp_path / "tokenizer"))
+    assert {"wer", "codes_used_share", "parameters"} <= made.counts.keys()
+    tokenizer = SpeechTokenizer.load(tmp_path / "tokenizer")
+    codes = tokenizer.encode([load(u.audio) for u in read_manifest(speech)])
+    assert all(c.max() < 16 for c in codes)
+    assert len(tokenizer.transcribe(codes)) == len(SENTENCES)
+    with pytest.raises(UserError, match="code 16"):
+        tokenizer.transcribe([[3, 16]])
+    assert not (tmp_path / "tokenizer.partial").exists()
+    assert not (tmp_path / "tokenizer/checkpoints").exists()
+
+
+def test_a_whisper_folder_is_a_base_and_its_weights_are_kept(speech: Path, tmp_path: Path) -> None:
+    from tests.tokenizer.conftest import tiny_whisper
+    from weft.tokenizer.train import text_tokenizer
+
+    words = text_tokenizer(SENTENCES, 60)
+    whisper = tiny_whisper(len(words))
+    whisper.save_pretrained(tmp_path / "whisper")
+    words.save_pretrained(tmp_path / "whisper")
+    recipe = replace(config(speech, tmp_path / "out"), base=tmp_path / "whisper", quantize_from_step=0)
+    run(replace(recipe, train=replace(recipe.train, steps=1, lr=0.0, weight_decay=0.0)))
+    kept = SpeechTokenizer.load(tmp_path / "out").model.whisper.state_dict()
+    for name, weight in whisper.state_dict().items():
+        assert torch.equal(kept[name], weight), name
+    with pytest.raises(UserError, match="not a Hugging Face Whisper"):
+        run(replace(recipe, base=speech, out=tmp_path / "other"))
+
+
+def test_bad_utterances_are_skipped_counted_and_too_many_stop(speech: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)
+    ]
+    (tmp_path / "noise.wav").write_bytes(b"this is no sound")
+    save(tmp_path / "short.wav", np.zeros(1600, np.float32), 16_000)
+    bad = [
+        {"id": "missing", "audio": "gone.wav", "text": "a"},
+        {"id": "noise", "audio": "noise.wav", "text": "a"},
+        {"id": "silent", "audio": rows[0]["audio"]},
+        {"id": "long", "audio": "short.wav", "text": "far too many words for a tenth of a second"},
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows + bad))
+    with pytest.raises(UserError, match="4 of 10 items are bad"):
+        run(replace(config(tmp_path / "manifest.jsonl", tmp_path / "out"), held_out=()))
+    made = run(replace(config(tmp_path / "manifest.jsonl", tmp_path / "kept"), held_out=(), max_bad_share=0.5))
+    assert made.counts["utterances"] == len(SENTENCES)
+    listed = [json.loads(line)["where"] for line in (tmp_path / "kept/log/skipped.jsonl").read_text().splitlines()]
+    assert sorted(listed) == ["long", "missing", "noise", "silent"]
+
+
+def test_a_tokenizer_tokenizes_a_folder_once(speech: Path, tmp_path: Path) -> None:
+    run(config(speech, tmp_path / "tokenizer"))
+    recipe = TokenizeConfig((speech,), tmp_path / "tokenizer", tmp_path / "codes")
+    made = tokenize(recipe)
+    assert made.parents["tokenizer"] == artifacts.read(tmp_path / "tokenizer").fingerprint
+    assert made.counts["utterances"] == len(SENTENCES)
+    assert tokenize(recipe) == made

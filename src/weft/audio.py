@@ -46,7 +46,7 @@ def load(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     return resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
 
 
-def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+def resample(samples: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     """Band-limited resampling of mono samples (S,)."""
     if from_hz == to_hz:
         return samples
@@ -74,6 +74,9 @@ class LogMel(nn.Module):
     """
 
     FIXED_FLOOR = -6.5  # log10 of power: 8 below the 1.5 that speech at a normal level peaks at
+
+    filters: Tensor
+    window: Tensor
 
     def __init__(self, num_mels: int = 80, floor: str = "window") -> None:
         super().__init__()

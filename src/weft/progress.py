@@ -41,7 +41,9 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         task = progress.add_task(title, total=total, completed=done, note="")
 
         def advance(count: int = 1, note: str = "") -> None:
-            progress.update(task, advance=count, **({"note": note} if note else {}))
+            progress.advance(task, count)
+            if note:
+                progress.update(task, note=note)
 
         yield advance
 

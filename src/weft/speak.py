@@ -1,6 +1,6 @@
 """Lines of text to sound: a speech corpus from any text-to-speech engine.
 
-    run(SpeakConfig(text=(Path("sentences.txt"),), out=Path("speech"), voice=("espeak:en-us", "espeak:en-gb")))
+run(SpeakConfig(text=(Path("sentences.txt"),), out=Path("speech"), voice=("espeak:en-us", "espeak:en-gb")))
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, WhisperConfig, WhisperForConditionalGeneration
+from transformers import Cache, DynamicCache, WhisperConfig, WhisperForConditionalGeneration
 
 from weft.errors import UserError
 from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
@@ -122,7 +122,7 @@ class BottleneckWhisper(nn.Module):
             x = layer(x, mask)
         return encoder.layer_norm(x)
 
-    def text_logits(self, heard: Tensor, valid: Tensor, text_ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    def text_logits(self, heard: Tensor, valid: Tensor, text_ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Next-token logits (B, L, vocabulary) of Whisper's decoder over `heard`, its padding masked."""
         decoder = self.whisper.model.decoder
         past = cache.get_seq_length() if cache is not None else 0

@@ -98,7 +98,7 @@ class _Tokenize:
                 seconds = len(samples) / SAMPLE_RATE_HZ
                 report.counts.update({"utterances": 1, "codes": len(codes), "milliseconds": round(1000 * seconds)})
                 report.counts.update(f"code {c}" for c in codes.tolist())
-                yield CodedUtterance(u.id, codes, u.text, seconds, u.speaker, u.language, u.source)
+                yield CodedUtterance(u.id, codes.tolist(), u.text, seconds, u.speaker, u.language, u.source)
 
 
 def _summary(report: Report, tokenizer: SpeechTokenizer) -> dict[str, Any]:

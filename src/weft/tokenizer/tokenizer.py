@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from weft.tokenizer.streaming import TokenizerStream
 
 KIND = "tokenizer"
+Codes = Sequence[int] | np.ndarray
 _BATCH_SEC = 200.0
 
 
@@ -140,7 +141,7 @@ class SpeechTokenizer:
     # codes to text
 
     @torch.inference_mode()
-    def transcribe(self, codes: Sequence[Sequence[int]]) -> list[str]:
+    def transcribe(self, codes: Sequence[Codes]) -> list[str]:
         """What the second half of the ASR model reads in codes, by greedy decoding.
 
         Raises UserError for a code outside the codebook.
@@ -151,10 +152,10 @@ class SpeechTokenizer:
         for rows in batches_by_length(lengths, int(_BATCH_SEC * self.frame_rate_hz)):
             heard, valid = self._hear([codes[windows[r][0]][windows[r][1] :][: lengths[r]] for r in rows])
             for r, ids in zip(rows, self._read(heard, valid), strict=True):
-                texts[r] = self.text_tokenizer.decode(ids, skip_special_tokens=True).strip()
+                texts[r] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()
         return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(codes))]
 
-    def _hear(self, codes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _hear(self, codes: Sequence[Codes]) -> tuple[Tensor, Tensor]:
         device = self.model.positions_after.weight.device
         lengths = torch.tensor([len(c) for c in codes])
         valid = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -169,13 +170,15 @@ class SpeechTokenizer:
 
     def _read(self, heard: Tensor, valid: Tensor) -> list[list[int]]:
         whisper = self.model.whisper_config
+        end = self.text_tokenizer.eos_token_id
+        assert isinstance(end, int)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         ids = torch.full((len(heard), 1), whisper.decoder_start_token_id, device=heard.device)
         read, ended = [ids], torch.zeros(len(heard), 1, dtype=torch.bool, device=heard.device)
         for _ in range(whisper.max_target_positions - 1):
             ids = self.model.text_logits(heard, valid, ids, cache)[:, -1:].argmax(-1)
-            read.append(ids.masked_fill(ended, whisper.eos_token_id))
-            ended |= ids == whisper.eos_token_id
+            read.append(ids.masked_fill(ended, end))
+            ended |= ids == end
             if ended.all():
                 break
         return torch.cat(read, dim=1).tolist()

@@ -244,7 +244,7 @@ class AsrObjective(nn.Module):
 def _cross_entropy(model: BottleneckWhisper, heard: Tensor, batch: Batch) -> Tensor:
     config = model.whisper_config
     rows = [torch.tensor([config.decoder_start_token_id, *ids, config.eos_token_id]) for ids in batch.text_ids]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.eos_token_id).to(heard.device)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0).to(heard.device)
     lengths = torch.tensor([len(r) for r in rows], device=heard.device)
     real = torch.arange(1, ids.shape[1], device=heard.device) < lengths[:, None]
     logits = model.text_logits(heard, batch.valid, ids[:, :-1])

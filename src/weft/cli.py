@@ -1,0 +1,167 @@
+"""The `weft` command: one flat verb a stage, each loaded only when it runs.
+
+A verb whose argument is a recipe takes `RECIPE.toml [--key value ...]`; the others take flags. Mistakes of the user
+end with one line and exit status 2, an interruption with 130.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from weft import __version__
+from weft.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: where its configuration and its `run(config)` are, and what it says of itself."""
+
+    module: str
+    config: str
+    help: str
+    recipe: bool = False
+    run: str = "run"
+
+
+VERBS = {
+    "demo": Verb("weft.demo.demo", "DemoConfig", "The whole road, small, in one command."),
+    "speak": Verb("weft.speak", "SpeakConfig", "Lines of text to sound and a manifest."),
+    "train-tokenizer": Verb("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", recipe=True),
+    "tokenize": Verb("weft.tokenizer.tokenize", "TokenizeConfig", "Speech to codes."),
+    "train-decoder": Verb("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", recipe=True),
+    "resynth": Verb("weft.eval.resynth", "ResynthConfig", "Hear and measure the ceiling."),
+    "train-text-to-token": Verb("weft.text_to_token.train", "TextToTokenConfig", "Train text to codes.", recipe=True),
+    "say": Verb("weft.text_to_token.say", "SayConfig", "Say a text."),
+    "interleave": Verb("weft.interleave.interleave", "InterleaveConfig", "Weave speech into text."),
+    "documents": Verb("weft.interleave.documents", "DocumentsConfig", "Text, speech, ASR and TTS documents."),
+    "dialogues": Verb("weft.chat.dialogues", "DialoguesConfig", "Spoken dialogues from written ones."),
+    "init-lm": Verb("weft.lm.start", "StartConfig", "Give a language model speech tokens, or begin one.", recipe=True),
+    "pack": Verb("weft.interleave.pack", "PackConfig", "Documents to token shards of one vocabulary."),
+    "pretrain": Verb("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", recipe=True),
+    "sft": Verb("weft.lm.pretrain", "PretrainConfig", "Fine-tune it on dialogues.", recipe=True),
+    "eval": Verb("weft.eval.suite", "EvalConfig", "Measure a bundle."),
+    "chat": Verb("weft.chat.session", "ChatConfig", "One spoken turn, or a conversation.", run="chat"),
+    "info": Verb("weft.info", "InfoConfig", "What an artifact is, and where it came from."),
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line `arguments` and return the exit status."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is a local folder
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        return _dispatch(list(arguments))
+    except UserError as e:
+        return _complain(str(e))
+    except OSError as e:
+        if e.errno not in _DISK_TROUBLE:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        return _complain(f"{where}{e.strerror}; {_DISK_TROUBLE[e.errno]}")
+    except KeyboardInterrupt:
+        print("\nweft: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+_DISK_TROUBLE = {
+    errno.ENOSPC: "free some space and run the same command again, it goes on from here",
+    errno.EDQUOT: "free some space and run the same command again, it goes on from here",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENOTDIR: "a part of this path is a file; choose another",
+    errno.EISDIR: "this is a folder, and a file is needed",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def _complain(message: str) -> int:
+    print(f"weft: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    if name not in VERBS:
+        raise UserError(f"there is no verb {name!r}{_did_you_mean(name)}; see weft --help")
+    return _run_verb(name, VERBS[name], rest)
+
+
+def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
+    from cyclopts import App, CycloptsError
+
+    from weft.config import one_line, recipe_source
+
+    asks_help = any(t in ("-h", "--help") for t in tokens)
+    app = App(name=f"weft {name}", help=verb.help, help_epilogue=_epilogue(verb), version_flags=())
+    if verb.recipe and not asks_help:
+        if not tokens or tokens[0].startswith("-"):
+            raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
+        app.config = (recipe_source(tokens.pop(0)),)
+    app.default(_command(verb))
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as e:
+        raise UserError(f"{name}: {one_line(e)}") from e
+    return 0
+
+
+def _epilogue(verb: Verb) -> str | None:
+    return "Every parameter can stand in the recipe, which is the first argument." if verb.recipe else None
+
+
+def _command(verb: Verb) -> Callable[..., None]:
+    """A function whose one parameter is the verb's configuration, flattened into flags."""
+    from cyclopts import Parameter
+
+    module = importlib.import_module(verb.module)
+
+    def command(config: Any) -> None:
+        done = getattr(module, verb.run)(config)
+        if done is not None:
+            _show(done)
+
+    command.__annotations__["config"] = Annotated[getattr(module, verb.config), Parameter(name="*")]
+    return command
+
+
+def _show(manifest: Any) -> None:
+    for key, value in getattr(manifest, "counts", {}).items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{key:<24}{shown}")
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        ["weft weaves speech into text: from plain text and a voice to a model that talks.", "",
+         "usage: weft VERB ...        weft VERB --help tells more", "", *lines, "", "Begin with: weft demo"]
+    )  # fmt: skip
+
+
+def _did_you_mean(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, VERBS, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -13,7 +13,8 @@ def weft(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    code = "import sys; from weft.cli import run; run(['--help']); print('HEAVY', {'torch', 'transformers', 'cyclopts'} & set(sys.modules))"
+    heavy = "{'torch', 'transformers', 'cyclopts'} & set(sys.modules)"
+    code = f"import sys; from weft.cli import run; run(['--help']); print('HEAVY', {heavy})"
     begun_sec = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "HEAVY set()" in done.stdout
@@ -39,7 +40,11 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(arguments) == 2

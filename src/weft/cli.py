@@ -63,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line `arguments` and return the exit status."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is a local folder
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
     try:
         return _dispatch(list(arguments))
     except UserError as e:

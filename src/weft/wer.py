@@ -54,4 +54,4 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Err
     resampled = counts[draws].sum(axis=1)
     low, high = np.quantile(resampled[:, 0] / np.maximum(resampled[:, 1], 1), [0.025, 0.975])
     errors, words = counts.sum(axis=0)
-    return ErrorRate(errors / words, float(low), float(high), int(words))
+    return ErrorRate(float(errors / words), float(low), float(high), int(words))

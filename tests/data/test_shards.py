@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,15 +33,21 @@ def test_documents_survive_and_any_range_of_rows_can_be_read(tmp_path):
     rows = Rows.of(tmp_path)
     assert len(rows) == 2500
     assert list(rows.documents()) == DOCUMENTS
-    for start, stop in ((0, 0), (0, 1), (999, 1001), (1799, 1801), (2400, 2500), (500, 2300)):
+    for start, stop in ((0, 0), (0, 1), (10, 20), (999, 1001), (1799, 1801), (2400, 2500), (500, 2300)):
         assert list(rows.documents(range(start, stop))) == DOCUMENTS[start:stop]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
 
 
 def test_codes_survive(tmp_path):
     utterances = [CodedUtterance(str(i), [i, 65535], None, i / 4, "s", "en", None) for i in range(3)]
-    write_codes(tmp_path, 0, utterances)
-    assert list(Rows.of(tmp_path).utterances()) == utterances
+    arrays = [replace(u, codes=np.array(u.codes, np.uint16)) for u in utterances]
+    write_codes(tmp_path / "lists", 0, utterances)
+    write_codes(tmp_path / "arrays", 0, arrays)
+    assert list(Rows.of(tmp_path / "lists").utterances()) == utterances
+    assert list(Rows.of(tmp_path / "arrays").utterances()) == utterances
+    spoken = [Document("d", "speech", (Segment.of_speech(u.codes, "x"),)) for u in arrays]
+    write_documents(tmp_path / "documents", 0, spoken)
+    assert [d.segments[0].codes for d in Rows.of(tmp_path / "documents").documents()] == [u.codes for u in utterances]
 
 
 def test_a_part_is_whole_or_absent(tmp_path):

@@ -127,3 +127,16 @@ def test_missing_weights_are_refused_and_not_made_up(folder):
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match="no weights for"):
         LanguageModel.load(folder)
+
+
+def test_codes_that_sound_alike_begin_alike(vocab, text_tokenizer):
+    codebook = torch.randn(NUM_CODES, 8, generator=torch.Generator().manual_seed(1))
+    codebook[1] = codebook[0] + 0.01
+    tiny = LmConfig(hidden=32, layers=1, heads=2, ffn=48)
+    new = new_lm(tiny, vocab.tokenizer, 0, codebook)
+    base = text_lm(text_tokenizer, tied=True)
+    extended = SpeechVocab.of(extend_lm(base, text_tokenizer, NUM_CODES, 0, codebook))
+    for model, known in ((new, vocab), (base, extended)):
+        rows = model.get_input_embeddings().weight[known.codes_to_ids(range(NUM_CODES))]
+        distances = torch.cdist(rows, rows)
+        assert distances[0, 1] < 0.2 * distances[0, 2:].min()

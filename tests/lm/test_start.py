@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from weft import artifacts
 from weft.errors import UserError
@@ -13,9 +15,9 @@ TINY = LmConfig(hidden=32, layers=1, heads=2, ffn=64)
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    settings = {"model": {"quantizer": {"num_codes": 16}}}
-    with artifacts.build(tmp_path / "tokenizer", "tokenizer", settings):
-        pass
+    codebook = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    with artifacts.build(tmp_path / "tokenizer", "tokenizer", {}) as draft:
+        save_file({"quantizer.codebook": codebook}, draft.folder / "model.safetensors")
     return tmp_path / "tokenizer"
 
 

@@ -34,9 +34,7 @@ def tiny_whisper(vocab_size: int = 40, window_frames: int = 1500) -> WhisperForC
 def make_tokenizer() -> SpeechTokenizer:
     """A tokenizer with random weights, blocks of 0.8 s and windows of 2.4 s, and a codebook of states it meets."""
     words = text_tokenizer(["the cat sat on the mat"], 40)
-    config = BottleneckConfig(
-        layer=2, block_frames=40, log_mel_floor="fixed", quantizer=QuantizerConfig(num_codes=32)
-    )
+    config = BottleneckConfig(layer=2, block_frames=40, log_mel_floor="fixed", quantizer=QuantizerConfig(num_codes=32))
     model = BottleneckWhisper(config, tiny_whisper(len(words), window_frames=120)).eval()
     made = SpeechTokenizer(model, words)
     noise = torch.randn(32_000, generator=torch.Generator().manual_seed(1)).numpy()

@@ -41,7 +41,9 @@ def config(speech: Path, out: Path) -> TokenizerConfig:
             log_mel_floor="fixed",
             quantizer=QuantizerConfig(num_codes=16, decay=0.9, commitment=1.0, restart_every_steps=2),
         ),
-        train=TrainConfig(steps=8, lr=2e-3, warmup_steps=2, checkpoint_every_steps=2, log_every_steps=1, precision="fp32"),
+        train=TrainConfig(
+            steps=8, lr=2e-3, warmup_steps=2, checkpoint_every_steps=2, log_every_steps=1, precision="fp32"
+        ),
         batch_sec=4.0,
         quantize_from_step=3,
         ctc_outputs=3,
@@ -105,9 +107,7 @@ def test_a_whisper_folder_is_a_base_and_its_weights_are_kept(speech: Path, tmp_p
 
 
 def test_bad_utterances_are_skipped_counted_and_too_many_stop(speech: Path, tmp_path: Path) -> None:
-    rows = [
-        {"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)
-    ]
+    rows = [{"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)]
     (tmp_path / "noise.wav").write_bytes(b"this is no sound")
     save(tmp_path / "short.wav", np.zeros(1600, np.float32), 16_000)
     bad = [

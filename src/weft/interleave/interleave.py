@@ -131,9 +131,10 @@ class _Interleave:
 
     def _speak(self, batch: list[_Drawn], counts: Counter[str]) -> Iterator[Document]:
         spans = [(hash64(self.config.seed, d.id, i), part.text) for d in batch for i, part in enumerate(d.spans)]
-        codes = iter(self.synthesizer.speak([" ".join(text.split()) for _, text in spans], [s for s, _ in spans]))
+        found = self.synthesizer.speak([" ".join(text.split()) for _, text in spans], [seed for seed, _ in spans])
+        codes = (c if c is not None and len(c) else None for c in found)  # silence is no speech either
         for d in batch:
-            spoken = [(part, (next(codes) or None) if part.spoken else None) for part in d.parts]
+            spoken = [(part, next(codes) if part.spoken else None) for part in d.parts]
             yield _document(d.id, spoken, self.synthesizer.frame_rate_hz, counts)
 
 

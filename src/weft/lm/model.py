@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -33,6 +34,7 @@ from weft.vocab import SpeechVocab, extend_tokenizer
 KIND = "language_model"
 _ATTENTION = "sdpa"  # the kernel that keeps packed documents apart in rows of any number (see weft.lm.packing)
 _SPREAD = 0.1  # deviation of new embedding rows from the old rows' mean, as a share of the old rows' own
+_NUM_TRAITS = 256  # directions in which new rows differ from each other
 _MAX_DRAWN_FROM = 4096  # old rows that new ones are mixed from: enough for their covariance, cheap in a large model
 
 
@@ -72,8 +74,14 @@ class LanguageModel:
         return cls(model.eval(), SpeechVocab.of(tokenizer), manifest)
 
 
-def new_lm(config: LmConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A Llama with random weights, for the vocabulary of `tokenizer`."""
+def new_lm(
+    config: LmConfig, tokenizer: PreTrainedTokenizerBase, seed: int, codebook: Tensor | None = None
+) -> PreTrainedModel:
+    """A Llama with random weights, for the vocabulary of `tokenizer`.
+
+    With the speech tokenizer's `codebook` (K, D), codes that sound alike begin alike, which spares a small model much
+    of what it would have to find out about 512 strangers.
+    """
     if config.hidden % config.heads or config.hidden // config.heads % 2:
         raise UserError(f"hidden {config.hidden} over {config.heads} heads must give an even whole width a head")
     with torch.random.fork_rng():
@@ -91,17 +99,29 @@ def new_lm(config: LmConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> P
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return AutoModelForCausalLM.from_config(llama, attn_implementation=_ATTENTION)
+        model = AutoModelForCausalLM.from_config(llama, attn_implementation=_ATTENTION)
+    if codebook is not None:
+        audio_ids = SpeechVocab.of(tokenizer).codes_to_ids(range(len(codebook))).tolist()
+        text_ids = sorted(set(tokenizer.get_vocab().values()) - set(audio_ids))
+        generator = torch.Generator().manual_seed(seed)
+        for weight in _embeddings(model):
+            _draw_rows(weight, text_ids, audio_ids, generator, _project(codebook, generator), spread=1.0)
+    return model
 
 
 def extend_lm(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_codes: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    num_codes: int,
+    seed: int,
+    codebook: Tensor | None = None,
 ) -> PreTrainedTokenizerBase:
     """Give `model` (changed in place) the speech tokens of `num_codes` codes; returns the extended tokenizer.
 
     Rows of tokens that `tokenizer` had stay as they are. New ones are drawn near the mean of the old, with their
     covariance: far rows would take probability from every old token (nlp.stanford.edu/~johnhew/vocab-expansion.html).
-    Tied or untied, and where a model has spare rows, as Qwen does, they are used before the matrix grows.
+    With the speech tokenizer's `codebook` (K, D), the draws of codes that sound alike are alike. Tied or untied, and
+    where a model has spare rows, as Qwen does, they are used before the matrix grows.
     """
     extended = extend_tokenizer(tokenizer, num_codes)
     old_ids = sorted(tokenizer.get_vocab().values())
@@ -111,8 +131,12 @@ def extend_lm(
     if new_ids[-1] >= len(_embeddings(model)[0]):
         model.resize_token_embeddings(new_ids[-1] + 1, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
+    traits = torch.randn(len(new_ids), _NUM_TRAITS, generator=generator)
+    if codebook is not None:
+        audio_ids = SpeechVocab.of(extended).codes_to_ids(range(num_codes))
+        traits[np.searchsorted(new_ids, audio_ids)] = _project(codebook, generator)
     for weight in _embeddings(model):
-        _draw_rows(weight, old_ids, new_ids, generator)
+        _draw_rows(weight, old_ids, new_ids, generator, traits, _SPREAD)
     return extended
 
 
@@ -123,14 +147,24 @@ def _embeddings(model: PreTrainedModel) -> list[Tensor]:
     return [inputs.weight] if outputs.weight is inputs.weight else [inputs.weight, outputs.weight]
 
 
+def _project(codebook: Tensor, generator: torch.Generator) -> Tensor:
+    """What tells codes apart, (K, _NUM_TRAITS): their deviations in random directions, of unit variance."""
+    deviations = (codebook - codebook.mean(0)).float().cpu()
+    projected = deviations @ torch.randn(deviations.shape[1], _NUM_TRAITS, generator=generator)
+    return projected / projected.std()
+
+
 @torch.no_grad()
-def _draw_rows(weight: Tensor, old_ids: list[int], new_ids: list[int], generator: torch.Generator) -> None:
-    """Set rows `new_ids` to the mean of rows `old_ids` plus random mixtures of their deviations from it."""
+def _draw_rows(
+    weight: Tensor, old_ids: list[int], new_ids: list[int], generator: torch.Generator, traits: Tensor, spread: float
+) -> None:
+    """Set rows `new_ids` to the mean of rows `old_ids` plus mixtures of their deviations from it: random ones, alike
+    where the rows' `traits` (new rows, _NUM_TRAITS) are alike."""
     old = weight[old_ids].float()
     mean = old.mean(0)
     chosen = torch.randperm(len(old_ids), generator=generator)[:_MAX_DRAWN_FROM]
-    mixture = torch.randn(len(new_ids), len(chosen), generator=generator) / len(chosen) ** 0.5
-    weight[new_ids] = (mean + _SPREAD * mixture @ (old[chosen] - mean)).to(weight.dtype)
+    mixture = traits @ torch.randn(_NUM_TRAITS, len(chosen), generator=generator) / (len(chosen) * _NUM_TRAITS) ** 0.5
+    weight[new_ids] = (mean + spread * mixture @ (old[chosen] - mean)).to(weight.dtype)
 
 
 def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

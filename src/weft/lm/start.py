@@ -15,6 +15,7 @@ from weft.artifacts import Manifest
 from weft.data.corpus import read_texts
 from weft.errors import UserError
 from weft.lm.model import KIND, LmConfig, extend_lm, load_hf, new_lm, save
+from weft.tokenizer.tokenizer import codebook_of
 from weft.vocab import extend_tokenizer, train_text_tokenizer
 
 
@@ -49,15 +50,16 @@ def run(config: StartConfig) -> Manifest:
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "tokenizer")}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    num_codes = parents["tokenizer"].settings["model"]["quantizer"]["num_codes"]
+    codebook = codebook_of(config.tokenizer)
+    num_codes = len(codebook)
     with artifacts.build(config.out, KIND, settings, parents) as draft:
         if config.base is not None:
             model, tokenizer = load_hf(config.base, dtype="auto")
-            tokenizer = extend_lm(model, tokenizer, num_codes, config.seed)
+            tokenizer = extend_lm(model, tokenizer, num_codes, config.seed, codebook)
         else:
             texts = (document.text for document in read_texts(*config.texts))
             tokenizer = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), num_codes)
-            model = new_lm(config.model, tokenizer, config.seed)
+            model = new_lm(config.model, tokenizer, config.seed, codebook)
         save(model, tokenizer, draft.folder)
         draft.counts["parameters"] = model.num_parameters()
     return artifacts.read(config.out)

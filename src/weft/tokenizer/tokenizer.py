@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -182,6 +183,13 @@ class SpeechTokenizer:
             if ended.all():
                 break
         return torch.cat(read, dim=1).tolist()
+
+
+def codebook_of(folder: str | Path) -> Tensor:
+    """The codebook (K, D) of a tokenizer artifact, without the rest of it."""
+    read(Path(folder), KIND)
+    with safe_open(Path(folder) / "model.safetensors", "pt") as weights:
+        return weights.get_tensor("quantizer.codebook")
 
 
 def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:

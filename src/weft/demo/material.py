@@ -1,0 +1,224 @@
+"""What the demo's road is walked with: the built-in world spoken by espeak, or the user's own text and speech.
+
+    material = of_world(folder, sizes, seed)                     # text is written, nothing is spoken yet
+    material = of_user(folder, texts, audio, sizes, seed)
+
+Both give the same files, so that the road does not know which it has.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from weft.artifacts import write_bytes
+from weft.data.corpus import read_manifest, read_texts
+from weft.demo.world import World
+from weft.errors import UserError
+from weft.eval.cloze import ClozePair, sentences_of, write_pairs
+from weft.records import Utterance
+from weft.speak import speak_lines
+from weft.voices import Line
+
+MAIN_VOICE = "espeak:en-us"
+OTHER_VOICE = "espeak:en-us+f3?speed=165"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything the demo uses."""
+
+    stories: int = 900
+    """Stories of the world spoken for training, sentence by sentence."""
+    turns: int = 400
+    """Dialogue turns of the world spoken for training."""
+    held_out: int = 160
+    """Utterances kept from training, to measure on."""
+    woven_documents: int = 1200
+    """Text documents that get spoken spans."""
+    plain_documents: int = 1200
+    """Text documents that stay text."""
+    dialogues: int = 500
+    """Dialogues of the fine-tune."""
+    pairs: int = 400
+    """Pairs of the topic-cloze."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Files of the road. `voice` is the one that text-to-token and decoder learn; `others` train the tokenizer too.
+
+    `expected` answers the question, and `gold` are the words of it that matter, where they are known. `pairs_speech` is
+    None where no engine can speak new text in the right voice: then text-to-token does.
+    """
+
+    voice: Path
+    others: tuple[Path, ...]
+    held_out: Path
+    woven: Path
+    plain: Path
+    dialogues: Path
+    pairs: Path
+    pairs_speech: Path | None
+    held_out_text: Path
+    question: Utterance
+    expected: str | None = None
+    gold: str | None = None
+
+    @property
+    def speech(self) -> tuple[Path, ...]:
+        """All speech to train on."""
+        return (self.voice, *self.others)
+
+
+def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
+    """Stories, facts and dialogues of the built-in world, three quarters of the speech in the main voice."""
+    world = World(seed)
+    pairs = [ClozePair(**asdict(world.cloze_pair(i))) for i in range(sizes.pairs)]
+    documents = map(world.document, count())
+    dialogues = (world.dialogue(i) for i in range(sizes.dialogues))
+    question = world.questions(held_out=True)[seed % len(world.questions(held_out=True))]
+    _write_texts(folder / "woven.jsonl", islice(documents, sizes.woven_documents))
+    _write_texts(folder / "plain.jsonl", islice(documents, sizes.plain_documents))
+    _write_texts(folder / "held_out_text.jsonl", (p.beginning + " " + p.right for p in pairs))
+    _write_lines(folder / "dialogues.jsonl", ({"id": d.id, "turns": [asdict(t) for t in d.turns]} for d in dialogues))
+    write_bytes(folder / "pairs.jsonl", write_pairs(pairs).encode())
+    lines = _training_lines(world, sizes)
+    spoken = {
+        "voice": [line for line in lines if line.voice == MAIN_VOICE],
+        "other": [line for line in lines if line.voice == OTHER_VOICE],
+        "held_out": _held_out_lines(world, sizes.held_out),
+        "pairs": [Line(n, t, MAIN_VOICE, p.id) for p in pairs for n, t in p.pieces.items()],
+        "question": [Line("question", question.question, MAIN_VOICE)],
+    }
+    for name, part in spoken.items():
+        speak_lines(part, folder / name, workers)
+    return Material(
+        voice=folder / "voice",
+        others=(folder / "other",),
+        held_out=folder / "held_out",
+        woven=folder / "woven.jsonl",
+        plain=folder / "plain.jsonl",
+        dialogues=folder / "dialogues.jsonl",
+        pairs=folder / "pairs.jsonl",
+        pairs_speech=folder / "pairs",
+        held_out_text=folder / "held_out_text.jsonl",
+        question=read_manifest(folder / "question")[0],
+        expected=question.answer,
+        gold=question.gold,
+    )
+
+
+def _training_lines(world: World, sizes: Sizes) -> list[Line]:
+    def voice(i: int) -> str:
+        return OTHER_VOICE if i % 4 == 3 else MAIN_VOICE
+
+    stories = [world.story(i) for i in range(sizes.stories)]
+    turns = [t.text for i in range(sizes.turns) for t in world.dialogue(i).turns][: sizes.turns]
+    return [
+        *(
+            Line(f"{s.id}.{j}", text, voice(i), s.id)
+            for i, s in enumerate(stories)
+            for j, text in enumerate(s.sentences)
+        ),
+        *(Line(f"turn-{i}", text, voice(i)) for i, text in enumerate(turns)),
+    ]
+
+
+def _held_out_lines(world: World, num: int) -> list[Line]:
+    stories = (world.story(i, held_out=True) for i in range(num))
+    lines = (Line(f"{s.id}.{j}", text, MAIN_VOICE, s.id) for s in stories for j, text in enumerate(s.sentences))
+    return list(islice(lines, num))
+
+
+def of_user(
+    folder: Path, texts: Sequence[Path], audio: Sequence[Path], sizes: Sizes, seed: int, workers: int
+) -> Material:
+    """The user's text, speech, or both; what is missing is made from the other: transcripts are text, and espeak
+    speaks text. Every twentieth utterance is held out, pairs come from documents of four sentences and more."""
+    rng = random.Random(seed)
+    if audio:
+        utterances = [u for u in read_manifest(*audio) if u.text]
+        if len(utterances) < 40:
+            raise UserError(f"{audio[0]}: {len(utterances)} utterances with a transcript are too few, give at least 40")
+        documents = [d.text for d in read_texts(*texts)] if texts else [u.text or "" for u in utterances]
+    else:
+        documents = [d.text for d in read_texts(*texts)]
+        utterances = _speak_sentences(folder, documents, sizes, rng, workers)
+    rng.shuffle(documents)
+    order = rng.sample(utterances, len(utterances))
+    num_held_out = min(sizes.held_out, len(order) // 20)
+    held = {u.id for u in order[:num_held_out]}
+    _write_manifest(folder / "voice.jsonl", (u for u in utterances if u.id not in held))
+    _write_manifest(folder / "held_out.jsonl", order[:num_held_out])
+    pairs, rest = _pairs_of(documents, sizes.pairs, rng)
+    half = min(sizes.woven_documents, -(-len(rest) // 2))
+    _write_texts(folder / "held_out_text.jsonl", (f"{p.beginning} {p.right}" for p in pairs))
+    _write_texts(folder / "woven.jsonl", rest[:half])
+    _write_texts(folder / "plain.jsonl", rest[half : half + sizes.plain_documents] or rest[:half])
+    _write_lines(folder / "dialogues.jsonl", _dialogues_of(rest, sizes.dialogues))
+    write_bytes(folder / "pairs.jsonl", write_pairs(pairs).encode())
+    return Material(
+        voice=folder / "voice.jsonl",
+        others=(),
+        held_out=folder / "held_out.jsonl",
+        woven=folder / "woven.jsonl",
+        plain=folder / "plain.jsonl",
+        dialogues=folder / "dialogues.jsonl",
+        pairs=folder / "pairs.jsonl",
+        pairs_speech=None,
+        held_out_text=folder / "held_out_text.jsonl",
+        question=order[0],
+    )
+
+
+def _speak_sentences(
+    folder: Path, documents: Sequence[str], sizes: Sizes, rng: random.Random, workers: int
+) -> list[Utterance]:
+    sentences = [s for d in documents for s in sentences_of(d) if 3 <= len(s.split()) <= 16]
+    if len(sentences) < 40:
+        raise UserError(f"the text has {len(sentences)} sentences of 3 to 16 words: give more text")
+    chosen = rng.sample(sentences, min(len(sentences), 4 * sizes.stories))
+    speak_lines([Line(f"line-{i}", s, MAIN_VOICE) for i, s in enumerate(chosen)], folder / "spoken", workers)
+    return read_manifest(folder / "spoken")
+
+
+def _pairs_of(documents: Sequence[str], num: int, rng: random.Random) -> tuple[list[ClozePair], list[str]]:
+    """Pairs from documents of four sentences and more, which leave the training text; the others."""
+    fit = [d for d in documents if len(sentences_of(d)) >= 4][: max(2, min(num, len(documents) // 5))]
+    if len(fit) < 2:
+        raise UserError("the text has no documents of four sentences for the evaluation: give longer text")
+    told = [sentences_of(d)[:4] for d in fit]
+    pairs = [
+        ClozePair(f"pair-{i}", " ".join(t[:3]), t[3], told[(i + rng.randrange(1, len(told))) % len(told)][3])
+        for i, t in enumerate(told)
+    ]
+    held = set(fit)
+    return pairs, [d for d in documents if d not in held]
+
+
+def _dialogues_of(documents: Iterable[str], num: int) -> list[dict[str, Any]]:
+    """Without real dialogues: the user says a sentence, and the answer is the one that follows in the text."""
+    asked = ((a, b) for d in documents for a, b in zip(sentences_of(d)[::2], sentences_of(d)[1::2], strict=False))
+    short = ((a, b) for a, b in asked if len(a.split()) <= 20 and len(b.split()) <= 20)
+    return [
+        {"id": f"dialogue-{i}", "turns": [{"role": "user", "text": a}, {"role": "assistant", "text": b}]}
+        for i, (a, b) in enumerate(islice(short, num))
+    ]
+
+
+def _write_texts(path: Path, texts: Iterable[str]) -> None:
+    _write_lines(path, ({"id": f"{path.stem}-{i}", "text": text} for i, text in enumerate(texts)))
+
+
+def _write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    _write_lines(path, (asdict(u) for u in utterances))
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

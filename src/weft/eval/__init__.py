@@ -1,0 +1,1 @@
+"""How good a speech-text model is: likelihoods, answers, sound and text, each with its protocol and an interval."""

@@ -1,0 +1,247 @@
+"""Pages to read and hear: one HTML file that holds its sounds, drawings, styles and script, and asks for nothing else.
+
+    template = environment(Path(__file__).parent).get_template("view.html")    # it extends "base.html"
+    html = template.render(clip=Clip(samples, 16_000, "what is said"))
+
+In a template, `player(clip)` gives a button that plays, `waveform`, `cells` and `ruler` draw sound, codes and seconds
+to one `Scale`, `stripe` paints codes behind text, `chart` draws curves; `percent`, `number` and `duration` write
+figures, with a dash for one that is missing. Whatever is not `Markup` is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
+
+from weft.wer import normalize
+
+_PAGE = Path(__file__).with_name("page")
+_MISSING = "–"  # noqa: RUF001
+_COLUMNS = 480  # of a waveform: finer than a screen shows
+_GOLDEN_ANGLE_DEG = 137.508  # neighbouring codes get hues far apart, and every code always the same one
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sound to play: mono samples (S,) in [-1, 1], and what it says, where that is known."""
+
+    samples: np.ndarray
+    sample_rate_hz: int
+    text: str | None = None
+
+    @property
+    def duration_sec(self) -> float:
+        return len(self.samples) / self.sample_rate_hz
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What drawings one above the other share: the seconds across and the loudest sample."""
+
+    span_sec: float
+    peak: float
+
+    @classmethod
+    def of(cls, *clips: Clip) -> Scale:
+        peaks = (float(np.abs(c.samples).max(initial=0.0)) for c in clips)
+        return cls(max(c.duration_sec for c in clips) or 1.0, max(peaks) or 1.0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of a chart: its name and its (x, y) points. The name is a class of the style sheet too."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@cache
+def environment(folder: Path) -> Environment:
+    """A template engine for the pages in `folder`: escapes what is not markup, takes missing values as undefined."""
+    env = Environment(
+        loader=FileSystemLoader([folder, _PAGE]),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {"percent": percent, "number": number, "duration": duration, "colour": colour}
+    env.globals |= {"player": player, "waveform": waveform, "cells": cells, "ruler": ruler, "stripe": stripe}
+    env.globals |= {"sound": sound, "chart": chart, "differences": differences, "Scale": Scale}
+    env.tests["known"] = is_known
+    return env
+
+
+def is_known(value: Any) -> bool:
+    """Whether `value` is something to show: not missing, and as a number finite."""
+    if isinstance(value, int | float):
+        return math.isfinite(value)
+    return value is not None and not isinstance(value, ChainableUndefined)
+
+
+def percent(share: Any) -> str:
+    """A share as a percentage: 0.1234 -> 12.3 %."""
+    return f"{100 * share:.1f}\u00a0%" if is_known(share) else _MISSING
+
+
+def number(value: Any) -> str:
+    """A number with three telling digits or more: 1.234 -> 1.23, 12345.6 -> 12,346."""
+    if not is_known(value):
+        return _MISSING
+    decimals = 0 if isinstance(value, int) or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{decimals}f}"
+
+
+def duration(sec: Any) -> str:
+    """Seconds for people: 3.21 -> 3.2 s, 492 -> 8 min 12 s."""
+    if not is_known(sec):
+        return _MISSING
+    if sec < 9.95:
+        return f"{sec:.1f}\u00a0s"
+    minutes, seconds = divmod(round(sec), 60)
+    return f"{minutes}\u00a0min {seconds}\u00a0s" if minutes else f"{seconds}\u00a0s"
+
+
+def sound(clip: Clip) -> Markup:
+    """An audio element with the clip inside, as FLAC: lossless, half the size of WAV, and every browser plays it.
+
+    It has the browser's own controls, for where the page's script may not run; the script hides it.
+    """
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(clip.samples, -1, 1), clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<audio controls preload="none" src="data:audio/flac;base64,{}"></audio>').format(content)
+
+
+def player(clip: Clip, label: str = "Play") -> Markup:
+    """A button that plays the clip and shows its progress on what stands in the same `data-track`."""
+    if len(clip.samples) == 0:
+        return Markup('<span class="silent">no sound</span>')
+    button = Markup('<button type="button" class="play" data-play aria-label="{}"></button>').format(label)
+    return Markup('<span class="player">{}{}</span>').format(button, sound(clip))
+
+
+def waveform(clip: Clip, scale: Scale) -> Markup:
+    """The clip's envelope, as wide as its share of the scale's seconds."""
+    edges = np.linspace(0, len(clip.samples), _COLUMNS + 1).astype(int)
+    columns = [clip.samples[a : max(a + 1, b)] for a, b in pairwise(edges) if a < len(clip.samples)]
+    high = [50 - 48 * float(c.max()) / scale.peak for c in columns]
+    low = [50 - 48 * float(c.min()) / scale.peak for c in columns]
+    outline = [*enumerate(high), *reversed(list(enumerate(low)))]
+    path = "M" + "L".join(f"{x} {y:.1f}" for x, y in outline) + "Z" if outline else ""
+    return Markup(
+        '<div class="wave" style="width:{:.3f}%" data-seek><svg viewBox="0 0 {} 100" preserveAspectRatio="none" '
+        'aria-hidden="true"><path d="{}"/></svg></div>'
+    ).format(_share(clip.duration_sec, scale), max(1, len(columns) - 1), path)
+
+
+def cells(codes: Sequence[int], frame_rate_hz: float, scale: Scale) -> Markup:
+    """Codes as a row of coloured cells under the sound that they stand for; pointing at one tells it."""
+    row = Markup("").join(
+        Markup('<rect x="{}" width=".9" height="1" fill="{}"><title>code {} at {:.2f} s</title></rect>').format(
+            i, colour(code), code, i / frame_rate_hz
+        )
+        for i, code in enumerate(codes)
+    )
+    return Markup(
+        '<div class="cells" style="width:{:.3f}%"><svg viewBox="0 0 {} 1" preserveAspectRatio="none" role="img" '
+        'aria-label="{} codes">{}</svg></div>'
+    ).format(_share(len(codes) / frame_rate_hz, scale), max(1, len(codes)), len(codes), row)
+
+
+def ruler(scale: Scale) -> Markup:
+    """The seconds under the drawings of a scale."""
+    marks = Markup("").join(
+        Markup('<span style="left:{:.3f}%">{:g}{}</span>').format(_share(t, scale), t, "" if t else " s")
+        for t in _ticks(scale.span_sec, 6)
+    )
+    return Markup('<div class="ruler" aria-hidden="true">{}</div>').format(marks)
+
+
+def colour(code: int) -> str:
+    """The colour of a code, as CSS."""
+    return f"hsl({code * _GOLDEN_ANGLE_DEG % 360:.0f} 40% {(52, 59, 66)[code % 3]}%)"
+
+
+def stripe(codes: Sequence[int]) -> str:
+    """Codes as a CSS image, for a stripe under the words they say."""
+    stops = (f"{colour(code)} 0 {100 * (i + 1) / len(codes):.1f}%" for i, code in enumerate(codes))
+    return f"linear-gradient(90deg,{','.join(stops)})" if len(codes) else "none"
+
+
+def series(lines: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Series]:
+    """Curves over steps from lines of metrics.jsonl. `names` are what to call each key; absent ones are left out."""
+    lines = list(lines)
+    curves = (
+        Series(name, [(line["step"], line[key]) for line in lines if is_known(line.get(key))])
+        for key, name in names.items()
+    )
+    return [curve for curve in curves if curve.points]
+
+
+def chart(curves: Sequence[Series], x_name: str = "steps") -> Markup:
+    """Curves over a common axis that begins at 0, with their names and last values above."""
+    if not curves:
+        return Markup("")
+    x_max = max(x for c in curves for x, _ in c.points) or 1.0
+    y_max = 1.04 * max(y for c in curves for _, y in c.points) or 1.0
+    legend, lines = (
+        Markup("").join(Markup(markup).format(**_drawn(c, x_max, y_max)) for c in curves)
+        for markup in (
+            '<span class="{name}"><i></i>{name} <b>{last}</b></span>',
+            '<path class="{name}" d="{path}"/>',
+        )
+    )
+    x_marks, y_marks = (
+        Markup("").join(Markup(markup).format(100 * v / top, f"{v:g}") for v in _ticks(top, n))
+        for markup, top, n in (
+            ('<span class="x" style="left:{:.2f}%">{}</span>', x_max, 4),
+            ('<span class="y" style="bottom:{:.2f}%">{}</span>', y_max, 4),
+        )
+    )
+    return Markup(
+        '<div class="chart"><div class="legend">{}</div><div class="plot">{}{}<svg viewBox="0 0 1000 1000" '
+        'preserveAspectRatio="none" aria-hidden="true">{}</svg></div><div class="x-name">{}</div></div>'
+    ).format(legend, x_marks, y_marks, lines, x_name)
+
+
+def differences(reference: str, heard: str) -> Markup:
+    """What was heard, words that are wrong marked and missing ones struck out, both normalised as for word errors."""
+    said, got = normalize(reference).split(), normalize(heard).split()
+    parts = []
+    for kind, a, b, c, d in SequenceMatcher(None, said, got, autojunk=False).get_opcodes():
+        if kind == "delete":
+            parts.append(Markup("<del>{}</del>").format(" ".join(said[a:b])))
+        else:
+            parts.append(Markup("{}" if kind == "equal" else "<mark>{}</mark>").format(" ".join(got[c:d])))
+    return Markup(" ").join(parts)
+
+
+def _drawn(curve: Series, x_max: float, y_max: float) -> dict[str, str]:
+    points = (f"{1000 * x / x_max:.1f} {1000 * (1 - y / y_max):.1f}" for x, y in curve.points)
+    return {"name": curve.name, "last": number(float(curve.points[-1][1])), "path": "M" + "L".join(points)}
+
+
+def _ticks(top: float, at_most: int) -> list[float]:
+    """Round values from 0 up to `top`, at most `at_most` steps of 1, 2 or 5 times a power of ten."""
+    rough = top / at_most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    return [round(i * step, 10) for i in range(int(top / step) + 1)]
+
+
+def _share(sec: float, scale: Scale) -> float:
+    return min(100.0, 100 * sec / scale.span_sec)

@@ -1,0 +1,133 @@
+"""Training a text-to-token model: a causal language model that writes the speech codes of a text.
+
+    run(TextToTokenConfig(out=Path("runs/t2t"), codes=(Path("runs/codes"),), tokenizer=Path("runs/tokenizer")))
+
+Next-code loss on the speech side (the paper, section 2.3; initialisation and data are our choice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from weft import artifacts
+from weft.artifacts import Manifest
+from weft.config import settings_of
+from weft.data.shards import Rows, tokenizer_of
+from weft.errors import UserError
+from weft.lm.mixture import permuted
+from weft.lm.model import LmConfig, extend_lm, load_hf, new_lm, save
+from weft.lm.packing import Batch, pack, token_losses
+from weft.records import CodedUtterance
+from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
+from weft.tokenizer.encoder import ENCODER_HZ
+from weft.tokenizer.tokenizer import codebook_of
+from weft.training.loop import TrainConfig, discard_checkpoints, fit
+from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
+
+
+@dataclass(frozen=True)
+class TextToTokenConfig:
+    """What a text-to-token model is trained from."""
+
+    out: Path
+    """Folder of the model to make."""
+    codes: tuple[Path, ...]
+    """Codes datasets with transcripts."""
+    tokenizer: Path
+    """Speech tokenizer that made them."""
+    base: Path | None = None
+    """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
+    model: LmConfig = field(default_factory=LmConfig)
+    """Shape, where there is no base."""
+    vocab_size: int = 700
+    """Text ids, where there is no base."""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
+    batch_utterances: int = 24
+    """Utterances in a step."""
+    row_tokens: int = 256
+    """Width of a packed row; longer utterances are left out."""
+    temperature: float = 0.5
+    """Temperature that the model speaks with."""
+
+
+def run(config: TextToTokenConfig) -> Manifest:
+    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+
+    Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row), and what the
+    speech was like: the codes a second, and a pace that none of it exceeds. Raises UserError for codes of another
+    tokenizer, and where too few utterances are left.
+    """
+    tokenizer = artifacts.read(config.tokenizer, "tokenizer")
+    manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
+    parents = manifests | tokenizer_of({"tokenizer": tokenizer, **manifests}) | {"tokenizer": tokenizer}
+    settings = settings_of(config, leave_out=("out", "codes", "tokenizer"))
+    if artifacts.is_made(config.out, KIND, settings, parents):
+        return artifacts.read(config.out)
+    all_utterances = list(Rows.of(*config.codes).utterances())
+    utterances = [u for u in all_utterances if spoken_form(u.text or "") and len(u.codes)]
+    with artifacts.build(config.out, KIND, settings, parents) as draft:
+        model, words = _start(config, utterances)
+        rows = _rows(SpeechVocab.of(words), utterances, config.row_tokens)
+        if len(rows) < config.batch_utterances:
+            raise UserError(
+                f"only {len(rows)} utterances with transcripts fit row_tokens {config.row_tokens}: give more"
+            )
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        fit(model, _Batches(rows, config), _loss, config.train, draft.folder, "text-to-token")
+        save(model, words, draft.folder)
+        discard_checkpoints(draft.folder)
+        draft.counts["parameters"] = model.num_parameters()
+        draft.counts["utterances"] = len(rows)
+        draft.counts["left_out_utterances"] = len(all_utterances) - len(rows)
+        paces = ((u.text or "", len(u.codes)) for u in utterances)
+        draft.counts["max_codes_per_character"] = max_codes_per_character(paces)
+        draft.counts["frame_rate_hz"] = ENCODER_HZ / tokenizer.settings["model"]["pooling"]
+    return artifacts.read(config.out)
+
+
+def _start(
+    config: TextToTokenConfig, utterances: Sequence[CodedUtterance]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    codebook, seed = codebook_of(config.tokenizer), config.train.seed
+    if config.base is not None:
+        model, words = load_hf(config.base, dtype="auto")
+        return model, extend_lm(model, words, len(codebook), seed, codebook)
+    texts = (tokenizer_text(u.text or "") for u in utterances)
+    words = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))
+    return new_lm(config.model, words, seed, codebook), words
+
+
+Row = tuple[np.ndarray, np.ndarray]
+
+
+def _rows(vocab: SpeechVocab, utterances: Sequence[CodedUtterance], row_tokens: int) -> list[Row]:
+    rows = [document_ids(vocab, u.text or "", np.asarray(u.codes)) for u in utterances]
+    return [row for row in rows if len(row[0]) <= row_tokens]
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batch of a step: each epoch goes through the rows in an order of its own."""
+
+    rows: Sequence[Row]
+    config: TextToTokenConfig
+
+    def __call__(self, step: int) -> Batch:
+        size = self.config.batch_utterances
+        return pack([self._row(j) for j in range(step * size, (step + 1) * size)], self.config.row_tokens)
+
+    def _row(self, sample: int) -> Row:
+        epoch, i = divmod(sample, len(self.rows))
+        return self.rows[permuted(i, len(self.rows), (self.config.train.seed, epoch))]
+
+
+def _loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    assert isinstance(model, PreTrainedModel)
+    return {"loss": token_losses(model, batch).mean()}

@@ -1,0 +1,171 @@
+"""Text-to-token: training, speaking and reading back, on speech whose codes are the letters of its text."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from weft import artifacts
+from weft.data.shards import write_codes
+from weft.errors import UserError
+from weft.lm.model import LmConfig, load_hf, save
+from weft.records import CodedUtterance
+from weft.text_to_token.gate import read_back
+from weft.text_to_token.model import prompt_ids, spoken_form
+from weft.text_to_token.synthesize import Synthesizer
+from weft.text_to_token.train import TextToTokenConfig, run
+from weft.training.loop import TrainConfig
+from weft.training.metrics import read_metrics
+from weft.vocab import SpeechVocab
+
+LETTERS = " abdegilmnorstu"
+WORDS = ("a", "red", "dog", "ran", "to", "me", "and", "sat", "bird", "all", "is", "old", "mill")
+
+
+def codes_of(text: str) -> list[int]:
+    return [LETTERS.index(c) for c in spoken_form(text)]
+
+
+class LetterTokenizer:
+    """Reads codes back as the letters that they are."""
+
+    def transcribe(self, codes):
+        return ["".join(LETTERS[c] for c in row) for row in codes]
+
+
+def sentences(num: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 5))).capitalize() + "." for _ in range(num)]
+
+
+def new_tokenizer(folder, seed: int = 0):
+    codebook = torch.randn(len(LETTERS), 8, generator=torch.Generator().manual_seed(seed))
+    settings = {"model": {"pooling": 4, "quantizer": {"num_codes": len(LETTERS)}}}
+    with artifacts.build(folder, "tokenizer", settings) as draft:
+        save_file({"quantizer.codebook": codebook}, draft.folder / "model.safetensors")
+    return folder
+
+
+def new_codes(folder, tokenizer, utterances):
+    with artifacts.build(folder, "codes", {}, {"tokenizer": artifacts.read(tokenizer)}) as draft:
+        write_codes(draft.folder, 0, utterances)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that has learnt to spell, with two utterances that nothing can be learnt from."""
+    folder = tmp_path_factory.mktemp("text_to_token")
+    tokenizer = new_tokenizer(folder / "tokenizer")
+    texts = sentences(400, seed=1)
+    utterances = [CodedUtterance(str(i), codes_of(t), t) for i, t in enumerate(texts)]
+    utterances += [CodedUtterance("silent", [1, 2], None), CodedUtterance("endless", [1] * 300, "a " * 90)]
+    config = TextToTokenConfig(
+        out=folder / "model",
+        codes=(new_codes(folder / "codes", tokenizer, utterances),),
+        tokenizer=tokenizer,
+        model=LmConfig(hidden=64, layers=2, heads=2, ffn=128, max_position_tokens=256),
+        vocab_size=300,
+        batch_utterances=16,
+        row_tokens=96,
+        train=TrainConfig(steps=260, lr=5e-3, warmup_steps=20, precision="fp32"),
+    )
+    run(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def synthesizer(trained):
+    return Synthesizer.load(trained.out)
+
+
+def test_what_is_spoken_reads_back_as_the_text(trained, synthesizer):
+    unseen = [t for t in sentences(100, seed=2) if t not in sentences(400, seed=1)]
+    losses = [line["loss"] for line in read_metrics(trained.out / "log")]
+    assert losses[-1] < 0.2 * losses[0]
+    codes = synthesizer.speak(unseen, range(len(unseen)))
+    assert all(0 <= code < len(LETTERS) for row in codes for code in row or [])
+    assert read_back(LetterTokenizer(), codes, unseen).rate < 0.2
+    others = codes[1:] + codes[:1]
+    assert read_back(LetterTokenizer(), others, unseen).rate > 0.5
+
+
+def test_codes_depend_on_text_and_seed_and_not_on_the_batch(trained, synthesizer):
+    texts = sentences(20, seed=3)
+    together = synthesizer.speak(texts, range(20))
+    assert synthesizer.speak(texts[::-1], range(19, -1, -1))[::-1] == together
+    assert [synthesizer.speak([t], [i])[0] for i, t in enumerate(texts)] == together
+    assert Synthesizer.load(trained.out).speak(texts, range(20)) == together
+    assert synthesizer.speak(texts, range(100, 120)) != together
+
+
+def test_the_same_words_are_said_wherever_they_are_cut(synthesizer):
+    assert synthesizer.speak(["Old, dog!"], [0]) == synthesizer.speak(['  "old dog'], [0])
+
+
+def test_nothing_to_say_and_too_much_to_say_give_none(synthesizer):
+    assert synthesizer.speak(["...", "a red dog " * 60, "a dog"], [0, 1, 2])[:2] == [None, None]
+    assert synthesizer.speak([], []) == []
+
+
+def test_a_model_that_never_ends_gives_none(trained, tmp_path):
+    manifest = artifacts.read(trained.out)
+    model, tokenizer = load_hf(trained.out, torch.float32)
+    vocab = SpeechVocab.of(tokenizer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[vocab.end_of_audio_id] = 0
+        model.get_input_embeddings().weight[vocab.first_audio_id : vocab.end_of_audio_id - 1] *= 9
+    settings, parents = manifest.settings, {"tokenizer": artifacts.read(trained.tokenizer)}
+    with artifacts.build(tmp_path / "endless", manifest.kind, settings, parents) as draft:
+        save(model, tokenizer, draft.folder)
+        draft.counts.update(manifest.counts)
+    codes = Synthesizer.load(tmp_path / "endless").speak(sentences(8, seed=4), range(8))
+    assert codes.count(None) > 4
+
+
+def test_the_artifact_tells_what_it_was_made_from(trained, synthesizer):
+    manifest = artifacts.read(trained.out)
+    artifacts.require_parent(manifest, "tokenizer", artifacts.read(trained.tokenizer))
+    assert (manifest.counts["utterances"], manifest.counts["left_out_utterances"]) == (400, 2)
+    assert synthesizer.frame_rate_hz == 12.5
+    assert run(trained) == manifest
+
+
+def test_unfit_codes_are_refused(trained, tmp_path):
+    other = new_tokenizer(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="different tokenizers"):
+        run(TextToTokenConfig(tmp_path / "out", trained.codes, other))
+    speechless = [CodedUtterance(str(i), [1, 2, 3], None) for i in range(50)]
+    codes = new_codes(tmp_path / "codes", trained.tokenizer, speechless)
+    with pytest.raises(UserError, match="0 transcribed utterances"):
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer))
+    assert not (tmp_path / "out").exists()
+
+
+def test_unsaid_text_counts_as_lost_words():
+    error = read_back(LetterTokenizer(), [codes_of("a red dog"), None], ["A red dog.", "to me"])
+    assert (error.rate, error.num_units) == (2 / 5, 5)
+    assert read_back(LetterTokenizer(), [None], ["to me"]).rate == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("\N{LEFT DOUBLE QUOTATION MARK}Don\N{RIGHT SINGLE QUOTATION MARK}t!\N{RIGHT DOUBLE QUOTATION MARK} he said", "don't he said"),
+        ("At 10:30, 3.5% or $1,000.", "at 10:30 3.5% or $1,000"),
+        ("well-known - 'quoted'", "well known quoted"),
+        ("नमस्ते, दुनिया।", "नमस्ते दुनिया"),
+        ("...", ""),
+    ],
+)  # fmt: skip
+def test_spoken_form(text, spoken):
+    assert spoken_form(text) == spoken
+    assert spoken_form(spoken) == spoken
+
+
+def test_a_prompt_is_made_of_the_ids_of_its_words(trained):
+    vocab = SpeechVocab.of(load_hf(trained.out, torch.float32)[1])
+    joined = np.concatenate([prompt_ids(vocab, word)[:-1] for word in ("dog", "ran")])
+    assert prompt_ids(vocab, "Dog ran.").tolist() == [*joined, vocab.begin_of_audio_id]

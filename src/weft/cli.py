@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
 from weft import __version__
@@ -111,10 +111,12 @@ def _dispatch(arguments: list[str]) -> int:
 def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
     from cyclopts import App, CycloptsError
 
-    from weft.config import one_line, recipe_source
+    from weft.config import FLAGS, one_line, recipe_source
 
     asks_help = any(t in ("-h", "--help") for t in tokens)
-    app = App(name=f"weft {name}", help=verb.help, help_epilogue=_epilogue(verb), version_flags=())
+    app = App(
+        name=f"weft {name}", help=verb.help, help_epilogue=_epilogue(verb), version_flags=(), default_parameter=FLAGS
+    )
     if verb.recipe and not asks_help:
         if not tokens or tokens[0].startswith("-"):
             raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
@@ -136,13 +138,16 @@ def _command(verb: Verb) -> Callable[..., None]:
     from cyclopts import Parameter
 
     module = importlib.import_module(verb.module)
+    kind = getattr(module, verb.config)
 
     def command(config: Any) -> None:
         done = getattr(module, verb.run)(config)
         if done is not None:
             _show(done)
 
-    command.__annotations__["config"] = Annotated[getattr(module, verb.config), Parameter(name="*")]
+    command.__annotations__["config"] = Annotated[kind, Parameter(name="*")]
+    if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
+        command.__defaults__ = (kind(),)
     return command
 
 

@@ -21,13 +21,16 @@ from weft.errors import UserError
 
 T = TypeVar("T")
 
+# Of every flag: `--text a.txt b.txt` takes both, and there are no `--no-...` or `--empty-...` beside it.
+FLAGS = Parameter(consume_multiple=True, negative=())
+
 
 def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T:
     """Read the recipe at `path` into `kind`, with command-line `flags` over it.
 
     Raises UserError for a file that is missing or not TOML, and for unknown, missing or ill-typed keys.
     """
-    app = App(name=Path(path).name)
+    app = App(name=Path(path).name, default_parameter=FLAGS)
 
     def give(recipe: Any) -> Any:
         return recipe

@@ -37,7 +37,7 @@ def folder(tmp_path, vocab, tiny_lm):
 def test_a_saved_model_is_a_plain_hugging_face_folder(folder, vocab, tiny_lm):
     ids = torch.arange(20)[None]
     plain = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(plain(ids).logits, tiny_lm(ids).logits)
+    assert torch.allclose(plain(ids).logits, tiny_lm(ids).logits, atol=1e-5)
     assert SpeechVocab.of(AutoTokenizer.from_pretrained(folder)).fingerprint == vocab.fingerprint
     assert plain.config.eos_token_id == vocab.eos_id
 

@@ -2,7 +2,7 @@
 
     manifest = run(DecoderConfig(out=..., codes=(...,), audio=(...,), tokenizer=..., train=TrainConfig(steps=600)))
 
-All mel spectrograms are computed once and kept in memory, 20 kB a second of speech. A training window is a block and
+All mel spectrograms are computed once and kept in memory, 10 kB a second of speech. A training window is a block and
 the codes before it, anywhere in an utterance; some steps take shorter blocks, as at the beginning and the end.
 """
 
@@ -65,7 +65,7 @@ def run(config: DecoderConfig) -> Manifest:
     parents = {"tokenizer": tokenizer}
     for folder in config.codes:
         artifacts.require_parent(artifacts.read(folder, "codes"), "tokenizer", tokenizer)
-    settings = settings_of(config)
+    settings = settings_of(config, leave_out=("out", "max_bad_share"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, KIND, settings, parents) as draft, torch.random.fork_rng():
@@ -179,7 +179,7 @@ def _mel(utterance: CodedUtterance, path: str | None, samples_per_code: int, spe
         raise UserError("the audio manifests have no such id")
     samples = load(path, spectrogram.config.sample_rate_hz)
     num_samples = len(utterance.codes) * samples_per_code
-    if not -samples_per_code < num_samples - len(samples) < 2 * samples_per_code:
+    if abs(num_samples - len(samples)) > samples_per_code:
         raise UserError(f"{path} has {len(samples)} samples, and {len(utterance.codes)} codes last {num_samples}")
     padded = np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
     return spectrogram(torch.from_numpy(padded)[None])[0]

@@ -26,22 +26,27 @@ from weft.speak import speak_lines
 from weft.voices import Line
 
 MAIN_VOICE = "espeak:en-us"
-OTHER_VOICE = "espeak:en-us+f3?speed=165"
+OTHER_VOICE = "espeak:en-us+f3"
+# Words a minute, drawn for each line: a synthesiser that said the same words in the same way each time would be learnt
+# by heart, and what was learnt by heart is likelier than anything that makes sense.
+SPEEDS = (158, 164, 170, 176, 182, 188, 194)
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything the demo uses."""
 
-    stories: int = 900
+    stories: int = 800
     """Stories of the world spoken for training, sentence by sentence."""
     turns: int = 400
     """Dialogue turns of the world spoken for training."""
     held_out: int = 160
     """Utterances kept from training, to measure on."""
-    woven_documents: int = 1200
+    woven_documents: int = 2200
     """Text documents that get spoken spans."""
-    plain_documents: int = 1200
+    spoken_documents: int = 1500
+    """Text documents that are spoken from beginning to end, as unsupervised speech would be."""
+    plain_documents: int = 600
     """Text documents that stay text."""
     dialogues: int = 500
     """Dialogues of the fine-tune."""
@@ -61,6 +66,7 @@ class Material:
     others: tuple[Path, ...]
     held_out: Path
     woven: Path
+    spoken: Path
     plain: Path
     dialogues: Path
     pairs: Path
@@ -85,13 +91,15 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
     question = world.questions(held_out=True)[seed % len(world.questions(held_out=True))]
     _write_texts(folder / "woven.jsonl", islice(documents, sizes.woven_documents))
     _write_texts(folder / "plain.jsonl", islice(documents, sizes.plain_documents))
-    _write_texts(folder / "held_out_text.jsonl", (p.beginning + " " + p.right for p in pairs))
+    unheard = range(sizes.stories, sizes.stories + sizes.spoken_documents)
+    _write_texts(folder / "spoken.jsonl", (world.story(i).text for i in unheard))
+    _write_texts(folder / "held_out_text.jsonl", (f"{p.beginning} {p.right}" for p in pairs))
     _write_lines(folder / "dialogues.jsonl", ({"id": d.id, "turns": [asdict(t) for t in d.turns]} for d in dialogues))
     write_bytes(folder / "pairs.jsonl", write_pairs(pairs).encode())
     lines = _training_lines(world, sizes)
     spoken = {
-        "voice": [line for line in lines if line.voice == MAIN_VOICE],
-        "other": [line for line in lines if line.voice == OTHER_VOICE],
+        "voice": [line for line in lines if line.voice.startswith(f"{MAIN_VOICE}?")],
+        "other": [line for line in lines if line.voice.startswith(f"{OTHER_VOICE}?")],
         "held_out": _held_out_lines(world, sizes.held_out),
         "pairs": [Line(n, t, MAIN_VOICE, p.id) for p in pairs for n, t in p.pieces.items()],
         "question": [Line("question", question.question, MAIN_VOICE)],
@@ -103,6 +111,7 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
         others=(folder / "other",),
         held_out=folder / "held_out",
         woven=folder / "woven.jsonl",
+        spoken=folder / "spoken.jsonl",
         plain=folder / "plain.jsonl",
         dialogues=folder / "dialogues.jsonl",
         pairs=folder / "pairs.jsonl",
@@ -115,8 +124,10 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
 
 
 def _training_lines(world: World, sizes: Sizes) -> list[Line]:
+    rng = random.Random(f"{world.seed}/speeds")
+
     def voice(i: int) -> str:
-        return OTHER_VOICE if i % 4 == 3 else MAIN_VOICE
+        return f"{OTHER_VOICE if i % 4 == 3 else MAIN_VOICE}?speed={rng.choice(SPEEDS)}"
 
     stories = [world.story(i) for i in range(sizes.stories)]
     turns = [t.text for i in range(sizes.turns) for t in world.dialogue(i).turns][: sizes.turns]
@@ -158,9 +169,11 @@ def of_user(
     _write_manifest(folder / "held_out.jsonl", order[:num_held_out])
     pairs, rest = _pairs_of(documents, sizes.pairs, rng)
     half = min(sizes.woven_documents, -(-len(rest) // 2))
+    stop = half + min(sizes.plain_documents, max(1, len(rest) // 4))
     _write_texts(folder / "held_out_text.jsonl", (f"{p.beginning} {p.right}" for p in pairs))
     _write_texts(folder / "woven.jsonl", rest[:half])
-    _write_texts(folder / "plain.jsonl", rest[half : half + sizes.plain_documents] or rest[:half])
+    _write_texts(folder / "plain.jsonl", rest[half:stop] or rest[:half])
+    _write_texts(folder / "spoken.jsonl", rest[stop : stop + sizes.spoken_documents] or rest[:half])
     _write_lines(folder / "dialogues.jsonl", _dialogues_of(rest, sizes.dialogues))
     write_bytes(folder / "pairs.jsonl", write_pairs(pairs).encode())
     return Material(
@@ -168,6 +181,7 @@ def of_user(
         others=(),
         held_out=folder / "held_out.jsonl",
         woven=folder / "woven.jsonl",
+        spoken=folder / "spoken.jsonl",
         plain=folder / "plain.jsonl",
         dialogues=folder / "dialogues.jsonl",
         pairs=folder / "pairs.jsonl",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,8 @@ class DemoConfig:
     """Seed of the world, of the split and of every stage."""
     workers: int = 2
     """Processes that speak and tokenize."""
+    steps_share: float = 1.0
+    """Share of every recipe's training steps: less is a quick look at the road, and nothing is learnt well."""
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -83,7 +85,14 @@ class Road:
             x for key, value in paths.items() for v in _each(value) for x in (f"--{key.replace('_', '-')}", str(v))
         ]
         seeded = "train.seed" if any(f.name == "train" for f in fields(kind)) else "seed"
-        return load_recipe(kind, recipe_path(f"nano/{name}"), [*flags, f"--{seeded}", str(self.config.seed)])
+        recipe: Any = load_recipe(kind, recipe_path(f"nano/{name}"), [*flags, f"--{seeded}", str(self.config.seed)])
+        if seeded == "seed":
+            return recipe
+        return replace(recipe, train=replace(recipe.train, steps=self.share_of(recipe.train.steps)))
+
+    def share_of(self, steps: int) -> int:
+        """The training steps that this run takes of a recipe's."""
+        return max(1, round(self.config.steps_share * steps))
 
     def stage(self, name: str, walk: Callable[[Road], None]) -> None:
         """Walk one stage and note the seconds it took; a stage that was walked before keeps its seconds."""

@@ -7,7 +7,7 @@ for name, walk in STAGES.items():
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from weft.artifacts import Manifest, read, write_json
@@ -16,9 +16,9 @@ from weft.data.corpus import read_manifest
 from weft.demo.road import Road
 from weft.wer import ErrorRate
 
-_RESYNTH_UTTERANCES = 60
+_RESYNTH_UTTERANCES = 40
 _PACKED = {
-    "tokens": ("woven", "speech", "plain", "asr", "tts"),
+    "tokens": ("woven", "spoken", "speech", "plain", "asr", "tts"),
     "held_out_tokens": ("held_out_text", "held_out_speech"),
 }
 
@@ -36,6 +36,7 @@ def tokenizer(road: Road) -> None:
     recipe = road.recipe(
         TokenizerConfig, "tokenizer", speech=m.speech, held_out=(m.held_out,), out=road.path("tokenizer")
     )
+    recipe = replace(recipe, quantize_from_step=road.share_of(recipe.quantize_from_step))
     road.results["tokenizer"] = run(recipe).counts
 
 
@@ -93,15 +94,10 @@ def interleave(road: Road) -> None:
     """Ordinary text gets spoken spans."""
     from weft.interleave.interleave import InterleaveConfig, run
 
-    counts = run(
-        InterleaveConfig(
-            corpus=(road.material.woven,),
-            text_to_token=road.path("text_to_token"),
-            out=road.path("documents/woven"),
-            seed=road.config.seed,
-        )
-    ).counts
-    road.results["interleave"] = counts
+    m, speaker, seed = road.material, road.path("text_to_token"), road.config.seed
+    woven = run(InterleaveConfig((m.woven,), speaker, road.path("documents/woven"), seed=seed))
+    run(InterleaveConfig((m.spoken,), speaker, road.path("documents/spoken"), speech_ratio=1.0, seed=seed))
+    road.results["interleave"] = woven.counts
 
 
 def documents(road: Road) -> None:
@@ -123,9 +119,11 @@ def pretrain(road: Road) -> None:
     from weft.lm import pretrain as lm
     from weft.lm import start
 
-    m, base = road.material, road.path("lm-start")
+    base = road.path("lm-start")
     start.run(
-        road.recipe(start.StartConfig, "lm", tokenizer=road.path("tokenizer"), texts=(m.plain, m.woven), out=base)
+        road.recipe(
+            start.StartConfig, "lm", tokenizer=road.path("tokenizer"), base=road.path("text_to_token"), out=base
+        )
     )
     for name, datasets in _PACKED.items():
         pack.run(pack.PackConfig(tuple(road.path(f"documents/{n}") for n in datasets), base, road.path(name)))

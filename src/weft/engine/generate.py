@@ -135,7 +135,7 @@ class Engine:
             if num_running < _SHRINK_AT * len(rows):
                 kept = running.nonzero()[:, 0]
                 rows, ids, mask, running = rows[kept], ids[kept], mask[kept], running[kept]
-                cache.reorder_cache(kept)
+                cache.reorder_cache(kept)  # type: ignore[arg-type]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         kept_ids = zip(new_ids.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
         return [Generated(row[:length], stop) for row, length, stop in kept_ids]
@@ -219,16 +219,16 @@ class _BufferedLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._held = 0
-            self._room = (key_states[:, :, :0], value_states[:, :, :0])
+            self._room = [key_states[:, :, :0], value_states[:, :, :0]]
         first, self._held = self._held, self._held + key_states.shape[-2]
         if self._held > self._room[0].shape[-2]:
-            self._room = tuple(_enlarged(room, first, self._held) for room in self._room)
+            self._room = [_enlarged(room, first, self._held) for room in self._room]
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, first : self._held] = states
         return self._show()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        self._room = tuple(room.index_select(0, beam_idx) for room in self._room)
+        self._room = [room.index_select(0, beam_idx) for room in self._room]
         self._show()
 
     def _show(self) -> tuple[Tensor, Tensor]:

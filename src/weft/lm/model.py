@@ -29,10 +29,10 @@ from transformers import (
 from weft import artifacts
 from weft.artifacts import Manifest
 from weft.errors import UserError
+from weft.training.loop import quickest_attention
 from weft.vocab import SpeechVocab, extend_tokenizer
 
 KIND = "language_model"
-_ATTENTION = "sdpa"  # the kernel that keeps packed documents apart in rows of any number (see weft.lm.packing)
 _SPREAD = 0.1  # deviation of new embedding rows from the old rows' mean, as a share of the old rows' own
 _NUM_TRAITS = 256  # directions in which new rows differ from each other
 _MAX_DRAWN_FROM = 4096  # old rows that new ones are mixed from: enough for their covariance, cheap in a large model
@@ -99,7 +99,7 @@ def new_lm(
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        model = AutoModelForCausalLM.from_config(llama, attn_implementation=_ATTENTION)
+        model = AutoModelForCausalLM.from_config(llama, attn_implementation=quickest_attention())
     if codebook is not None:
         audio_ids = SpeechVocab.of(tokenizer).codes_to_ids(range(len(codebook))).tolist()
         text_ids = sorted(set(tokenizer.get_vocab().values()) - set(audio_ids))
@@ -176,7 +176,11 @@ def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, Pr
         raise UserError(f"{folder} has no config.json: give a Hugging Face model folder")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=_ATTENTION, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation=quickest_attention(),
+            local_files_only=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:

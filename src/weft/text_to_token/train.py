@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weft import artifacts
 from weft.artifacts import Manifest
 from weft.config import settings_of
-from weft.data.shards import Rows, tokenizer_of
+from weft.data.shards import Rows
 from weft.errors import UserError
 from weft.lm.mixture import permuted
 from weft.lm.model import LmConfig, extend_lm, load_hf, new_lm, save
@@ -66,7 +66,9 @@ def run(config: TextToTokenConfig) -> Manifest:
     """
     tokenizer = artifacts.read(config.tokenizer, "tokenizer")
     manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
-    parents = manifests | tokenizer_of({"tokenizer": tokenizer, **manifests}) | {"tokenizer": tokenizer}
+    for manifest in manifests.values():
+        artifacts.require_parent(manifest, "tokenizer", tokenizer)
+    parents = {**manifests, "tokenizer": tokenizer}
     settings = settings_of(config, leave_out=("out", "codes", "tokenizer"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)

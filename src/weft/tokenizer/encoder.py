@@ -106,7 +106,7 @@ class BottleneckWhisper(nn.Module):
         first = state.num_frames if state else 0
         x = x + encoder.embed_positions.weight[first : first + x.shape[1]]
         frames_valid = None if valid is None else valid.repeat_interleave(self.config.pooling, dim=1)
-        mask = block_mask(x.shape[1], self.config.block_frames, first, frames_valid, x.device)
+        mask = _bias(block_mask(x.shape[1], self.config.block_frames, first, frames_valid, x.device))
         for layer in encoder.layers[: self.config.layer]:
             x = layer(x, mask, past_key_values=state.cache if state else None)
         if state:
@@ -117,7 +117,7 @@ class BottleneckWhisper(nn.Module):
         """Code vectors (B, N, D) to what Whisper's decoder attends to (B, N, D)."""
         encoder = self.whisper.model.encoder
         x = values + self.positions_after.weight[: values.shape[1]]
-        mask = block_mask(x.shape[1], self.config.block_frames // self.config.pooling, 0, valid, x.device)
+        mask = _bias(block_mask(x.shape[1], self.config.block_frames // self.config.pooling, 0, valid, x.device))
         for layer in encoder.layers[self.config.layer :]:
             x = layer(x, mask)
         return encoder.layer_norm(x)
@@ -127,10 +127,10 @@ class BottleneckWhisper(nn.Module):
         decoder = self.whisper.model.decoder
         past = cache.get_seq_length() if cache is not None else 0
         x = decoder.embed_tokens(text_ids) + decoder.embed_positions.weight[past : past + text_ids.shape[1]]
-        mask = torch.ones(x.shape[1], past + x.shape[1], dtype=torch.bool, device=x.device).tril(past)
-        heard_mask = valid[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        causal = torch.ones(x.shape[1], past + x.shape[1], dtype=torch.bool, device=x.device).tril(past)
+        mask, heard_mask = _bias(causal[None, None]), _bias(valid[:, None, None, :].expand(-1, 1, x.shape[1], -1))
         for layer in decoder.layers:
-            x = layer(x, mask[None, None], heard, heard_mask, past_key_values=cache, use_cache=cache is not None)
+            x = layer(x, mask, heard, heard_mask, past_key_values=cache, use_cache=cache is not None)
         return self.whisper.proj_out(decoder.layer_norm(x))
 
 
@@ -145,3 +145,8 @@ def block_mask(num_frames: int, block: int, first: int, valid: Tensor | None, de
     start = torch.zeros(total, dtype=torch.bool, device=device)
     start[0] = True
     return mask & (valid[:, None, None, :] | start)
+
+
+def _bias(mask: Tensor) -> Tensor:
+    """A mask of who may attend to whom as what every attention of transformers adds to its scores."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)

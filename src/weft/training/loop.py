@@ -128,6 +128,12 @@ def multiplies_bf16(device_type: str) -> bool:
     return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def quickest_attention() -> str:
+    """transformers' attention for short sequences: its fused kernel on a GPU, plain products on a CPU, where they are
+    a quarter to a third quicker in bf16 than the fused kernel with a mask."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
 def discard_checkpoints(folder: Path) -> None:
     """Remove a finished run's checkpoints, once its weights are saved."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

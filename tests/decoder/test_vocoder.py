@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+
+from weft.decoder.vocoder import SILENCE, MelConfig, MelSpectrogram, Vocoder
+
+
+def voiced(num_frames: int = 60) -> torch.Tensor:
+    """A gliding buzz with pauses, (1, S)."""
+    t = torch.arange(num_frames * 256) / 16_000
+    phase = 2 * np.pi * (120 * t + 15 * t.square())
+    buzz = sum(torch.sin(k * phase) / k for k in range(1, 20))
+    return (0.1 * buzz * (torch.sin(2 * np.pi * 1.5 * t) > -0.5))[None]
+
+
+def push_all(vocoder: Vocoder, mel: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    state, noise = vocoder.new_state(batch_size=len(mel)), torch.Generator().manual_seed(0)
+    sound = [
+        vocoder.push(state, part, torch.randn(len(mel), part.shape[1] * 256, generator=noise))
+        for part in mel.split(sizes, dim=1)
+    ]
+    return torch.cat([*sound, vocoder.flush(state)], dim=1)[:, vocoder.delay_samples :]
+
+
+@pytest.mark.parametrize("sizes", [[60], [20, 40], [5] * 12])
+def test_the_sound_of_a_mel_spectrogram_has_that_mel_spectrogram(sizes: list[int]) -> None:
+    vocoder = Vocoder(MelConfig())
+    samples = voiced()
+    mel = vocoder.spectrogram(samples)
+    again = push_all(vocoder, mel, sizes)
+    assert again.shape == samples.shape
+    found = vocoder.spectrogram(again)
+    loud = mel > -4
+    assert (found - mel)[loud].abs().mean() < 0.35
+    noise = vocoder.spectrogram(samples.std() * torch.randn(samples.shape, generator=torch.Generator().manual_seed(1)))
+    assert (noise - mel)[loud].abs().mean() > 3 * (found - mel)[loud].abs().mean()
+
+
+def test_a_frame_is_centred_on_its_own_hop() -> None:
+    spectrogram = MelSpectrogram(MelConfig())
+    samples = torch.zeros(1, 10 * 256)
+    samples[0, 4 * 256 + 128] = 1.0  # the middle of frame 4
+    loudness = spectrogram(samples).exp().sum(-1)[0]
+    assert loudness.argmax() == 4
+    assert torch.allclose(loudness[3], loudness[5], rtol=1e-3)
+    assert (spectrogram(samples)[0, [0, 9]] == SILENCE).all()
+
+
+def test_silence_stays_silent() -> None:
+    vocoder = Vocoder(MelConfig())
+    sound = push_all(vocoder, torch.full((1, 20, 80), SILENCE), [10, 10])
+    assert sound.abs().max() < 1e-3
+
+
+def test_rows_of_a_batch_are_apart() -> None:
+    vocoder = Vocoder(MelConfig())
+    mel = vocoder.spectrogram(voiced())
+    noise = torch.randn(1, 60 * 256, generator=torch.Generator().manual_seed(0))
+    alone = vocoder.push(vocoder.new_state(1), mel, noise)
+    both = torch.cat([mel, torch.full_like(mel, -1.0)])
+    together = vocoder.push(vocoder.new_state(2), both, noise.repeat(2, 1))
+    assert torch.allclose(together[:1], alone, atol=1e-3)

@@ -27,6 +27,7 @@ from weft.voices import Line
 
 MAIN_VOICE = "espeak:en-us"
 OTHER_VOICE = "espeak:en-us+f3"
+_PASSAGE_SENTENCES = 5
 # Words a minute, drawn for each line: a synthesiser that said the same words in the same way each time would be learnt
 # by heart, and what was learnt by heart is likelier than anything that makes sense.
 SPEEDS = (158, 164, 170, 176, 182, 188, 194)
@@ -157,9 +158,10 @@ def of_user(
         utterances = [u for u in read_manifest(*audio) if u.text]
         if len(utterances) < 40:
             raise UserError(f"{audio[0]}: {len(utterances)} utterances with a transcript are too few, give at least 40")
-        documents = [d.text for d in read_texts(*texts)] if texts else [u.text or "" for u in utterances]
+        sentences = [_ended(u.text or "") for u in utterances]
+        documents = _passages(d.text for d in read_texts(*texts)) if texts else _passages([" ".join(sentences)])
     else:
-        documents = [d.text for d in read_texts(*texts)]
+        documents = _passages(d.text for d in read_texts(*texts))
         utterances = _speak_sentences(folder, documents, sizes, rng, workers)
     rng.shuffle(documents)
     order = rng.sample(utterances, len(utterances))
@@ -191,6 +193,21 @@ def of_user(
     )
 
 
+def _passages(texts: Iterable[str]) -> list[str]:
+    """Texts cut into passages of a few sentences, as long as the world's documents."""
+    passages = []
+    for text in texts:
+        sentences = sentences_of(" ".join(text.split()))
+        cut = (" ".join(sentences[i : i + _PASSAGE_SENTENCES]) for i in range(0, len(sentences), _PASSAGE_SENTENCES))
+        passages += [p for p in cut if 20 <= len(p.split()) <= 150]
+    return passages
+
+
+def _ended(sentence: str) -> str:
+    """A transcript as a sentence of a text."""
+    return sentence if sentence.rstrip().endswith((".", "!", "?")) else f"{sentence.rstrip()}."
+
+
 def _speak_sentences(
     folder: Path, documents: Sequence[str], sizes: Sizes, rng: random.Random, workers: int
 ) -> list[Utterance]:
@@ -198,7 +215,8 @@ def _speak_sentences(
     if len(sentences) < 40:
         raise UserError(f"the text has {len(sentences)} sentences of 3 to 16 words: give more text")
     chosen = rng.sample(sentences, min(len(sentences), 4 * sizes.stories))
-    speak_lines([Line(f"line-{i}", s, MAIN_VOICE) for i, s in enumerate(chosen)], folder / "spoken", workers)
+    lines = [Line(f"line-{i}", s, f"{MAIN_VOICE}?speed={rng.choice(SPEEDS)}") for i, s in enumerate(chosen)]
+    speak_lines(lines, folder / "spoken", workers)
     return read_manifest(folder / "spoken")
 
 

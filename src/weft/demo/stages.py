@@ -168,9 +168,7 @@ def evaluate(road: Road) -> None:
         codes = speak_by_model(Synthesizer.load(road.path("text_to_token")), pieces, road.config.seed)
     found = cloze.measure(LanguageModel.load(road.path("pretrained")), pairs, codes)
     write_json(road.path("log/cloze.json"), {d: list(a.chosen_right[:2]) for d, a in found.items()})
-    road.results["eval"] = {
-        "topic_cloze": {d: {"accuracy": a.accuracy, "low": a.low, "high": a.high, "n": a.num} for d, a in found.items()}
-    }
+    road.results["eval"] = {"topic_cloze": {d: cloze.figures(a) for d, a in found.items()}}
 
 
 def chat(road: Road) -> None:

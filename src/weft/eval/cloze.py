@@ -82,6 +82,17 @@ def measure(lm: LanguageModel, pairs: Sequence[ClozePair], codes: Mapping[str, S
     }
 
 
+def figures(found: Accuracy) -> dict[str, float | None]:
+    """An accuracy as results.json has it."""
+    return {
+        "accuracy": found.accuracy,
+        "low": found.low,
+        "high": found.high,
+        "n": found.num,
+        "mutual_information": found.mutual_information,
+    }
+
+
 def _spoken(pair: ClozePair, codes: Mapping[str, Sequence[int]]) -> Pair:
     try:
         segments = [

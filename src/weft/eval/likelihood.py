@@ -7,6 +7,10 @@
 An ending's score is the **mean log-likelihood of its words' ids or of its speech codes** given the prompt, so that
 endings of different length compare; audio markers, which a template dictates, are not counted. Chance is 0.5
 (section 7: Topic-StoryCloze, StoryCloze). Prompt and ending are written as in an interleaved document.
+
+Beside it stands the choice by pointwise mutual information: the same score less the ending's score without the prompt
+(Holtzman et al. 2021). An ending of common words, or spoken in a common way, is likely after anything; this asks what
+the prompt adds.
 """
 
 from __future__ import annotations
@@ -53,6 +57,8 @@ class Accuracy:
     high: float
     num: int
     chosen_right: tuple[bool, ...] = ()
+    mutual_information: float | None = None
+    """The same share where an ending's score without the prompt is taken off."""
 
 
 def choose_likelier(model: PreTrainedModel, vocab: SpeechVocab, pairs: Sequence[Pair]) -> Accuracy:
@@ -63,9 +69,26 @@ def choose_likelier(model: PreTrainedModel, vocab: SpeechVocab, pairs: Sequence[
     if not pairs:
         raise UserError("there are no pairs to choose from: give at least one")
     endings = [_ids(vocab, pair, ending, i) for i, pair in enumerate(pairs) for ending in (pair.right, pair.wrong)]
-    right, wrong = _scores(model, endings).reshape(-1, 2).T
-    found = interval(float((right > wrong).sum() + 0.5 * (right == wrong).sum()), len(pairs))
-    return replace(found, chosen_right=tuple((right > wrong).tolist()))
+    scores = _scores(model, endings)
+    gains = scores - _scores(model, [_alone(vocab, ids, counted) for ids, counted in endings])
+    right, wrong = scores.reshape(-1, 2).T
+    found = interval(_num_right(scores), len(pairs))
+    by_gain = _num_right(gains) / len(pairs)
+    return replace(found, chosen_right=tuple((right > wrong).tolist()), mutual_information=by_gain)
+
+
+def _num_right(scores: np.ndarray) -> float:
+    """How often the first of two scores is the higher, a tie counting half."""
+    right, wrong = scores.reshape(-1, 2).T
+    return float((right > wrong).sum() + 0.5 * (right == wrong).sum())
+
+
+def _alone(vocab: SpeechVocab, ids: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An ending at the start of a document of its own; in a stream of documents that is after the end of another."""
+    first = int(np.argmax(counted))
+    if ids[first - 1] == vocab.begin_of_audio_id:
+        first -= 1
+    return np.append(vocab.eos_id, ids[first:]), np.append(False, counted[first:])
 
 
 def interval(num_right: float, num: int) -> Accuracy:

@@ -93,7 +93,7 @@ def _topic_cloze(config: EvalConfig) -> dict[str, Any]:
         raise UserError("topic-cloze needs pairs of endings: give --pairs PAIRS.jsonl")
     pairs = cloze.read_pairs(config.pairs)
     found = cloze.measure(LanguageModel.load(config.model / "lm"), pairs, _codes(config, pairs))
-    return {d: {"accuracy": a.accuracy, "low": a.low, "high": a.high, "n": a.num} for d, a in found.items()}
+    return {d: cloze.figures(a) for d, a in found.items()}
 
 
 def _codes(config: EvalConfig, pairs: Sequence[ClozePair]) -> dict[str, Sequence[int]]:

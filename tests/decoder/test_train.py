@@ -98,7 +98,7 @@ def test_a_window_is_a_block_and_what_came_before_it(config: DecoderConfig) -> N
     context, blocks = FLOW.context_codes, set()
     padded = [[NUM_CODES] * context + list(u.codes) for u in Rows.of(*config.codes).utterances()]
     drawn, possible = set(), set()
-    for step in range(60):
+    for step in range(200):
         batch = voice.batch_at(step)
         block = batch.noise.shape[1]
         blocks.add(block)

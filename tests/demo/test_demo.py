@@ -1,4 +1,4 @@
-"""The whole road at a hundredth of its size: every stage is real, and what it makes is of a piece."""
+"""The whole road at a fraction of its size: every stage is real, and what it makes is of a piece."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from weft.demo.material import Sizes
 from weft.demo.world import World
 
 SIZES = Sizes(
-    stories=8, turns=6, held_out=4, woven_documents=6, spoken_documents=3, plain_documents=4, dialogues=8, pairs=6
+    stories=14, turns=8, held_out=4, woven_documents=6, spoken_documents=3, plain_documents=4, dialogues=8, pairs=6
 )
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
-    run(DemoConfig(out=out, sizes=SIZES, steps_share=0.012, workers=1))
+    run(DemoConfig(out=out, sizes=SIZES, steps_share=0.06, workers=1))
     return out
 
 
@@ -62,7 +62,7 @@ def test_parts_know_their_parents(bundle: Path) -> None:
 
 def test_a_rerun_makes_nothing_anew(bundle: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in bundle.rglob("*.safetensors")}
-    run(DemoConfig(out=bundle, sizes=SIZES, steps_share=0.012, workers=1))
+    run(DemoConfig(out=bundle, sizes=SIZES, steps_share=0.06, workers=1))
     assert {p: p.stat().st_mtime_ns for p in bundle.rglob("*.safetensors")} == before
 
 
@@ -82,7 +82,7 @@ def test_own_text_and_speech_walk_the_same_road(bundle: Path, tmp_path: Path) ->
     world = World(3)
     (tmp_path / "book.txt").write_text("\n\n".join(world.document(i) for i in range(40)))
     out = tmp_path / "run"
-    run(DemoConfig(out, (tmp_path / "book.txt",), (bundle / "material/voice",), 0, 1, 0.012, SIZES))
+    run(DemoConfig(out, (tmp_path / "book.txt",), (bundle / "material/voice",), 0, 1, 0.06, SIZES))
     results = json.loads((out / "results.json").read_text())
     assert results["eval"]["topic_cloze"]["T"]["n"] >= 2
     assert results["interleave"]["documents"] >= 1

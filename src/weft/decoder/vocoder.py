@@ -47,6 +47,9 @@ class MelConfig:
 class MelSpectrogram(nn.Module):
     """Natural logarithm of mel magnitudes. Frame t is centred on the middle of samples [t, t + 1) * hop."""
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         from transformers.audio_utils import mel_filter_bank

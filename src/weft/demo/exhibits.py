@@ -100,11 +100,8 @@ def _num_spoken(document: Document) -> int:
 
 def _cloze(road: Road) -> list[ClozeExample]:
     chosen = json.loads(road.path("log/cloze.json").read_text())
-    pairs = read_pairs(road.material.pairs)[:2]
-    return [
-        ClozeExample(p.beginning, p.right, p.wrong, {d: right[i] for d, right in chosen.items()})
-        for i, p in enumerate(pairs)
-    ]
+    pairs = [p for p in read_pairs(road.material.pairs) if p.id in chosen][:2]
+    return [ClozeExample(p.beginning, p.right, p.wrong, chosen[p.id]) for p in pairs]
 
 
 def _chat(road: Road) -> ChatExhibit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,19 +24,18 @@ T = TypeVar("T")
 
 # Seconds of each stage on two cores of a current server, from which the time left is estimated.
 EXPECTED_SEC = {
-    "speak": 35,
-    "tokenizer": 170,
-    "tokenize": 20,
-    "decoder": 60,
-    "resynth": 10,
-    "text_to_token": 75,
-    "interleave": 40,
-    "documents": 5,
-    "pretrain": 120,
-    "dialogues": 10,
-    "sft": 25,
-    "eval": 15,
-    "chat": 10,
+    "speak": 44,
+    "tokenizer": 130,
+    "tokenize": 25,
+    "decoder": 38,
+    "resynth": 7,
+    "text_to_token": 56,
+    "interleave": 49,
+    "documents": 1,
+    "pretrain": 195,
+    "sft": 30,
+    "eval": 14,
+    "chat": 1,
 }
 
 
@@ -84,7 +83,7 @@ class Road:
         flags = [
             x for key, value in paths.items() for v in _each(value) for x in (f"--{key.replace('_', '-')}", str(v))
         ]
-        seeded = "train.seed" if any(f.name == "train" for f in fields(kind)) else "seed"
+        seeded = "train.seed" if "train" in kind.__annotations__ else "seed"
         recipe: Any = load_recipe(kind, recipe_path(f"nano/{name}"), [*flags, f"--{seeded}", str(self.config.seed)])
         if seeded == "seed":
             return recipe

@@ -57,7 +57,7 @@ def decoder(road: Road) -> None:
     """Codes become sound."""
     from weft.decoder.train import DecoderConfig, run
 
-    paths = {"codes": (road.path("codes/voice"),), "audio": (road.material.voice,), "tokenizer": road.path("tokenizer")}
+    paths = {"codes": road.path("codes/voice"), "audio": road.material.voice, "tokenizer": road.path("tokenizer")}
     run(road.recipe(DecoderConfig, "decoder", **paths, out=road.path("decoder")))
 
 
@@ -166,8 +166,12 @@ def evaluate(road: Road) -> None:
     else:
         pieces = {name: text for pair in pairs for name, text in pair.pieces.items()}
         codes = speak_by_model(Synthesizer.load(road.path("text_to_token")), pieces, road.config.seed)
+    pairs = cloze.spoken_pairs(pairs, codes)
     found = cloze.measure(LanguageModel.load(road.path("pretrained")), pairs, codes)
-    write_json(road.path("log/cloze.json"), {d: list(a.chosen_right[:2]) for d, a in found.items()})
+    write_json(
+        road.path("log/cloze.json"),
+        {p.id: {d: a.chosen_right[i] for d, a in found.items()} for i, p in enumerate(pairs)},
+    )
     road.results["eval"] = {"topic_cloze": {d: cloze.figures(a) for d, a in found.items()}}
 
 

@@ -73,6 +73,14 @@ def codes_of(codes: Path) -> dict[str, Sequence[int]]:
     return {u.id: u.codes for u in Rows.of(codes).utterances()}
 
 
+def spoken_pairs(pairs: Sequence[ClozePair], codes: Mapping[str, Sequence[int]]) -> list[ClozePair]:
+    """The pairs of which every piece was spoken. Raises UserError when there is none."""
+    spoken = [pair for pair in pairs if pair.pieces.keys() <= codes.keys()]
+    if not spoken:
+        raise UserError("no pair could be spoken whole: give other pairs, or a voice that can say them")
+    return spoken
+
+
 def measure(lm: LanguageModel, pairs: Sequence[ClozePair], codes: Mapping[str, Sequence[int]]) -> dict[str, Accuracy]:
     """Accuracy in the directions T, ST, TS and S. Raises UserError when a piece of a pair was not spoken."""
     spoken = [_spoken(pair, codes) for pair in pairs]

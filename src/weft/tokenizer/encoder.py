@@ -25,6 +25,7 @@ from transformers import Cache, DynamicCache, WhisperConfig, WhisperForCondition
 
 from weft.errors import UserError
 from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
+from weft.training.loop import quickest_attention
 
 ENCODER_HZ = 50
 
@@ -66,6 +67,7 @@ class BottleneckWhisper(nn.Module):
         super().__init__()
         self.config = config
         self.whisper = whisper
+        whisper.set_attn_implementation(quickest_attention())
         encoder = whisper.model.encoder
         if not 0 < config.layer < len(encoder.layers):
             raise UserError(f"layer is {config.layer}: this Whisper has {len(encoder.layers)}, leave some on each side")

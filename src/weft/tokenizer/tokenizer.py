@@ -35,7 +35,6 @@ from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, 
 from weft.errors import UserError
 from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import QuantizerConfig
-from weft.training.loop import quickest_attention
 
 if TYPE_CHECKING:
     from weft.tokenizer.streaming import TokenizerStream
@@ -77,8 +76,7 @@ class SpeechTokenizer:
         manifest = read(folder, KIND)
         settings = manifest.settings["model"]
         config = BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**settings["quantizer"])})
-        config_of_whisper = WhisperConfig.from_pretrained(folder / "whisper", attn_implementation=quickest_attention())
-        whisper = WhisperForConditionalGeneration(config_of_whisper)
+        whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
         weights = load_file(folder / "model.safetensors")
         model = BottleneckWhisper(config, whisper)
         missing, surplus = model.load_state_dict(weights, strict=False)

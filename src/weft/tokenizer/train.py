@@ -37,7 +37,7 @@ from weft.records import Utterance
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import health
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer, batches_by_length
-from weft.training.loop import TrainConfig, discard_checkpoints, fit, quickest_attention
+from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.wer import word_error_rate
 
 
@@ -85,13 +85,6 @@ class TokenizerConfig:
     """Weight of the CTC loss."""
     max_bad_share: float = 0.01
     """Share of unreadable utterances above which training does not start."""
-
-    def __post_init__(self) -> None:
-        if self.quantize_from_step >= self.train.steps:
-            raise UserError(
-                f"quantize_from_step is {self.quantize_from_step}, and there are {self.train.steps} steps: "
-                "give fewer, or the bottleneck never closes"
-            )
 
 
 @dataclass(frozen=True)
@@ -267,6 +260,11 @@ def run(config: TokenizerConfig) -> Manifest:
     settings = settings_of(config)
     if artifacts.is_made(config.out, KIND, settings):
         return artifacts.read(config.out)
+    if config.quantize_from_step >= config.train.steps:
+        raise UserError(
+            f"quantize_from_step is {config.quantize_from_step}, and there are {config.train.steps} steps: "
+            "give fewer, or the bottleneck never closes"
+        )
     utterances = read_manifest(*config.speech)
     with artifacts.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
@@ -337,7 +335,6 @@ def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokeni
         eos_token_id=words.eos_token_id,
         decoder_start_token_id=words.bos_token_id,
         init_std=shape.width**-0.5,
-        attn_implementation=quickest_attention(),
     )
     return SpeechTokenizer(BottleneckWhisper(config.model, WhisperForConditionalGeneration(whisper)), words)
 
@@ -345,7 +342,7 @@ def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokeni
 def _base(config: TokenizerConfig) -> SpeechTokenizer:
     assert config.base is not None
     try:
-        whisper = WhisperForConditionalGeneration.from_pretrained(config.base, attn_implementation=quickest_attention())
+        whisper = WhisperForConditionalGeneration.from_pretrained(config.base)
         words = AutoTokenizer.from_pretrained(config.base)
     except (OSError, ValueError) as e:
         raise UserError(f"{config.base} is not a Hugging Face Whisper folder ({str(e).splitlines()[0]})") from e

@@ -31,7 +31,7 @@ from weft.data.formats import Piece
 from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
-from weft.interleave.interleave import Synthesizer
+from weft.interleave.interleave import Synthesizer, load_synthesizer
 from weft.interleave.spans import hash64, num_words
 from weft.records import Document, Meta, Segment
 from weft.vocab import ROLES
@@ -60,13 +60,7 @@ class DialoguesConfig:
     """Share of unreadable dialogues above which the job fails."""
 
 
-def _load_synthesizer(folder: Path) -> Synthesizer:
-    from weft.text_to_token.synthesize import Synthesizer
-
-    return Synthesizer.load(folder)
-
-
-def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = _load_synthesizer) -> Manifest:
+def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
     A dialogue with a turn that the model cannot say is left out and counted. Raises UserError for sources without

@@ -72,13 +72,14 @@ class Synthesizer(Protocol):
         """Codes for each text, decided by the text and its seed alone; None where it ran away."""
 
 
-def _load_synthesizer(folder: Path) -> Synthesizer:
+def load_synthesizer(folder: Path) -> Synthesizer:
+    """What speaks, from the folder of a text-to-token model; its libraries load here and not before."""
     from weft.text_to_token.synthesize import Synthesizer
 
     return Synthesizer.load(folder)
 
 
-def run(config: InterleaveConfig, load: Callable[[Path], Synthesizer] = _load_synthesizer) -> Manifest:
+def run(config: InterleaveConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
     Raises UserError for a corpus without documents or with too many bad ones.

@@ -12,7 +12,15 @@ from weft.demo.material import Sizes
 from weft.demo.world import World
 
 SIZES = Sizes(
-    stories=14, turns=8, held_out=4, woven_documents=6, spoken_documents=3, plain_documents=4, dialogues=8, pairs=6
+    stories=14,
+    turns=8,
+    span_documents=2,
+    held_out=4,
+    woven_documents=6,
+    spoken_documents=3,
+    plain_documents=4,
+    dialogues=8,
+    pairs=6,
 )
 
 

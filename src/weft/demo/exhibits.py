@@ -32,9 +32,12 @@ _NOTES = {
     "tokenizer.wer": f"{_JUDGE} Held-out sentences.",
     "resynth.wer": f"{_JUDGE} Codes to sound by flow matching and Griffin-Lim, then the same ear again.",
     "text_to_token.wer": f"{_JUDGE} Held-out sentences, one draw each.",
+    "tokenizer.span_wer": "Real speech of spans as interleaving cuts them. There is no sentence to guess a word from.",
+    "text_to_token.span_wer": "The same spans, said from text: the ear's own error on spans is in this.",
     "interleave": "Spans of Poisson(10) words over whole documents; the ratio is by words.",
     "pretrain.loss": "Nats a token on held-out documents.",
-    "eval.topic_cloze": "Mean log-likelihood of the ending's tokens; the wrong ending is another story's. Wilson 95 %.",
+    "eval.topic_cloze": "Mean log-likelihood of the ending's tokens; the wrong ending is another story's. Wilson 95 %. "
+    "By mutual information: what the beginning adds to the ending's likelihood, however common the ending is.",
     "chat": "The question is in a phrasing that training never used.",
 }
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weft.artifacts import write_bytes
 from weft.data.corpus import read_manifest, read_texts
 from weft.demo.world import World
 from weft.errors import UserError
 from weft.eval.cloze import ClozePair, sentences_of, write_pairs
+from weft.interleave.spans import draw, hash64
 from weft.records import Utterance
 from weft.speak import speak_lines
 from weft.voices import Line
@@ -28,6 +31,7 @@ from weft.voices import Line
 MAIN_VOICE = "espeak:en-us"
 OTHER_VOICE = "espeak:en-us+f3"
 _PASSAGE_SENTENCES = 5
+_SPAN_SHARE, _SPAN_WORDS = 0.5, 10.0
 # Words a minute, drawn for each line: a synthesiser that said the same words in the same way each time would be learnt
 # by heart, and what was learnt by heart is likelier than anything that makes sense.
 SPEEDS = (158, 164, 170, 176, 182, 188, 194)
@@ -41,8 +45,10 @@ class Sizes:
     """Stories of the world spoken for training, sentence by sentence."""
     turns: int = 400
     """Dialogue turns of the world spoken for training."""
+    span_documents: int = 200
+    """Documents of the world of which spans are spoken for training, cut where interleaving cuts."""
     held_out: int = 160
-    """Utterances kept from training, to measure on."""
+    """Utterances kept from training, to measure on, and as many spans."""
     woven_documents: int = 2200
     """Text documents that get spoken spans."""
     spoken_documents: int = 1500
@@ -59,6 +65,7 @@ class Sizes:
 class Material:
     """Files of the road. `voice` is the one that text-to-token and decoder learn; `others` train the tokenizer too.
 
+    `held_out_spans` are stretches of text cut anywhere, as interleaving cuts them, where an engine can speak such.
     `expected` answers the question, and `gold` are the words of it that matter, where they are known. `pairs_speech` is
     None where no engine can speak new text in the right voice: then text-to-token does.
     """
@@ -72,6 +79,7 @@ class Material:
     dialogues: Path
     pairs: Path
     pairs_speech: Path | None
+    held_out_spans: Path | None
     held_out_text: Path
     question: Utterance
     expected: str | None = None
@@ -97,11 +105,12 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
     _write_texts(folder / "held_out_text.jsonl", (f"{p.beginning} {p.right}" for p in pairs))
     _write_lines(folder / "dialogues.jsonl", ({"id": d.id, "turns": [asdict(t) for t in d.turns]} for d in dialogues))
     write_bytes(folder / "pairs.jsonl", write_pairs(pairs).encode())
-    lines = _training_lines(world, sizes)
+    lines = _training_lines(world, islice(documents, sizes.span_documents), sizes)
     spoken = {
         "voice": [line for line in lines if line.voice.startswith(f"{MAIN_VOICE}?")],
         "other": [line for line in lines if line.voice.startswith(f"{OTHER_VOICE}?")],
         "held_out": _held_out_lines(world, sizes.held_out),
+        "held_out_spans": _held_out_spans(world, sizes.held_out),
         "pairs": [Line(n, t, MAIN_VOICE, p.id) for p in pairs for n, t in p.pieces.items()],
         "question": [Line("question", question.question, MAIN_VOICE)],
     }
@@ -117,6 +126,7 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
         dialogues=folder / "dialogues.jsonl",
         pairs=folder / "pairs.jsonl",
         pairs_speech=folder / "pairs",
+        held_out_spans=folder / "held_out_spans",
         held_out_text=folder / "held_out_text.jsonl",
         question=read_manifest(folder / "question")[0],
         expected=question.answer,
@@ -124,7 +134,8 @@ def of_world(folder: Path, sizes: Sizes, seed: int, workers: int) -> Material:
     )
 
 
-def _training_lines(world: World, sizes: Sizes) -> list[Line]:
+def _training_lines(world: World, documents: Iterable[str], sizes: Sizes) -> list[Line]:
+    """Whole sentences, and spans of the documents: a model that heard only whole sentences can say nothing else."""
     rng = random.Random(f"{world.seed}/speeds")
 
     def voice(i: int) -> str:
@@ -139,13 +150,26 @@ def _training_lines(world: World, sizes: Sizes) -> list[Line]:
             for j, text in enumerate(s.sentences)
         ),
         *(Line(f"turn-{i}", text, voice(i)) for i, text in enumerate(turns)),
+        *(Line(name, text, voice(i)) for i, (name, text) in enumerate(_spans(documents, world.seed))),
     ]
+
+
+def _spans(documents: Iterable[str], seed: int) -> Iterator[tuple[str, str]]:
+    """Names and texts of spans, cut as interleaving cuts them, half of the words of each document."""
+    for i, document in enumerate(documents):
+        parts = draw(document, _SPAN_SHARE, _SPAN_WORDS, np.random.default_rng(hash64(seed, "span", i)))
+        yield from ((f"span-{i}.{j}", part.text.strip()) for j, part in enumerate(parts) if part.spoken)
 
 
 def _held_out_lines(world: World, num: int) -> list[Line]:
     stories = (world.story(i, held_out=True) for i in range(num))
     lines = (Line(f"{s.id}.{j}", text, MAIN_VOICE, s.id) for s in stories for j, text in enumerate(s.sentences))
     return list(islice(lines, num))
+
+
+def _held_out_spans(world: World, num: int) -> list[Line]:
+    stories = (world.story(i, held_out=True).text for i in range(num))
+    return [Line(f"held-out-{name}", text, MAIN_VOICE) for name, text in islice(_spans(stories, world.seed), num)]
 
 
 def of_user(
@@ -188,6 +212,7 @@ def of_user(
         dialogues=folder / "dialogues.jsonl",
         pairs=folder / "pairs.jsonl",
         pairs_speech=None,
+        held_out_spans=None,
         held_out_text=folder / "held_out_text.jsonl",
         question=order[0],
     )

@@ -13,6 +13,7 @@ from typing import Any
 from weft.artifacts import Manifest, read, write_json
 from weft.audio import load, save
 from weft.data.corpus import read_manifest
+from weft.data.shards import Rows
 from weft.demo.road import Road
 from weft.wer import ErrorRate
 
@@ -42,15 +43,21 @@ def tokenizer(road: Road) -> None:
 
 def tokenize(road: Road) -> None:
     """Speech becomes codes."""
+    from weft.text_to_token.gate import read_back
     from weft.tokenizer.tokenize import TokenizeConfig, run
+    from weft.tokenizer.tokenizer import SpeechTokenizer
 
     m = road.material
     parts = {"voice": (m.voice,), "others": m.others, "held_out": (m.held_out,)}
-    if m.pairs_speech:
-        parts["pairs"] = (m.pairs_speech,)
+    parts |= {name: (p,) for name, p in (("pairs", m.pairs_speech), ("held_out_spans", m.held_out_spans)) if p}
     for name, audio in parts.items():
         if audio:
             run(TokenizeConfig(audio, road.path("tokenizer"), road.path(f"codes/{name}")))
+    if m.held_out_spans:
+        said = list(Rows.of(road.path("codes/held_out_spans")).utterances())
+        texts = [u.text or "" for u in said]
+        spans = read_back(SpeechTokenizer.load(road.path("tokenizer")), [u.codes for u in said], texts)
+        road.results["tokenizer"] |= _error(spans, "span_wer")
 
 
 def decoder(road: Road) -> None:
@@ -85,9 +92,14 @@ def text_to_token(road: Road) -> None:
 
     paths = {"codes": road.path("codes/voice"), "tokenizer": road.path("tokenizer")}
     run(road.recipe(TextToTokenConfig, "text_to_token", **paths, out=road.path("text_to_token")))
-    texts = [u.text or "" for u in read_manifest(road.material.held_out)]
-    codes = Synthesizer.load(road.path("text_to_token")).speak(texts, range(len(texts)))
-    road.results["text_to_token"] = _error(read_back(SpeechTokenizer.load(road.path("tokenizer")), codes, texts))
+    synthesizer = Synthesizer.load(road.path("text_to_token"))
+    ear = SpeechTokenizer.load(road.path("tokenizer"))
+    road.results["text_to_token"] = {}
+    for name, manifest in {"wer": road.material.held_out, "span_wer": road.material.held_out_spans}.items():
+        if manifest:
+            texts = [u.text or "" for u in read_manifest(manifest)]
+            codes = synthesizer.speak(texts, range(len(texts)))
+            road.results["text_to_token"] |= _error(read_back(ear, codes, texts), name)
 
 
 def interleave(road: Road) -> None:
@@ -198,8 +210,8 @@ def _make_bundle(road: Road) -> None:
     write_json(road.path("manifest.json"), asdict(Manifest("bundle", "-".join(parts.values()), parents=parts)))
 
 
-def _error(rate: ErrorRate) -> dict[str, Any]:
-    return {"wer": rate.rate, "wer_low": rate.low, "wer_high": rate.high, "wer_words": rate.num_units}
+def _error(rate: ErrorRate, name: str = "wer") -> dict[str, Any]:
+    return {name: rate.rate, f"{name}_low": rate.low, f"{name}_high": rate.high, f"{name}_words": rate.num_units}
 
 
 STAGES: dict[str, Callable[[Road], None]] = {

@@ -16,6 +16,5 @@ from weft.wer import ErrorRate, word_error_rate
 
 def read_back(tokenizer: SpeechTokenizer, codes: Sequence[Sequence[int] | None], texts: Sequence[str]) -> ErrorRate:
     """Word error rate of what the tokenizer reads in codes; a text without codes counts as not said at all."""
-    said = [i for i, c in enumerate(codes) if c]
-    heard = dict(zip(said, tokenizer.transcribe([codes[i] or [] for i in said]), strict=True))
-    return word_error_rate(texts, [heard.get(i, "") for i in range(len(texts))])
+    heard = tokenizer.transcribe([[] if c is None else c for c in codes])
+    return word_error_rate(texts, heard)

@@ -7,7 +7,7 @@ import weft
 
 ROOT = Path(weft.__file__).parent
 FLOORS = [
-    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "espeak"},
+    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak"},
     {"training", "data", "vocab", "voices", "rhythm"},
     {"tokenizer", "decoder", "lm", "engine", "speak"},
     {"text_to_token", "eval"},
@@ -19,6 +19,7 @@ FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in name
 # Within a floor, what may use what: each pair is one way, so that no circle can form.
 SIDEWAYS = {
     ("audio", "artifacts"), ("audio", "errors"), ("artifacts", "errors"), ("config", "errors"), ("espeak", "errors"),
+    ("wer", "errors"), ("weights", "errors"),
     ("voices", "data"), ("training", "data"), ("vocab", "data"), ("lm", "engine"), ("eval", "text_to_token"),
     ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"),
 }  # fmt: skip

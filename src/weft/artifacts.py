@@ -18,15 +18,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from weft.errors import UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _PLAN = "log/plan.json"
+_DATASETS = ("audio", "codes", "documents", "tokens")
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,10 @@ def build(
     A second call with the same plan finds the files that a killed one left. Raises UserError when `out` exists, or
     when `out.partial` was begun with another plan.
     """
-    out = Path(out)
+    out = Path(os.path.normpath(out))
     plan = plan_of(kind, settings, parents or {})
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out, or delete it")
+    if os.path.lexists(out):
+        raise UserError(f"{out} {_what_is_there(out, plan)}: choose another --out, or delete it")
     folder = out.with_name(out.name + ".partial")
     _begin(folder, plan, out)
     draft = Draft(folder)
@@ -95,23 +98,31 @@ def build(
 def _begin(folder: Path, plan: dict[str, Any], out: Path) -> None:
     plan_file = folder / _PLAN
     if plan_file.exists():
-        begun = json.loads(plan_file.read_text())
+        with loading(folder, "an artifact in the making"):
+            begun = json.loads(plan_file.read_text())
         if begun != plan:
             changed = ", ".join(_differences(begun, plan)) or "its plan"
             raise UserError(f"{out} was begun with another {changed}: run it as before, or delete {folder}")
         return
-    if folder.exists():
-        shutil.rmtree(folder)
-    try:
-        plan_file.parent.mkdir(parents=True)
-    except FileExistsError as e:
-        raise UserError(f"{e.filename} is a file, and a folder is needed there: choose another --out") from e
+    if folder.is_file() or _files(folder) - {f"{_PLAN}.tmp"}:
+        raise UserError(f"{folder} is needed to work in, and is not weft's: move it away, or choose another --out")
     write_json(plan_file, plan)
 
 
+def _what_is_there(out: Path, plan: dict[str, Any]) -> str:
+    """What stands where an artifact of `plan` is to be made; an artifact of its kind tells what it differs in."""
+    if not (out / MANIFEST).is_file() or (found := read(out)).kind != plan["kind"]:
+        return "already exists"
+    made = {"kind": found.kind, "settings": found.settings, "parents": found.parents}
+    return f"was made with another {', '.join(_differences(made, plan)) or 'plan'}"
+
+
+def _files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+
+
 def _drop_if_unused(folder: Path) -> None:
-    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    if files <= {_PLAN}:
+    if _files(folder) <= {_PLAN}:
         shutil.rmtree(folder)
 
 
@@ -134,11 +145,11 @@ def is_made(out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[
 def read(folder: Path, kind: str | None = None) -> Manifest:
     """The manifest of an artifact. Raises UserError for a folder that is missing, unfinished or of another kind."""
     folder = Path(folder)
-    what = f"a {kind}" if kind else "an artifact"
+    what = _noun(kind)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give the folder of {what}")
     try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+        manifest = _parse((folder / MANIFEST).read_text())
     except FileNotFoundError as e:
         raise UserError(f"{folder} has no {MANIFEST}: it is not {what} made by weft") from e
     except (ValueError, TypeError) as e:
@@ -146,16 +157,52 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     if manifest.format_version > FORMAT_VERSION:
         raise UserError(f"{folder} was written by a newer weft (format {manifest.format_version}): update weft")
     if kind and manifest.kind != kind:
-        raise UserError(f"{folder} is a {manifest.kind}, and a {kind} is needed here")
+        raise UserError(f"{folder} is {_noun(manifest.kind)}, and {what} is needed here")
     return manifest
+
+
+def _noun(kind: str | None) -> str:
+    if kind is None:
+        return "an artifact"
+    article = "an" if kind[:1] in "aeiou" else "a"
+    return f"{article} {kind.replace('_', ' ')}" + (" dataset" if kind in _DATASETS else "")
+
+
+def _parse(text: str) -> Manifest:
+    """A manifest from its JSON. Raises ValueError or TypeError for anything else."""
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object")
+    manifest = Manifest(**row)
+    for f in fields(Manifest):
+        value, kind = getattr(manifest, f.name), _TYPES[f.name]
+        if not isinstance(value, kind):
+            raise ValueError(f"`{f.name}` is {value!r}, and no {kind.__name__}")
+    return manifest
+
+
+_TYPES = {"kind": str, "fingerprint": str, "format_version": int} | dict.fromkeys(
+    ("parents", "counts", "settings", "notes"), dict
+)
+
+
+@contextmanager
+def loading(folder: Path, what: str) -> Iterator[None]:
+    """Turn what libraries raise over files that are missing, damaged or of another shape into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(":. ")
+        reason = f"it lacks {reason}" if isinstance(e, KeyError) else reason
+        raise UserError(f"{folder} does not load as {what} ({reason}): copy it again, or make it again") from e
 
 
 def require_parent(child: Manifest, name: str, parent: Manifest) -> None:
     """Raise UserError unless `child` was made from `parent`."""
     if child.parents.get(name) != parent.fingerprint:
         raise UserError(
-            f"this {child.kind} was made with {name} {child.parents.get(name)}, not {parent.fingerprint}: "
-            f"use the {name} it was made with, or make the {child.kind} again"
+            f"{_noun(child.kind)} was made with {name} {child.parents.get(name)}, not {parent.fingerprint}: "
+            f"use the {name} it was made with, or make it again"
         )
 
 
@@ -188,6 +235,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, suffix: str = "") -> None:
+    """Raise UserError or OSError, before long work, where a file `path` could not be written after it."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file")
+    if suffix and path.suffix.lower() != suffix:
+        raise UserError(f"{path} is to become a {suffix} file: give it a name that ends so")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent} cannot be written to: choose another folder")
 
 
 def _sync_tree(folder: Path) -> None:

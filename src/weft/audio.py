@@ -9,6 +9,7 @@ Shapes: S samples, M mel bands, T frames (100 a second).
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +26,43 @@ HOP_SAMPLES = 160
 WINDOW_SAMPLES = 400
 HALF_WINDOW_SAMPLES = WINDOW_SAMPLES // 2
 LOOK_AHEAD_SAMPLES = HALF_WINDOW_SAMPLES - HOP_SAMPLES
+_LOUDEST = 100.0  # 40 dB over full scale: float samples beyond were written in other units, such as 16-bit integers
+# What libsndfile's log says of a file that was cut off: less sound than its header promises, or a torn last page.
+_LESS_SOUND = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_TORN_OGG = ("Last page lacks an end-of-stream bit", "Junk after the last page")
+_UNKNOWN_BYTES = 0x7F000000  # a program that writes to a pipe promises about this much or more, and means no length
+_NEARLY_ALL = 0.99  # some formats only estimate their length
 
 
 def load(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     """Read a sound file as mono float32 samples (S,) in [-1, 1] at `sample_rate_hz`.
 
-    Raises UserError, naming the file, for one that is missing, not audio, empty, truncated or not finite.
+    Raises UserError, naming the file, for one that is missing, not audio, empty, cut off (where its format tells how
+    long it should be), not finite or in other units.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist: check the path, or the manifest that names it")
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate_hz, promised_samples, log = file.samplerate, file.frames, file.extra_info
+            samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as e:
         raise UserError(f"{path} cannot be read as audio ({e.error_string.rstrip('.')}): is it a sound file?") from e
     if len(samples) == 0:
         raise UserError(f"{path} holds no samples: it is empty or cut off")
+    if len(samples) < _NEARLY_ALL * promised_samples or _is_cut(log):
+        raise UserError(f"{path} is cut off: it holds less sound than it promises; copy or export it again")
     if not np.isfinite(samples).all():
         raise UserError(f"{path} holds samples that are not finite numbers: export it again")
+    if (loudest := float(np.abs(samples).max())) > _LOUDEST:
+        raise UserError(f"{path} holds samples up to {loudest:.3g}, and full scale is 1: divide them by their scale")
     return resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
+
+
+def _is_cut(log: str) -> bool:
+    less = _LESS_SOUND.search(log)
+    return (less is not None and int(less[2]) < int(less[1]) < _UNKNOWN_BYTES) or all(m in log for m in _TORN_OGG)
 
 
 def resample(samples: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:

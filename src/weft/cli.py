@@ -69,10 +69,10 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as e:
         return _complain(str(e))
     except OSError as e:
-        if e.errno not in _DISK_TROUBLE:
+        if e.errno is None:
             raise
         where = f"{e.filename}: " if e.filename else ""
-        return _complain(f"{where}{e.strerror}; {_DISK_TROUBLE[e.errno]}")
+        return _complain(f"{where}{e.strerror}; {_DISK_TROUBLE.get(e.errno, 'check this path, and the disk it is on')}")
     except KeyboardInterrupt:
         print("\nweft: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -120,7 +120,7 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
     if verb.recipe and not asks_help:
         if not tokens or tokens[0].startswith("-"):
             raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
-        app.config = (recipe_source(tokens.pop(0)),)
+        app.config = (recipe_source(tokens.pop(0), _config_of(verb)),)
     app.default(_command(verb))
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
@@ -137,18 +137,25 @@ def _command(verb: Verb) -> Callable[..., None]:
     """A function whose one parameter is the verb's configuration, flattened into flags."""
     from cyclopts import Parameter
 
-    module = importlib.import_module(verb.module)
-    kind = getattr(module, verb.config)
+    kind = _config_of(verb)
 
-    def command(config: Any) -> None:
-        done = getattr(module, verb.run)(config)
+    def run(config: Any) -> None:
+        done = getattr(importlib.import_module(verb.module), verb.run)(config)
         if done is not None:
             _show(done)
 
+    def run_recipe(*, config: Any) -> None:  # by keyword alone: a second file is no setting
+        run(config)
+
+    command = run_recipe if verb.recipe else run
     command.__annotations__["config"] = Annotated[kind, Parameter(name="*")]
     if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
         command.__defaults__ = (kind(),)
     return command
+
+
+def _config_of(verb: Verb) -> type:
+    return getattr(importlib.import_module(verb.module), verb.config)
 
 
 def _show(manifest: Any) -> None:

@@ -9,10 +9,11 @@ field has are refused, with the nearest one that exists.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
@@ -25,6 +26,25 @@ T = TypeVar("T")
 FLAGS = Parameter(consume_multiple=True, negative=())
 
 
+def _within(least: float, most: float = inf, above: bool = False) -> Parameter:
+    """A finite number from `least` (with `above`: more than it) to `most`."""
+    wanted = f"{'more than' if above else 'at least'} {least:g}" if most == inf else f"{least:g} to {most:g}"
+
+    def check(_: Any, value: float | None) -> None:
+        if value is not None and not (least <= value <= most and value < inf and not (above and value == least)):
+            raise ValueError(f"Give {wanted}.")
+
+    return Parameter(validator=check)
+
+
+# Types of settings, whose values are checked when a recipe or flags are read.
+Count = Annotated[int, _within(1)]
+Natural = Annotated[int, _within(0)]
+Positive = Annotated[float, _within(0, above=True)]
+NonNegative = Annotated[float, _within(0)]
+Share = Annotated[float, _within(0, 1)]
+
+
 def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T:
     """Read the recipe at `path` into `kind`, with command-line `flags` over it.
 
@@ -32,27 +52,42 @@ def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T
     """
     app = App(name=Path(path).name, default_parameter=FLAGS)
 
-    def give(recipe: Any) -> Any:
+    def give(*, recipe: Any) -> Any:
         return recipe
 
     give.__annotations__["recipe"] = Annotated[kind, Parameter(name="*")]
     app.default(give)
-    app.config = (recipe_source(path),)
+    app.config = (recipe_source(path, kind),)
     try:
         return app(list(flags), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as e:
         raise UserError(f"{path}: {one_line(e)}") from e
 
 
-def recipe_source(path: str | Path) -> Toml:
-    """A recipe file as a source of arguments for a cyclopts app."""
+def recipe_source(path: str | Path, kind: type) -> Toml:
+    """A recipe file as a source of arguments of a dataclass `kind` for a cyclopts app.
+
+    Raises UserError for a file that is missing or not TOML, and for a value where a table should be.
+    """
     try:
-        tomllib.loads(Path(path).read_text())
+        recipe = tomllib.loads(Path(path).read_text())
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist: give a recipe, or take one of {recipes_folder()}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as e:
-        raise UserError(f"{path} is not a TOML file ({e})") from e
+    except IsADirectoryError as e:
+        raise UserError(f"{path} is a folder: give a recipe, a TOML file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is not a TOML file ({e}): mend it, or start from one of {recipes_folder()}") from e
+    _require_tables(recipe, kind, str(path))
     return Toml(path, use_commands_as_keys=False)
+
+
+def _require_tables(values: Mapping[str, Any], kind: type, where: str) -> None:
+    """Raise UserError for a plain value under the name of a dataclass, which cyclopts would pass over in silence."""
+    for name, hint in get_type_hints(kind).items():
+        if name in values and is_dataclass(hint):
+            if not isinstance(values[name], Mapping):
+                raise UserError(f"{where}: {name} is {values[name]!r}, and is to be a table, [{name}], of settings")
+            _require_tables(values[name], hint if isinstance(hint, type) else type(hint), where)
 
 
 def one_line(error: CycloptsError) -> str:

@@ -51,6 +51,8 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 
 KINDS = ("text", "speech", "interleaved", "asr", "tts", "dialogue")
+SEGMENT_TYPES = ("text", "speech")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class CodedUtterance:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> CodedUtterance:
+        """The utterance of a row of CODES_SCHEMA. Raises ValueError for one without id or codes."""
+        if row["id"] is None or row["codes"] is None:
+            raise ValueError(f"utterance {row['id']!r} has no {'codes' if row['codes'] is None else 'id'}")
         return cls(**{name: row[name] for name in CODES_SCHEMA.names})
 
 
@@ -150,5 +155,22 @@ class Document:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Document:
-        segments = tuple(Segment(**s) for s in row["segments"])
+        """The document of a row of DOCUMENT_SCHEMA. Raises ValueError for values that no document has."""
+        if row["kind"] not in KINDS:
+            raise ValueError(f"document {row['id']!r} is of kind {row['kind']!r}, and none of {', '.join(KINDS)}")
+        segments = tuple(Segment(**s) for s in row["segments"] or ())
+        for segment in segments:
+            if wrong := _wrong(segment):
+                raise ValueError(f"document {row['id']!r} has a segment with {wrong}")
         return cls(row["id"], row["kind"], segments, Meta(**(row["meta"] or {})))
+
+
+def _wrong(segment: Segment) -> str | None:
+    """What a segment has that none can have, if so."""
+    if segment.type not in SEGMENT_TYPES:
+        return f"type {segment.type!r}"
+    if segment.role not in (None, *ROLES):
+        return f"role {segment.role!r}"
+    if segment.loss is None:
+        return "no loss"
+    return "no codes" if segment.type == "speech" and segment.codes is None else None

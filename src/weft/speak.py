@@ -11,6 +11,7 @@ from pathlib import Path
 
 from weft import artifacts, progress
 from weft.artifacts import Manifest
+from weft.config import Count
 from weft.errors import UserError
 from weft.voices import KIND, Line, corpus_settings, speak_corpus
 
@@ -25,7 +26,7 @@ class SpeakConfig:
     """Folder to write the sound and its manifest to."""
     voice: tuple[str, ...] = ("espeak:en-us",)
     """Voices, taken in turn: espeak:LANGUAGE[+VARIANT][?speed=..&pitch=..] or command:PROGRAM {text_file} {out}."""
-    workers: int = 2
+    workers: Count = 2
     """Processes."""
 
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft import records
 from weft.errors import UserError
 from weft.records import Document, Segment
 from weft.rhythm import weave
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BEGIN_OF_AUDIO, END_OF_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>"
-ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+ROLES = {role: f"<|{role}|>" for role in records.ROLES}
 TASK_PROMPTS = {"asr": "Transcribe", "tts": "Speak"}
 _ANSWER = [("assistant", "text"), ("assistant", "speech")]
 _END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"

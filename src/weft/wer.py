@@ -13,6 +13,8 @@ from functools import cache
 import jiwer
 import numpy as np
 
+from weft.errors import UserError
+
 
 @dataclass(frozen=True)
 class ErrorRate:
@@ -46,10 +48,10 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
-    """Pooled word error rate of paired transcripts. Raises ValueError when there is no reference word."""
+    """Pooled word error rate of paired transcripts. Raises UserError when there is no reference word."""
     counts = np.array([word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)], dtype=float)
     if counts.size == 0 or counts[:, 1].sum() == 0:
-        raise ValueError("no reference words to compare with")
+        raise UserError("there are no words in the transcripts to compare with: give speech with transcripts")
     draws = np.random.default_rng(0).integers(0, len(counts), (1000, len(counts)))
     resampled = counts[draws].sum(axis=1)
     low, high = np.quantile(resampled[:, 0] / np.maximum(resampled[:, 1], 1), [0.025, 0.975])

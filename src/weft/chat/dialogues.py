@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count, Natural, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.formats import Piece
@@ -33,8 +34,7 @@ from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
 from weft.interleave.interleave import Synthesizer, load_synthesizer
 from weft.interleave.spans import hash64, num_words
-from weft.records import Document, Meta, Segment
-from weft.vocab import ROLES
+from weft.records import ROLES, Document, Meta, Segment
 
 _DIALOGUES_PER_TASK = 200  # some 600 turns: enough to batch, and little to lose to a kill
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -50,13 +50,13 @@ class DialoguesConfig:
     """Folder of the text-to-token model that speaks both sides."""
     out: Path
     """Folder to write the documents to."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the speech."""
-    tasks: int | None = None
+    tasks: Count | None = None
     """Parts the work is cut into, each redone from its start after a kill; by default one for 200 dialogues."""
-    workers: int = 1
+    workers: Count = 1
     """Processes, each with its own copy of the model; with 1, all happens in this one."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of unreadable dialogues above which the job fails."""
 
 

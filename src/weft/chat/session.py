@@ -21,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from weft.artifacts import check_writable
 from weft.audio import load, save
 from weft.chat.answer import AnswerStream, Reply
 from weft.chat.bundle import Bundle
+from weft.config import Natural, Positive
 from weft.engine.generate import Sampling
 from weft.errors import UserError
 from weft.records import Segment
@@ -182,9 +184,9 @@ class ChatConfig:
     """Sound file with one spoken turn; without it, a conversation in the terminal, in which you write."""
     out: Path | None = None
     """WAV file for the spoken answer; in a conversation, a folder for answer-1.wav, answer-2.wav and so on."""
-    max_sec: float = MAX_ANSWER_SEC
+    max_sec: Positive = MAX_ANSWER_SEC
     """Longest answer in seconds."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the answers."""
 
 
@@ -193,6 +195,8 @@ def chat(config: ChatConfig) -> None:
     if config.max_sec <= 0:
         raise UserError(f"max_sec is {config.max_sec}: give more than 0 seconds")
     samples = None if config.wav is None else load(config.wav)
+    if config.out is not None and samples is not None:
+        check_writable(config.out, ".wav")
     bundle = Bundle.load(config.model)
     if samples is None:
         _converse(bundle, config)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from weft.artifacts import Manifest
 from weft.errors import UserError
 from weft.records import CODES_SCHEMA, DOCUMENT_SCHEMA, CodedUtterance, Document
 
+R = TypeVar("R")
 _ROWS_PER_GROUP = 1000
 _DTYPES: dict[str, np.dtype] = {"2": np.dtype("<u2"), "4": np.dtype("<u4")}
 
@@ -60,14 +61,21 @@ class Rows:
         return self.ends[-1] if self.ends else 0
 
     def documents(self, rows: range | None = None) -> Iterator[Document]:
-        """The documents in `rows` (None: all), in order."""
-        return map(Document.from_row, self._read(rows))
+        """The documents in `rows` (None: all), in order. Raises UserError for rows that hold none."""
+        return self._records(rows, DOCUMENT_SCHEMA, Document.from_row)
 
     def utterances(self, rows: range | None = None) -> Iterator[CodedUtterance]:
-        """The coded utterances in `rows` (None: all), in order."""
-        return map(CodedUtterance.from_row, self._read(rows))
+        """The coded utterances in `rows` (None: all), in order. Raises UserError for rows that hold none."""
+        return self._records(rows, CODES_SCHEMA, CodedUtterance.from_row)
 
-    def _read(self, rows: range | None) -> Iterator[dict[str, Any]]:
+    def _records(self, rows: range | None, schema: pa.Schema, make: Callable[[dict[str, Any]], R]) -> Iterator[R]:
+        for part, row in self._read(rows, schema):
+            try:
+                yield make(row)
+            except ValueError as e:
+                raise UserError(f"{part}: {e}: make its dataset again") from e
+
+    def _read(self, rows: range | None, schema: pa.Schema) -> Iterator[tuple[Path, dict[str, Any]]]:
         rows = range(len(self)) if rows is None else rows
         for part, end in zip(self.parts, self.ends, strict=True):
             if end <= rows.start:
@@ -79,8 +87,9 @@ class Rows:
             for group in range(file.num_row_groups):
                 stop = first + file.metadata.row_group(group).num_rows
                 if first < rows.stop and rows.start < stop:
-                    table = file.read_row_group(group)
-                    yield from table.slice(max(rows.start - first, 0), rows.stop - max(first, rows.start)).to_pylist()
+                    table = _read_group(part, file, group, schema)
+                    wanted = table.slice(max(rows.start - first, 0), rows.stop - max(first, rows.start))
+                    yield from ((part, row) for row in wanted.to_pylist())
                 first = stop
 
 
@@ -111,6 +120,15 @@ def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema:
 def _open_part(part: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(part)
+    except (OSError, pa.ArrowException) as e:
+        raise UserError(f"{part} is damaged ({str(e).splitlines()[0]}): make its dataset again") from e
+
+
+def _read_group(part: Path, file: pq.ParquetFile, group: int, schema: pa.Schema) -> pa.Table:
+    try:
+        return file.read_row_group(group).select(schema.names).cast(schema)
+    except KeyError as e:
+        raise UserError(f"{part} lacks columns ({e.args[0]}): give a dataset that weft made") from e
     except (OSError, pa.ArrowException) as e:
         raise UserError(f"{part} is damaged ({str(e).splitlines()[0]}): make its dataset again") from e
 
@@ -184,6 +202,8 @@ class _TokenShard:
         except (OSError, KeyError) as e:
             raise UserError(f"{width} does not tell the width of ids: pack the dataset again") from e
         self.ends = _map(_beside(path, "index"), np.dtype("<u8"))
+        if np.any(self.ends[1:] < self.ends[:-1]):
+            raise UserError(f"{_beside(path, 'index')} has document ends out of order: pack the dataset again")
         num_tokens = int(self.ends[-1])
         self.ids = _map(path, dtype, num_tokens)
         self.loss = _map(_beside(path, "loss"), np.dtype(np.bool_), num_tokens)

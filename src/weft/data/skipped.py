@@ -52,7 +52,7 @@ class Skipped:
 
         `early` is for a job under way: it waits until the share means something.
         """
-        if len(self.bad) <= max_bad_share * self.num_items or (early and self.num_items < EARLY_ITEMS):
+        if not self.bad or len(self.bad) <= max_bad_share * self.num_items or (early and self.num_items < EARLY_ITEMS):
             return
         listed = ""
         if report is not None:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from weft.artifacts import Manifest, read, write_json
+from weft.artifacts import Manifest, loading, read, write_json
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.streaming import DecoderState, DecoderStream
 from weft.decoder.vocoder import SILENCE, MelConfig, Vocoder
 from weft.errors import UserError
+from weft.weights import load_weights
 
 KIND = "decoder"
 Codes = Sequence[int] | np.ndarray
@@ -56,14 +57,13 @@ class SpeechDecoder:
         """Load a decoder artifact. Raises UserError when the folder is not a whole one."""
         folder = Path(folder)
         manifest = read(folder, KIND)
-        config = json.loads((folder / _CONFIG).read_text())
-        mel = MelConfig(**config["mel"])
-        values_per_code = config["mel_frames_per_code"] * mel.num_mels
-        flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code)
-        missing, surplus = flow.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
-        if missing or surplus:
-            raise UserError(f"{folder / _WEIGHTS} misses {missing[:3]} and has surplus {surplus[:3]}: copy it again")
-        return cls(flow.eval(), mel, manifest)
+        with loading(folder, "a decoder"):
+            config = json.loads((folder / _CONFIG).read_text())
+            mel = MelConfig(**config["mel"])
+            values_per_code = config["mel_frames_per_code"] * mel.num_mels
+            flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code)
+            load_weights(flow, folder / _WEIGHTS)
+            return cls(flow.eval(), mel, manifest)
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration; the caller's artifact adds the manifest."""

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.config import Count, NonNegative, Share
 from weft.errors import UserError
 
 _LEAST_TIME_LEFT = 0.1  # bounds the weight of training frames near the end of the path
@@ -38,29 +39,29 @@ _SLOWEST, _FASTEST = 1.0, 1000.0  # radians over the path, of the sinusoids that
 class FlowConfig:
     """The model from codes to mel frames, and how it is sampled."""
 
-    width: int = 192
+    width: Count = 192
     """Width of the encoder and of the estimator."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads."""
-    encoder_layers: int = 2
+    encoder_layers: Count = 2
     """Layers from codes to a first guess of the mel, run once a block."""
-    estimator_layers: int = 3
+    estimator_layers: Count = 3
     """Layers of the estimator, run twice for each Euler step."""
-    context_codes: int = 6
+    context_codes: Count = 6
     """Codes before a block that it sees."""
-    block_codes: int = 10
+    block_codes: Count = 10
     """Codes decoded at once: 10 is 0.8 s."""
-    first_block_codes: int = 4
+    first_block_codes: Count = 4
     """Codes of an utterance's first block: fewer bring the first sound earlier."""
     sigma_min: float = 1e-6
     """Noise left at the end of the path."""
-    prior_weight: float = 1.0
+    prior_weight: NonNegative = 1.0
     """Weight of the error of the encoder's first guess, beside the flow's."""
-    condition_dropout: float = 0.2
+    condition_dropout: Share = 0.2
     """Share of training windows whose condition is hidden, so that guidance has something to point away from."""
     guidance: float = 0.7
     """Strength of classifier-free guidance."""
-    euler_steps: int = 10
+    euler_steps: Count = 10
     """Euler steps from noise to mel."""
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weft import artifacts, progress
 from weft.artifacts import Manifest
 from weft.audio import load
-from weft.config import settings_of
+from weft.config import Count, Share, settings_of
 from weft.data.corpus import read_manifest
 from weft.data.shards import Rows
 from weft.data.skipped import Skipped
@@ -49,9 +49,9 @@ class DecoderConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     mel: MelConfig = field(default_factory=MelConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000, lr=4e-3))
-    batch_windows: int = 32
+    batch_windows: Count = 32
     """Windows in a batch: each is a block and its context, 1.28 s."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of utterances without readable sound above which training does not start."""
 
 
@@ -87,15 +87,18 @@ def run(config: DecoderConfig) -> Manifest:
 
 def untrained(config: DecoderConfig, tokenizer: Manifest) -> SpeechDecoder:
     """A decoder for the codes of `tokenizer`, not trained. Raises UserError where frames and codes do not meet."""
-    bottleneck, mel = tokenizer.settings["model"], config.mel
-    frames, left_over = divmod(mel.sample_rate_hz * bottleneck["pooling"], _ENCODER_HZ * mel.hop_samples)
+    mel = config.mel
+    with artifacts.loading(config.tokenizer, "a tokenizer"):
+        pooling = tokenizer.settings["model"]["pooling"]
+        num_codes = tokenizer.settings["model"]["quantizer"]["num_codes"]
+    frames, left_over = divmod(mel.sample_rate_hz * pooling, _ENCODER_HZ * mel.hop_samples)
     if left_over:
-        rate_hz = _ENCODER_HZ / bottleneck["pooling"]
+        rate_hz = _ENCODER_HZ / pooling
         raise UserError(
             f"mel.hop_samples is {mel.hop_samples} at {mel.sample_rate_hz} Hz, which makes no whole number of frames a "
             f"code at {rate_hz:g} codes a second: choose a divisor of {mel.sample_rate_hz / rate_hz:g}"
         )
-    flow = FlowDecoder(config.flow, bottleneck["quantizer"]["num_codes"], frames * mel.num_mels)
+    flow = FlowDecoder(config.flow, num_codes, frames * mel.num_mels)
     return SpeechDecoder(flow, mel)
 
 

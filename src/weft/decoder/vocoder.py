@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.config import Count
+from weft.errors import UserError
+
 _LEAST_MAGNITUDE = 1e-5
 SILENCE = math.log(_LEAST_MAGNITUDE)  # the log-mel of no sound
 
@@ -30,18 +33,21 @@ SILENCE = math.log(_LEAST_MAGNITUDE)  # the log-mel of no sound
 class MelConfig:
     """The mel spectrogram that the decoder predicts."""
 
-    sample_rate_hz: int = 16_000
+    sample_rate_hz: Count = 16_000
     """Samples a second."""
-    window_samples: int = 640
+    window_samples: Count = 640
     """Analysis window: 40 ms resolves a low voice's harmonics, so that its pitch survives, yet keeps onsets sharp."""
-    hop_samples: int = 256
+    hop_samples: Count = 256
     """Samples between frames."""
-    num_mels: int = 80
+    num_mels: Count = 80
     """Mel bands, from 0 Hz up to half the sample rate."""
 
     def __post_init__(self) -> None:
         if self.window_samples <= self.hop_samples or (self.window_samples - self.hop_samples) % 2:
-            raise ValueError(f"window {self.window_samples} minus hop {self.hop_samples} must be positive and even")
+            raise UserError(
+                f"mel.window_samples is {self.window_samples}: choose more than hop_samples {self.hop_samples}, "
+                "by an even number"
+            )
 
 
 class MelSpectrogram(nn.Module):

@@ -48,14 +48,25 @@ def sentences_of(text: str) -> list[str]:
 
 
 def read_pairs(path: Path) -> list[ClozePair]:
-    """Read pairs from JSONL. Raises UserError naming the line that is not a pair."""
-    pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            pairs.append(ClozePair(**json.loads(line)))
-        except (ValueError, TypeError) as e:
-            raise UserError(f"{path}:{number} is not a pair ({e}): give id, beginning, right and wrong") from e
+    """Read pairs from JSONL. Raises UserError naming the line that is not a pair, and for a file without any."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file: give pairs as JSON lines")
+    lines = enumerate(path.read_bytes().splitlines(), 1)
+    pairs = [_pair(line, f"{path} line {number}") for number, line in lines if line.strip()]
+    if not pairs:
+        raise UserError(f"{path} is empty: write one JSON object a line, with id, beginning, right and wrong")
     return pairs
+
+
+def _pair(line: bytes, where: str) -> ClozePair:
+    try:
+        pair = ClozePair(**json.loads(line))
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{where} is not a pair ({e}): give id, beginning, right and wrong") from e
+    for name, text in asdict(pair).items():
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{where}: `{name}` is {text!r}: give a string that is not empty")
+    return pair
 
 
 def write_pairs(pairs: Sequence[ClozePair]) -> str:

@@ -9,6 +9,7 @@ stands beside it, so that what the decoder adds can be told from what the bottle
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ import numpy as np
 from weft import artifacts, progress
 from weft.artifacts import Manifest, require_parent
 from weft.audio import SAMPLE_RATE_HZ, load, resample, save
+from weft.config import Natural
 from weft.data.corpus import read_manifest
 from weft.decoder.decoder import SpeechDecoder
+from weft.errors import UserError
 from weft.records import Utterance
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.wer import ErrorRate, word_error_rate
@@ -37,7 +40,7 @@ class ResynthConfig:
     """Folder of the speech decoder."""
     out: Path
     """Folder to write the sound and results.json to."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the decoder's noise."""
 
 
@@ -80,6 +83,9 @@ def run(config: ResynthConfig) -> Manifest:
     """Make the artifact `config.out`: a sound file an utterance and, where transcripts are known, results.json."""
     tokenizer, decoder = SpeechTokenizer.load(config.tokenizer), SpeechDecoder.load(config.decoder)
     utterances = read_manifest(*config.audio)
+    for u in utterances:
+        if not Path(os.path.normpath(config.out / u.id)).is_relative_to(os.path.normpath(config.out)):
+            raise UserError(f"id {u.id!r} cannot name a sound file in {config.out}: make it a relative path without ..")
     parents = {"tokenizer": tokenizer.manifest, "decoder": decoder.manifest}
     settings = {"audio": [str(path) for path in config.audio], "seed": config.seed}
     if artifacts.is_made(config.out, "resynthesis", settings, parents):

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.artifacts import write_json
+from weft.artifacts import check_writable, write_json
 from weft.audio import resample
+from weft.config import Natural
 from weft.data.corpus import read_manifest
 from weft.errors import UserError
 from weft.eval import cloze
@@ -47,12 +48,13 @@ class EvalConfig:
     """JSONL of story pairs: id, beginning, right, wrong."""
     voice: str | None = None
     """Voice that speaks the pairs, such as espeak:en-us; by default the bundle's text-to-token model."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of everything that is drawn."""
 
 
 def run(config: EvalConfig) -> None:
     """Measure, print, and write `config.out`. Raises UserError for parts and data that are missing."""
+    check_writable(config.out)
     results = {name: SUITES[name](config) for name in config.suite}
     write_json(config.out, results)
     for name, found in results.items():

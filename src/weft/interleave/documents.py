@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.job import Report
@@ -40,11 +41,11 @@ class DocumentsConfig:
     """For text a corpus: .txt, .jsonl (.gz, .zst), .parquet, .arrow files and folders; else codes datasets."""
     out: Path
     """Folder to write the documents to."""
-    tasks: int | None = None
+    tasks: Count | None = None
     """Parts the work is cut into; by default one for 32 MiB of text, or 50,000 utterances."""
-    workers: int = 1
+    workers: Count = 1
     """Processes."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of unreadable texts above which the job fails."""
 
 
@@ -96,10 +97,16 @@ class _Make:
             return
         mine = job.share(len(self.source), task, self.num_tasks)
         if self.kind == "speech":
-            yield from (_speech(utterances) for utterances in _recordings(self.source, mine))
+            for utterances in _recordings(self.source, mine):
+                spoken = [u for u in utterances if u.codes]
+                report.counts["without_codes"] += len(utterances) - len(spoken)
+                if spoken:
+                    yield _speech(spoken)
             return
         for utterance in self.source.utterances(mine):
-            if utterance.text and utterance.text.strip():
+            if not utterance.codes:
+                report.counts["without_codes"] += 1
+            elif utterance.text and utterance.text.strip():
                 yield _pair(self.kind, utterance)
             else:
                 report.counts["without_text"] += 1

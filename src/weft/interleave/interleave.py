@@ -19,6 +19,7 @@ import numpy as np
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count, Natural, Positive, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.formats import TextDocument
@@ -45,15 +46,15 @@ class InterleaveConfig:
     """Folder to write the documents to."""
     speech_ratio: float = 0.3
     """Share of a document's words that is spoken; 1.0 speaks all of it, sentence by sentence."""
-    mean_span_words: float = 10.0
+    mean_span_words: Positive = 10.0
     """Mean length of a spoken span in words (Poisson)."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the spans and of the speech."""
-    tasks: int | None = None
+    tasks: Count | None = None
     """Parts the work is cut into, each redone from its start after a kill; by default one for 128 KiB of corpus."""
-    workers: int = 1
+    workers: Count = 1
     """Processes, each with its own copy of the model; with 1, all happens in this one."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of unreadable documents above which the job fails."""
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count
 from weft.data import job
 from weft.data.job import Report
 from weft.data.shards import Rows, tokenizer_of, write_tokens
@@ -38,7 +39,7 @@ class PackConfig:
     """Language model folder, whose vocabulary holds the speech tokens."""
     out: Path
     """Folder to write the token shards to."""
-    workers: int = 1
+    workers: Count = 1
     """Processes."""
 
 
@@ -50,6 +51,8 @@ def run(config: PackConfig) -> Manifest:
     names = [folder.resolve().name for folder in config.dataset]
     if len(set(names)) < len(names):
         raise UserError(f"two datasets share a name ({', '.join(names)}): rename a folder")
+    if "log" in names:
+        raise UserError("a dataset is named log, which is the name of the packed shards' own log: rename its folder")
     manifests = {n: artifacts.read(folder, "documents") for n, folder in zip(names, config.dataset, strict=True)}
     lm = {"the language model": artifacts.read(config.lm)} if (config.lm / artifacts.MANIFEST).is_file() else {}
     parents = manifests | tokenizer_of(manifests | lm)
@@ -69,10 +72,8 @@ def _vocab(lm: Path) -> SpeechVocab:
 
     if not lm.is_dir():
         raise UserError(f"{lm} does not exist: give the folder of a language model")
-    try:
+    with artifacts.loading(lm, "a language model"):
         return SpeechVocab.of(AutoTokenizer.from_pretrained(lm, local_files_only=True))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{lm} holds no tokenizer ({str(e).splitlines()[0]}): give a language model's folder") from e
 
 
 @dataclass(frozen=True)

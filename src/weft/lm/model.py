@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -28,9 +27,11 @@ from transformers import (
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count
 from weft.errors import UserError
 from weft.training.loop import quickest_attention
 from weft.vocab import SpeechVocab, extend_tokenizer
+from weft.weights import require_finite
 
 KIND = "language_model"
 _SPREAD = 0.1  # deviation of new embedding rows from the old rows' mean, as a share of the old rows' own
@@ -42,15 +43,15 @@ _MAX_DRAWN_FROM = 4096  # old rows that new ones are mixed from: enough for thei
 class LmConfig:
     """The shape of a language model made from nothing: a Llama with tied embeddings."""
 
-    hidden: int = 192
+    hidden: Count = 192
     """Width."""
-    layers: int = 3
+    layers: Count = 3
     """Transformer blocks."""
-    heads: int = 3
+    heads: Count = 3
     """Attention heads; 64 wide or more is fastest."""
-    ffn: int = 512
+    ffn: Count = 512
     """Width of the feed-forward layers."""
-    max_position_tokens: int = 2048
+    max_position_tokens: Count = 2048
     """Longest sequence."""
 
 
@@ -174,7 +175,7 @@ def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, Pr
     """
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} has no config.json: give a Hugging Face model folder")
-    try:
+    with artifacts.loading(folder, "a causal language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -183,12 +184,10 @@ def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, Pr
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{folder} does not load as a causal language model ({reason}): is it whole?") from e
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {missing[0]} and {len(missing) - 1} others: is it whole?")
+    require_finite(model, folder)
     return model, tokenizer
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count
 from weft.data.shards import TokenShards, tokenizer_of
 from weft.errors import UserError
 from weft.lm.mixture import Mixture, Pieces, Source
@@ -46,9 +47,9 @@ class PretrainConfig:
     """Share of the tokens from each dataset, by its name, in any unit; without any, in proportion to their sizes."""
     held_out: tuple[Path, ...] = ()
     """Token shards that are measured on at the end and not trained on."""
-    tokens_per_step: int = 4096
+    tokens_per_step: Count = 4096
     """Tokens of a step, about: a step is a fixed number of documents or pieces of them."""
-    row_tokens: int = 512
+    row_tokens: Count = 512
     """Longest piece of a document, and width of a packed row."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
 
@@ -91,7 +92,7 @@ def _train(
     def batch_at(step: int) -> Batch:
         nonlocal tokens_here
         samples = range(step * num_samples, (step + 1) * num_samples)
-        batch = pack([mixture[j] for j in samples], config.row_tokens)
+        batch = _pack([mixture[j] for j in samples], config.row_tokens, vocab)
         tokens_here += batch.num_tokens
         return batch
 
@@ -117,7 +118,7 @@ def held_out_losses(
     model.eval()
     sums: defaultdict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    for batch in _batches(datasets, tokens_per_batch):
+    for batch in _batches(datasets, tokens_per_batch, vocab):
         losses = token_losses(model, batch).double()
         for modality, at in _modalities(batch, vocab).items():
             sums[modality] += float(losses[at].sum())
@@ -125,14 +126,21 @@ def held_out_losses(
     return {f"loss.{modality}": sums[modality] / n for modality, n in counts.items() if n}
 
 
-def _batches(datasets: Sequence[Pieces], tokens_per_batch: int) -> Iterator[Batch]:
+def _pack(pieces: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int, vocab: SpeechVocab) -> Batch:
+    batch = pack(pieces, row_tokens)
+    if int(batch.ids.max()) >= vocab.size:
+        raise UserError(f"tokens hold id {int(batch.ids.max())} of {vocab.size}: they are damaged, pack them again")
+    return batch
+
+
+def _batches(datasets: Sequence[Pieces], tokens_per_batch: int, vocab: SpeechVocab) -> Iterator[Batch]:
     """Every piece once, in batches of at least `tokens_per_batch` ids, the last one smaller."""
     for pieces in datasets:
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
         for i in range(len(pieces)):
             waiting.append(pieces[i])
             if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-                yield pack(waiting, pieces.row_tokens)
+                yield _pack(waiting, pieces.row_tokens, vocab)
                 waiting = []
 
 
@@ -168,7 +176,7 @@ def _datasets(folder: Path, row_tokens: int) -> dict[str, Pieces]:
 
 def _tokens_manifest(folder: Path, vocab: SpeechVocab) -> Manifest:
     manifest = artifacts.read(folder, "tokens")
-    if manifest.settings["vocab"] != vocab.fingerprint:
+    if manifest.settings.get("vocab") != vocab.fingerprint:
         raise UserError(f"{folder} was packed for another vocabulary: pack its datasets with --lm this base")
     return manifest
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.config import Count, Natural
 from weft.data.corpus import read_texts
 from weft.errors import UserError
 from weft.lm.model import KIND, LmConfig, extend_lm, load_hf, new_lm, save
@@ -31,11 +32,11 @@ class StartConfig:
     """Hugging Face folder of a causal LM; without one, an untrained `model` with a vocabulary trained on `texts`."""
     texts: tuple[Path, ...] = ()
     """Text corpus that the vocabulary is trained on, where there is no base."""
-    vocab_size: int = 1024
+    vocab_size: Count = 1024
     """Text ids, where there is no base."""
     model: LmConfig = field(default_factory=LmConfig)
     """Shape, where there is no base."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of new weights."""
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.artifacts import read
+from weft.artifacts import check_writable, read
 from weft.audio import save
+from weft.config import Natural
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
+from weft.text_to_token.model import spoken_form
 from weft.text_to_token.synthesize import Synthesizer
 
 
@@ -27,7 +29,7 @@ class SayConfig:
     """Folder of the speech decoder."""
     out: Path
     """WAV file to write."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the codes and of the decoder's noise."""
 
 
@@ -38,8 +40,9 @@ def run(config: SayConfig) -> None:
         raise UserError(
             f"{config.text_to_token} and {config.decoder} were made with different tokenizers: they do not fit"
         )
-    if not config.text.strip():
-        raise UserError("there is no text to say")
+    if not spoken_form(config.text):
+        raise UserError(f"there is nothing to say in {config.text!r}: give words")
+    check_writable(config.out, ".wav")
     codes = Synthesizer.load(config.text_to_token).speak([config.text], [config.seed])[0]
     if not codes:
         raise UserError("the text-to-token model ran away on this text: try another --seed, or shorter text")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weft.artifacts import Manifest, read
+from weft.artifacts import Manifest, loading, read
 from weft.engine.generate import Engine, Request, Sampling
 from weft.lm.model import load_hf
 from weft.text_to_token.model import KIND, most_codes, prompt_ids, spoken_form
@@ -28,6 +28,7 @@ class Synthesizer:
     def __init__(self, engine: Engine, vocab: SpeechVocab, manifest: Manifest) -> None:
         self.manifest = manifest
         self.frame_rate_hz: float = manifest.counts["frame_rate_hz"]
+        self._codes_per_character: float = manifest.counts["max_codes_per_character"]
         self._engine, self._vocab = engine, vocab
         self._sampling = Sampling(temperature=manifest.settings["temperature"])
         self._allowed = torch.zeros(vocab.size, dtype=torch.bool)
@@ -40,7 +41,8 @@ class Synthesizer:
         manifest = read(Path(folder), KIND)
         model, tokenizer = load_hf(Path(folder), torch.float32)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-        return cls(Engine(model), SpeechVocab.of(tokenizer), manifest)
+        with loading(Path(folder), "a text-to-token model"):
+            return cls(Engine(model), SpeechVocab.of(tokenizer), manifest)
 
     def speak(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[int] | None]:
         """Codes of each text, decided by the texts and their seeds (0 or more).
@@ -61,7 +63,7 @@ class Synthesizer:
         return spoken
 
     def _request(self, text: str) -> Request:
-        cap = most_codes(text, self.manifest.counts["max_codes_per_character"])
+        cap = most_codes(text, self._codes_per_character)
         return Request(prompt_ids(self._vocab, text).tolist(), cap, allowed=self._allowed)
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import settings_of
+from weft.config import Count, NonNegative, settings_of
 from weft.data.shards import Rows
 from weft.errors import UserError
 from weft.lm.mixture import permuted
@@ -46,14 +46,14 @@ class TextToTokenConfig:
     """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
     model: LmConfig = field(default_factory=LmConfig)
     """Shape, where there is no base."""
-    vocab_size: int = 700
+    vocab_size: Count = 700
     """Text ids, where there is no base."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
-    batch_utterances: int = 24
+    batch_utterances: Count = 24
     """Utterances in a step."""
-    row_tokens: int = 256
+    row_tokens: Count = 256
     """Width of a packed row; longer utterances are left out."""
-    temperature: float = 0.5
+    temperature: NonNegative = 0.5
     """Temperature that the model speaks with."""
 
 
@@ -69,6 +69,8 @@ def run(config: TextToTokenConfig) -> Manifest:
     for manifest in manifests.values():
         artifacts.require_parent(manifest, "tokenizer", tokenizer)
     parents = {**manifests, "tokenizer": tokenizer}
+    with artifacts.loading(config.tokenizer, "a tokenizer"):
+        frame_rate_hz = ENCODER_HZ / tokenizer.settings["model"]["pooling"]
     settings = settings_of(config, leave_out=("out", "codes", "tokenizer"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
@@ -90,7 +92,7 @@ def run(config: TextToTokenConfig) -> Manifest:
         draft.counts["left_out_utterances"] = len(all_utterances) - len(rows)
         paces = ((u.text or "", len(u.codes)) for u in utterances)
         draft.counts["max_codes_per_character"] = max_codes_per_character(paces)
-        draft.counts["frame_rate_hz"] = ENCODER_HZ / tokenizer.settings["model"]["pooling"]
+        draft.counts["frame_rate_hz"] = frame_rate_hz
     return artifacts.read(config.out)
 
 

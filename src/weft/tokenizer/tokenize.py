@@ -18,6 +18,7 @@ import torch
 from weft import artifacts
 from weft.artifacts import Manifest
 from weft.audio import SAMPLE_RATE_HZ, load
+from weft.config import Count, Share
 from weft.data import job
 from weft.data.corpus import read_manifest
 from weft.data.job import Report
@@ -41,9 +42,9 @@ class TokenizeConfig:
     """Folder of the speech tokenizer."""
     out: Path
     """Folder to write the codes to."""
-    workers: int = 1
+    workers: Count = 1
     """Processes, each with its own copy of the tokenizer."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of unreadable utterances above which the job fails."""
 
 

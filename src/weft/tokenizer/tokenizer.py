@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -30,11 +30,12 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from weft.artifacts import Manifest, read, write_json
+from weft.artifacts import Manifest, loading, read, write_json
 from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
 from weft.errors import UserError
 from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import QuantizerConfig
+from weft.weights import load_weights
 
 if TYPE_CHECKING:
     from weft.tokenizer.streaming import TokenizerStream
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 KIND = "tokenizer"
 Codes = Sequence[int] | np.ndarray
 _BATCH_SEC = 200.0
+_TIED = ("whisper.proj_out.weight",)  # to the embedding
 
 
 class SpeechTokenizer:
@@ -74,23 +76,17 @@ class SpeechTokenizer:
         """Load a tokenizer artifact. Raises UserError when the folder is not a whole one."""
         folder = Path(folder)
         manifest = read(folder, KIND)
-        settings = manifest.settings["model"]
-        config = BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**settings["quantizer"])})
-        whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
-        weights = load_file(folder / "model.safetensors")
-        model = BottleneckWhisper(config, whisper)
-        missing, surplus = model.load_state_dict(weights, strict=False)
-        missing = [name for name in missing if name != "whisper.proj_out.weight"]  # tied to the embedding
-        if missing or surplus:
-            raise UserError(
-                f"{folder}/model.safetensors misses {missing[:3]} and has surplus {surplus[:3]}: copy it again"
-            )
-        model.eval()
-        return cls(model, AutoTokenizer.from_pretrained(folder / "text_tokenizer"), manifest)
+        with loading(folder, "a tokenizer"):
+            settings = manifest.settings["model"]
+            config = BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**settings["quantizer"])})
+            whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
+            model = BottleneckWhisper(config, whisper).eval()
+            load_weights(model, folder / "model.safetensors", leave_out=_TIED)
+            return cls(model, AutoTokenizer.from_pretrained(folder / "text_tokenizer"), manifest)
 
     def save(self, folder: Path) -> None:
         """Write weights, Whisper's configuration and the text tokenizer; the caller's artifact adds the manifest."""
-        weights = {k: v for k, v in self.model.state_dict().items() if k != "whisper.proj_out.weight"}
+        weights = {k: v for k, v in self.model.state_dict().items() if k not in _TIED}
         save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
         self.model.whisper_config.save_pretrained(folder / "whisper")
         self.text_tokenizer.save_pretrained(folder / "text_tokenizer")
@@ -186,9 +182,9 @@ class SpeechTokenizer:
 
 
 def codebook_of(folder: str | Path) -> Tensor:
-    """The codebook (K, D) of a tokenizer artifact, without the rest of it."""
+    """The codebook (K, D) of a tokenizer artifact, without the rest of it. Raises UserError where it is damaged."""
     read(Path(folder), KIND)
-    with safe_open(Path(folder) / "model.safetensors", "pt") as weights:
+    with loading(Path(folder), "a tokenizer"), safe_open(Path(folder) / "model.safetensors", "pt") as weights:
         return weights.get_tensor("quantizer.codebook")
 
 

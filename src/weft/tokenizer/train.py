@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from transformers import (
 from weft import artifacts, progress
 from weft.artifacts import Manifest
 from weft.audio import load
-from weft.config import settings_of
+from weft.config import Count, Natural, NonNegative, Positive, Share, settings_of
 from weft.data.corpus import read_manifest
 from weft.data.skipped import Skipped
 from weft.errors import UserError
@@ -38,24 +39,24 @@ from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import health
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer, batches_by_length
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
-from weft.wer import word_error_rate
+from weft.wer import normalize, word_error_rate
 
 
 @dataclass(frozen=True)
 class WhisperShape:
     """The size of a Whisper that is trained from nothing."""
 
-    width: int = 192
+    width: Count = 192
     """Width of encoder and decoder."""
-    encoder_layers: int = 4
+    encoder_layers: Count = 4
     """Layers of the encoder, before and after the bottleneck."""
-    decoder_layers: int = 1
+    decoder_layers: Count = 1
     """Layers of the text decoder."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads."""
-    num_mels: int = 80
+    num_mels: Count = 80
     """Mel bands of the input."""
-    vocab_size: int = 600
+    vocab_size: Count = 600
     """Text tokens of the decoder."""
 
 
@@ -74,16 +75,16 @@ class TokenizerConfig:
     whisper: WhisperShape = field(default_factory=WhisperShape)
     model: BottleneckConfig = field(default_factory=BottleneckConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
-    batch_sec: float = 100.0
+    batch_sec: Positive = 100.0
     """Seconds of speech in a batch, padding included."""
-    quantize_from_step: int = 0
+    quantize_from_step: Natural = 0
     """Steps of training before the codebook is set and the bottleneck closes."""
-    ctc_outputs: int = 0
+    ctc_outputs: Natural = 0
     """Letters a CTC head may read at each code while training, which makes training from nothing feasible; 0 trains
     without one."""
-    ctc_weight: float = 1.0
+    ctc_weight: NonNegative = 1.0
     """Weight of the CTC loss."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Share of unreadable utterances above which training does not start."""
 
 
@@ -257,7 +258,7 @@ def run(config: TokenizerConfig) -> Manifest:
     Its counts tell parameters, utterances and, with `held_out`, what `measure` finds. Raises UserError for speech that
     is missing or too often bad, and for a base that is no Whisper.
     """
-    settings = settings_of(config)
+    settings = settings_of(config, leave_out=("out", "max_bad_share"))
     if artifacts.is_made(config.out, KIND, settings):
         return artifacts.read(config.out)
     if config.quantize_from_step >= config.train.steps:
@@ -265,7 +266,7 @@ def run(config: TokenizerConfig) -> Manifest:
             f"quantize_from_step is {config.quantize_from_step}, and there are {config.train.steps} steps: "
             "give fewer, or the bottleneck never closes"
         )
-    utterances = read_manifest(*config.speech)
+    utterances, held_out = read_manifest(*config.speech), _held_out(config)
     with artifacts.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         tokenizer = _base(config) if config.base else _from_nothing(config, [u.text or "" for u in utterances])
@@ -275,12 +276,22 @@ def run(config: TokenizerConfig) -> Manifest:
         objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
         fit(objective, speech.batch_at, _Loss(speech, config), config.train, draft.folder, "tokenizer")
         tokenizer.save(draft.folder)
-        discard_checkpoints(draft.folder)
         draft.counts["parameters"] = sum(p.numel() for p in tokenizer.model.parameters())
         draft.counts["utterances"] = speech.skipped.num_good
-        if config.held_out:
-            draft.counts |= measure(tokenizer, read_manifest(*config.held_out))
+        if held_out:
+            draft.counts |= measure(tokenizer, held_out)
+        discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
+
+
+def _held_out(config: TokenizerConfig) -> list[Utterance]:
+    """What is measured on after training, whose mistakes are found before. Raises UserError for them."""
+    found = read_manifest(*config.held_out)
+    for u in found:
+        load(u.audio)
+    if found and not any(normalize(u.text or "") for u in found):
+        raise UserError(f"{', '.join(map(str, config.held_out))}: no utterance has a transcript to measure with")
+    return found
 
 
 @dataclass(frozen=True)
@@ -319,6 +330,8 @@ def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict
 
 def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokenizer:
     shape = config.whisper
+    if shape.width % shape.heads:
+        raise UserError(f"whisper.width is {shape.width}: choose a multiple of whisper.heads, {shape.heads}")
     words = text_tokenizer(texts, shape.vocab_size)
     whisper = WhisperConfig(
         vocab_size=len(words),
@@ -341,9 +354,13 @@ def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokeni
 
 def _base(config: TokenizerConfig) -> SpeechTokenizer:
     assert config.base is not None
-    try:
-        whisper = WhisperForConditionalGeneration.from_pretrained(config.base)
+    with artifacts.loading(config.base, "a Hugging Face Whisper"):
+        kind = WhisperConfig.get_config_dict(config.base)[0].get("model_type")
+        if kind != "whisper":
+            raise UserError(f"{config.base} is a model of type {kind}, and no Whisper: give a Hugging Face Whisper")
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(config.base, output_loading_info=True)
+        whisper, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            raise UserError(f"{config.base} has no weights for {missing[0]} and {len(missing) - 1} more: is it whole?")
         words = AutoTokenizer.from_pretrained(config.base)
-    except (OSError, ValueError) as e:
-        raise UserError(f"{config.base} is not a Hugging Face Whisper folder ({str(e).splitlines()[0]})") from e
     return SpeechTokenizer(BottleneckWhisper(config.model, whisper), words)

@@ -1,0 +1,40 @@
+"""Weights from safetensors files: all that a model has, in their shapes, or a refusal.
+
+with loading(folder, "a decoder"):                      # of weft.artifacts, for damaged files
+    load_weights(model, folder / "model.safetensors")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+from weft.errors import UserError
+
+
+def load_weights(model: nn.Module, path: Path, leave_out: Collection[str] = ()) -> None:
+    """Load a state dict into `model`; the names in `leave_out` are not in the file.
+
+    Raises UserError for weights that are missing, surplus, of another shape or not finite.
+    """
+    weights = load_file(path)
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    needed = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in leave_out}
+    if wrong := sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n)):
+        first = wrong[0]
+        raise UserError(
+            f"{path} does not fit its settings: {first} is {found.get(first, 'missing')}, and "
+            f"{needed.get(first, 'none')} is needed ({len(wrong)} such in all); copy it again"
+        )
+    model.load_state_dict(weights, strict=not leave_out)
+    require_finite(model, path)
+
+
+def require_finite(model: nn.Module, path: Path) -> None:
+    """Raise UserError where a weight of `model`, which came from `path`, is infinite or not a number."""
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise UserError(f"{path} has weights that are not finite ({name}): copy it again, or make it again")

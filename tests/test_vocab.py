@@ -85,7 +85,7 @@ def test_the_vocabulary_survives_saving(vocab, tmp_path):
     assert np.array_equal(loaded.document_ids(document)[0], vocab.document_ids(document)[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text())
 def test_text_comes_back_exactly_and_is_never_a_control_token(vocab, text):
     text = f"{text}<|user|><|audio_3|><|endoftext|>{text}"

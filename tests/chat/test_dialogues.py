@@ -170,6 +170,16 @@ def test_a_dialogue_that_cannot_be_said_is_left_out_and_counted(made):
         made([unsayable], "nothing")
 
 
+def test_a_dialogue_ends_before_the_first_exchange_that_cannot_be_said(made):
+    pairs = [("system", "Be kind."), ("user", "hi"), ("assistant", "ho"), ("user", "and"), ("assistant", "then")]
+    silent = [[(r, "unspeakable" if i == k else t) for i, (r, t) in enumerate(pairs)] for k in range(5)]
+    manifest, documents = made([json.dumps({"id": str(k), "turns": turns(*p)}) for k, p in enumerate(silent)])
+    written = {d.id: [s.text for s in d.segments if s.text] for d in documents}
+    exchange = ["Be kind.", "hi", "ho"]
+    assert written == {"0": ["unspeakable", "hi", "ho", "and", "then"], "3": exchange, "4": exchange}
+    assert [manifest.counts[f"{name}_documents"] for name in ("shortened", "rejected")] == [2, 2]
+
+
 def test_a_system_turn_stays_text_and_lines_without_id_are_named_by_their_place(made, vocab):
     row = {"turns": turns(("system", "Be kind."), ("user", "hi"), ("assistant", "ho"))}
     _, (document,) = made([json.dumps(row)])

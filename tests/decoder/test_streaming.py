@@ -23,7 +23,7 @@ def in_chunks(sizes: list[int], codes: np.ndarray = CODES) -> np.ndarray:
     return np.concatenate([*sound, stream.push(codes[at:]), stream.finish()])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(0, 9), max_size=12))
 def test_chunked_equals_whole_to_the_bit(sizes: list[int]) -> None:
     assert np.array_equal(in_chunks(sizes), WHOLE)

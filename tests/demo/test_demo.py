@@ -19,7 +19,7 @@ SIZES = Sizes(
     woven_documents=6,
     spoken_documents=3,
     plain_documents=4,
-    dialogues=8,
+    dialogues=24,
     pairs=6,
 )
 

@@ -19,7 +19,7 @@ def pieces_of(folder, lengths, first_id=0, row_tokens=64):
     return Pieces(TokenShards(folder), row_tokens)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(size=st.integers(1, 300), seed=st.integers(0, 1000))
 def test_permuted_is_a_permutation(size, seed):
     assert sorted(permuted(i, size, (seed, 0)) for i in range(size)) == list(range(size))

@@ -116,10 +116,10 @@ def test_folders_that_are_no_whole_model_are_refused(folder, tmp_path, text_toke
     load_hf(text_only, torch.float32)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="does not load|no weights"):
+    with pytest.raises(UserError, match=r"does not load|no weights"):
         LanguageModel.load(folder)
     weights.unlink()
-    with pytest.raises(UserError, match="does not load|no weights"):
+    with pytest.raises(UserError, match=r"does not load|no weights"):
         LanguageModel.load(folder)
 
 

@@ -51,7 +51,7 @@ def test_gradients_flow_through_the_chosen_places(tiny_lm, rng):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tiny_lm.parameters())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), seed=st.integers(0, 2**32))
 def test_packing_keeps_every_document_whole_and_predicts_every_trained_id_once(lengths, seed):
     documents = documents_of(np.random.default_rng(seed), lengths)

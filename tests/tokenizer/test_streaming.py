@@ -16,7 +16,7 @@ def noise(num_samples: int) -> np.ndarray:
 SHARED = make_tokenizer()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 20_000), max_size=12), num_samples=st.integers(1, 90_000))
 def test_chunked_equals_whole(cuts: list[int], num_samples: int) -> None:
     x = noise(num_samples)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
@@ -63,8 +63,8 @@ class DialoguesConfig:
 def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
-    A dialogue with a turn that the model cannot say is left out and counted. Raises UserError for sources without
-    dialogues or with too many bad ones.
+    A dialogue ends before the first exchange that the model cannot say, and is left out when that leaves no answer;
+    both are counted. Raises UserError for sources without dialogues or with too many bad ones.
     """
     speaker = artifacts.read(config.text_to_token, "text_to_token")
     parents = {"text_to_token": speaker, **tokenizer_of({"text_to_token": speaker})}
@@ -154,11 +154,20 @@ class _Speak:
         codes = iter(self.synthesizer.speak(texts, seeds) if said else ())
         for dialogue in written:
             speech = {i: next(codes) for i, _ in _said(dialogue)}
-            spoken = {i: c for i, c in speech.items() if c is not None and len(c)}
-            if len(spoken) == len(speech):
-                yield _document(dialogue, spoken, self.synthesizer.frame_rate_hz, counts)
-            else:
-                counts["rejected_documents"] += 1
+            kept = _before_silence(dialogue.turns, speech)
+            if len(kept) < len(dialogue.turns):
+                counts["shortened_documents" if kept else "rejected_documents"] += 1
+            if kept:
+                yield _document(replace(dialogue, turns=kept), speech, self.synthesizer.frame_rate_hz, counts)
+
+
+def _before_silence(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[int] | None]) -> tuple[Segment, ...]:
+    """All turns, or where one could not be said, those up to the last answer before it; none without an answer."""
+    silent = next((i for i, codes in speech.items() if not codes), len(turns))
+    if silent == len(turns):
+        return turns
+    answers = [i for i in range(silent) if turns[i].role == "assistant"]
+    return turns[: answers[-1] + 1] if answers else ()
 
 
 def _parse(line: _Line) -> _Written:
@@ -192,9 +201,10 @@ def _said(dialogue: _Written) -> Iterator[tuple[int, Segment]]:
 
 
 def _document(
-    dialogue: _Written, codes: Mapping[int, Sequence[int]], frame_rate_hz: float, counts: Counter[str]
+    dialogue: _Written, speech: Mapping[int, Sequence[int] | None], frame_rate_hz: float, counts: Counter[str]
 ) -> Document:
     """The document of a dialogue with the codes of its spoken turns. An answer's text is said once, as text."""
+    codes = {i: speech[i] or () for i, _ in _said(dialogue)}
     segments: list[Segment] = []
     for i, turn in enumerate(dialogue.turns):
         if turn.role == "user":
@@ -213,10 +223,10 @@ def _summary(report: Report) -> dict[str, Any]:
     counts = report.counts
     if not counts["documents"]:
         raise UserError(
-            f"no dialogue could be spoken ({counts['rejected_documents']} have a turn that the model cannot say): "
+            f"no dialogue could be spoken ({counts['rejected_documents']} have no exchange that the model can say): "
             "give other dialogues, or train the text-to-token model longer"
         )
-    names = ("documents", "turns", "words", "speech_codes", "rejected_documents")
+    names = ("documents", "turns", "words", "speech_codes", "shortened_documents", "rejected_documents")
     return {
         **{name: counts[name] for name in names},
         "skipped_documents": len(report.skipped.bad),

@@ -31,6 +31,7 @@ from weft.wer import normalize
 _PAGE = Path(__file__).with_name("page")
 _MISSING = "–"  # noqa: RUF001
 _COLUMNS = 480  # of a waveform: finer than a screen shows
+_LEAST_TOP = 1e-9  # of an axis: what is smaller shows as nothing
 _GOLDEN_ANGLE_DEG = 137.508  # neighbouring codes get hues far apart, and every code always the same one
 
 
@@ -196,8 +197,8 @@ def chart(curves: Sequence[Series], x_name: str = "steps") -> Markup:
     """Curves over a common axis that begins at 0, with their names and last values above."""
     if not curves:
         return Markup("")
-    x_max = max(x for c in curves for x, _ in c.points) or 1.0
-    y_max = 1.04 * max(y for c in curves for _, y in c.points) or 1.0
+    x_max = max(_LEAST_TOP, *(x for c in curves for x, _ in c.points))
+    y_max = max(_LEAST_TOP, *(1.04 * y for c in curves for _, y in c.points))
     legend, lines = (
         Markup("").join(Markup(markup).format(**_drawn(c, x_max, y_max)) for c in curves)
         for markup in (

@@ -7,7 +7,7 @@ import weft
 
 ROOT = Path(weft.__file__).parent
 FLOORS = [
-    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "espeak"},
+    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "espeak", "launch"},
     {"training", "data", "vocab", "voices", "rhythm"},
     {"tokenizer", "decoder", "lm", "engine", "speak"},
     {"text_to_token", "eval"},
@@ -20,7 +20,7 @@ FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in name
 SIDEWAYS = {
     ("audio", "artifacts"), ("audio", "errors"), ("artifacts", "errors"), ("config", "errors"), ("espeak", "errors"),
     ("voices", "data"), ("training", "data"), ("vocab", "data"), ("lm", "engine"), ("eval", "text_to_token"),
-    ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"),
+    ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"), ("progress", "launch"),
 }  # fmt: skip
 
 

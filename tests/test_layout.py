@@ -7,7 +7,7 @@ import weft
 
 ROOT = Path(weft.__file__).parent
 FLOORS = [
-    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak"},
+    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak", "launch"},
     {"training", "data", "vocab", "voices", "rhythm"},
     {"tokenizer", "decoder", "lm", "engine", "speak"},
     {"text_to_token", "eval"},
@@ -21,7 +21,7 @@ SIDEWAYS = {
     ("audio", "artifacts"), ("audio", "errors"), ("artifacts", "errors"), ("config", "errors"), ("espeak", "errors"),
     ("wer", "errors"), ("weights", "errors"),
     ("voices", "data"), ("training", "data"), ("vocab", "data"), ("lm", "engine"), ("eval", "text_to_token"),
-    ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"),
+    ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"), ("progress", "launch"),
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The `weft` command: one flat verb a stage, each loaded only when it runs.
 
 A verb whose argument is a recipe takes `RECIPE.toml [--key value ...]`; the others take flags. Mistakes of the user
-end with one line and exit status 2, an interruption with 130.
+end with one line and exit status 2, an interruption with 130. The verbs that train may run in many processes at once,
+as torchrun starts them: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from types import ModuleType
 from typing import Annotated, Any
 
-from weft import __version__
+from weft import __version__, launch
 from weft.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -52,6 +54,7 @@ VERBS = {
     "chat": Verb("weft.chat.session", "ChatConfig", "One spoken turn, or a conversation.", run="chat"),
     "info": Verb("weft.info", "InfoConfig", "What an artifact is, and where it came from."),
 }  # fmt: skip
+TRAINING = {"train-tokenizer", "train-decoder", "train-text-to-token", "pretrain", "sft"}  # may run in many processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +68,10 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
     try:
-        return _dispatch(list(arguments))
+        status = _dispatch(list(arguments))
+        if launch.world_size() > 1:
+            _processes().end()
+        return status
     except UserError as e:
         return _complain(str(e))
     except OSError as e:
@@ -74,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         where = f"{e.filename}: " if e.filename else ""
         return _complain(f"{where}{e.strerror}; {_DISK_TROUBLE.get(e.errno, 'check this path, and the disk it is on')}")
     except KeyboardInterrupt:
-        print("\nweft: interrupted; the same command goes on from here", file=sys.stderr)
+        _tell("\nweft: interrupted; the same command goes on from here")
         return EXIT_INTERRUPTED
 
 
@@ -91,8 +97,18 @@ _DISK_TROUBLE = {
 
 
 def _complain(message: str) -> int:
-    print(f"weft: {' '.join(message.split())}", file=sys.stderr)
+    _tell(f"weft: {' '.join(message.split())}")
     return EXIT_USER_ERROR
+
+
+def _tell(line: str) -> None:
+    """Print a line to stderr, once where many processes have something to say."""
+    if launch.world_size() == 1 or _processes().first_to_tell():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _processes() -> ModuleType:
+    return importlib.import_module("weft.training.distributed")  # and with it torch, which one process may not need
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -113,6 +129,10 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
 
     from weft.config import FLAGS, one_line, recipe_source
 
+    if launch.world_size() > 1:
+        if name not in TRAINING:
+            raise UserError(f"weft {name} does not work in many processes together: start it without torchrun")
+        _processes().begin()
     asks_help = any(t in ("-h", "--help") for t in tokens)
     app = App(
         name=f"weft {name}", help=verb.help, help_epilogue=_epilogue(verb), version_flags=(), default_parameter=FLAGS
@@ -141,7 +161,7 @@ def _command(verb: Verb) -> Callable[..., None]:
 
     def run(config: Any) -> None:
         done = getattr(importlib.import_module(verb.module), verb.run)(config)
-        if done is not None:
+        if done is not None and launch.rank() == 0:
             _show(done)
 
     def run_recipe(*, config: Any) -> None:  # by keyword alone: a second file is no setting

@@ -3,7 +3,8 @@
     with progress.bar("tokenizer", total=2500) as advance:
         advance(1, f"loss {loss:.2f}")
 
-On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. It writes to stderr.
+On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. It writes to stderr. Of many
+processes on one job only the first shows it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from weft import launch
+
 _PLAIN_EVERY_SEC = 10.0
 
 Advance = Callable[..., None]
@@ -24,6 +27,9 @@ Advance = Callable[..., None]
 @contextmanager
 def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield `advance(count=1, note="")`. `done` items of `total` were finished by an earlier run."""
+    if launch.rank():
+        yield lambda count=1, note="": None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain(title, total, done)

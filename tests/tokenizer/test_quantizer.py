@@ -1,24 +1,82 @@
-import torch
+import math
+from pathlib import Path
 
-from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer, health
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.ranks import in_ranks
+from weft.errors import UserError
+from weft.tokenizer import quantizer as module
+from weft.tokenizer.quantizer import Health, Quantizer, QuantizerConfig, VectorQuantizer, health
+from weft.training import distributed
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def quantizer(num_codes: int = 8, width: int = 4, **settings: float) -> VectorQuantizer:
     made = VectorQuantizer(QuantizerConfig(num_codes=num_codes, **settings), width)  # type: ignore[arg-type]
-    vectors = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
-    made.initialise(vectors, torch.Generator().manual_seed(1))
+    made.initialise(random(64, width), torch.Generator().manual_seed(1))
     return made
 
 
-def everywhere(hidden: torch.Tensor) -> torch.Tensor:
+def everywhere(hidden: Tensor) -> Tensor:
     return torch.ones(hidden.shape[:2], dtype=torch.bool)
 
 
-def test_nearest_is_the_code_at_the_least_squared_distance() -> None:
-    q = quantizer()
-    x = torch.randn(3, 5, 4)
-    by_hand = (x[..., None, :] - q.codebook).square().sum(-1).argmin(-1)
-    assert torch.equal(q.nearest(x), by_hand)
+def step(q: Quantizer, hidden: Tensor) -> Health:
+    q(hidden, everywhere(hidden))
+    return q.update()
+
+
+@settings(max_examples=30, deadline=None)
+@given(num_frames=st.integers(0, 40), num_codes=st.integers(2, 20), rows=st.integers(1, 50), seed=st.integers(0, 99))
+def test_nearest_is_the_code_at_the_least_squared_distance(
+    num_frames: int, num_codes: int, rows: int, seed: int
+) -> None:
+    """However many frames are compared at once."""
+    q = VectorQuantizer(QuantizerConfig(num_codes=num_codes), 4)
+    q.codebook.copy_(random(num_codes, 4, seed=seed))
+    x = random(num_frames, 4, seed=seed + 1)
+    by_hand = (x[:, None] - q.codebook).square().sum(-1).argmin(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MAX_DISTANCES", rows * num_codes)
+        assert torch.equal(q.nearest(x), by_hand)
+    assert torch.equal(q.nearest(x[None, :, None])[0, :, 0], by_hand)
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of a tensor made inside."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.num_bytes = max(self.num_bytes, out.untyped_storage().nbytes())
+        return out
+
+
+def test_many_frames_and_many_codes_never_meet_in_one_matrix() -> None:
+    q = VectorQuantizer(QuantizerConfig(num_codes=16_384), 2)
+    q.codebook.copy_(random(16_384, 2))
+    x = random(1, 5000, 2, seed=1)
+    with Largest() as largest:
+        q(x, everywhere(x))
+        q.update()
+    assert largest.num_bytes <= 256 * 2**20 < 4 * 5000 * 16_384
+
+
+def test_the_precision_of_a_run_does_not_change_the_codes() -> None:
+    q = quantizer(num_codes=64)
+    x = random(500, 4, seed=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(q.nearest(x), (x[:, None] - q.codebook).square().sum(-1).argmin(-1))
 
 
 def test_values_are_codebook_rows_and_gradients_pass_straight_through() -> None:
@@ -47,9 +105,10 @@ def test_padding_moves_nothing() -> None:
     for batch in (x, noisy):
         q = quantizer().train()
         loss = q(batch, valid).loss
-        moved.append((q.codebook.clone(), loss))
-    assert torch.equal(moved[0][0], moved[1][0])
+        moved.append((q.update(), q.codebook.clone(), loss))
     assert torch.equal(moved[0][1], moved[1][1])
+    assert torch.equal(moved[0][2], moved[1][2])
+    assert moved[0][0] == moved[1][0]
 
 
 def test_codebook_follows_the_mean_of_what_each_code_takes() -> None:
@@ -58,39 +117,183 @@ def test_codebook_follows_the_mean_of_what_each_code_takes() -> None:
     q.ema_sum.copy_(q.codebook)
     x = torch.tensor([[[1.0, 1.0], [3.0, 1.0], [11.0, 9.0], [9.0, 9.0]]])
     for _ in range(40):
-        q(x, everywhere(x))
+        step(q, x)
     assert torch.allclose(q.codebook, torch.tensor([[2.0, 1.0], [10.0, 9.0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_step_in_parts_is_a_step(every: int) -> None:
+    x = random(6, 8, 4, seed=4)
+    whole, parts = (quantizer(num_codes=16, restart_every_steps=every, decay=0.5).train() for _ in range(2))
+    for _ in range(4):
+        used = step(whole, x)
+        for part in x.split(2):
+            parts(part, everywhere(part))
+        assert parts.update() == used
+        assert torch.allclose(parts.codebook, whole.codebook, atol=1e-5)
+
+
+def test_what_is_seen_in_evaluation_moves_nothing() -> None:
+    q, still = quantizer(restart_every_steps=0).train(), quantizer(restart_every_steps=0).train()
+    q.eval()(random(1, 9, 4) + 5, torch.ones(1, 9, dtype=torch.bool))
+    assert q.update() == still.update()
+    assert torch.equal(q.codebook, still.codebook)
+
+
+def with_codes_at(places: list[float], **settings: float) -> VectorQuantizer:
+    q = quantizer(len(places), 1, **settings).train()
+    q.codebook.copy_(torch.tensor(places)[:, None])
+    q.ema_sum.copy_(q.codebook)
+    return q
+
+
+@pytest.mark.parametrize("every", [1, 3, 10, 100])
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99, 0.999])
+def test_by_the_papers_rule_a_code_never_used_restarts_and_one_used_once_does_not(every: int, decay: float) -> None:
+    q = with_codes_at([0.0, 100.0, 1000.0], decay=decay, restart_every_steps=every)
+    for i in range(every):
+        assert not q.num_restarts
+        used = step(q, torch.tensor([[[0.0], [100.0 if i == 0 else 0.0]]]))
+    assert used.restarts == 1
+    assert 0 <= q.codebook[2] <= 100 < 1000
+    assert q.ema_sum[1] / q.ema_count[1] == pytest.approx(100.0, rel=1e-3)
+
+
+def test_by_share_codes_that_are_rarely_but_evenly_used_stay() -> None:
+    """One vector a step over eight codes: by the paper's rule a code that is used evenly restarts all the same."""
+    restarts = []
+    for share in (None, 0.3):
+        q = with_codes_at([10.0 * i for i in range(8)], decay=0.9, restart_every_steps=20, restart_share=share)
+        for i in range(80):
+            used = step(q, torch.tensor([[[10.0 * (i % 8)]]]))
+        restarts.append(used.restarts)
+    assert restarts[0] > 0
+    assert restarts[1] == 0
+
+
+def test_by_share_a_code_out_of_use_restarts_as_an_average_one() -> None:
+    q = with_codes_at([0.0, 1.0, 1000.0], decay=0.9, restart_every_steps=30, restart_share=0.3)
+    for _ in range(30):
+        used = step(q, torch.tensor([[[0.0], [0.0], [1.0], [1.0]]]))
+    assert used.restarts == 1
+    assert q.ema_count[2] == pytest.approx(float(q.ema_count[:2].sum() + 0.9**30) / 3, rel=1e-3)
+    assert 0 <= q.codebook[2] <= 1
+
+
+def test_with_few_frames_the_least_used_codes_restart_first_and_no_two_alike() -> None:
+    q = with_codes_at([0.0, 100.0, 200.0, 300.0, 400.0], decay=0.9, restart_every_steps=1)
+    q.ema_count.copy_(torch.tensor([5.0, 0.3, 0.1, 0.4, 0.2]))
+    q.ema_sum.copy_(q.ema_count[:, None] * q.codebook)
+    step(q, torch.tensor([[[1.0], [3.0]]]))
+    assert q.codebook[[1, 3], 0].tolist() == pytest.approx([100.0, 300.0], rel=1e-3)
+    assert sorted(q.codebook[[2, 4], 0].tolist()) == pytest.approx([1.0, 3.0], rel=1e-3)
 
 
 def test_a_restarted_code_is_alive_one_step_later() -> None:
     q = quantizer(num_codes=4, width=2, decay=0.5, restart_every_steps=3).train()
     q.codebook[3] = 1000.0  # nothing is ever near it
     q.ema_sum[3] = 1000.0
-    x = torch.randn(1, 32, 2, generator=torch.Generator().manual_seed(3))
+    x = random(1, 32, 2, seed=3)
     for _ in range(12):
-        q(x, everywhere(x))
+        step(q, x)
     assert int(q.num_restarts) >= 1
     assert q.codebook[3].abs().max() < 10
-    q(x, everywhere(x))
+    step(q, x)
     assert health(torch.bincount(q.nearest(x).flatten(), minlength=4)).codes_used == 4
 
 
-def test_restarts_are_the_same_after_a_resume() -> None:
-    x = torch.randn(20, 1, 32, 2, generator=torch.Generator().manual_seed(3))
-    whole = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3).train()
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_restarts_are_the_same_after_a_resume(share: float | None) -> None:
+    x = random(20, 1, 32, 2, seed=3)
+
+    def new() -> VectorQuantizer:
+        q = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3, restart_share=share).train()  # type: ignore[arg-type]
+        q.codebook[5:9] += 1000.0  # nothing is ever near them
+        return q
+
+    whole, first, second = new(), new(), new()
     for batch in x:
-        whole(batch, everywhere(batch))
-    first = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3).train()
+        step(whole, batch)
     for batch in x[:7]:
-        first(batch, everywhere(batch))
-    second = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3).train()
+        step(first, batch)
     second.load_state_dict(first.state_dict())
     for batch in x[7:]:
-        second(batch, everywhere(batch))
+        step(second, batch)
+    assert int(whole.num_restarts)
     assert torch.equal(whole.codebook, second.codebook)
+
+
+def test_k_means_is_nearer_to_what_it_starts_from_than_a_sample_of_it() -> None:
+    vectors = random(400, 4)
+    errors = {}
+    for init in ("kmeans", "samples"):
+        q = VectorQuantizer(QuantizerConfig(num_codes=20, init=init), 4)  # type: ignore[arg-type]
+        q.initialise(vectors, torch.Generator().manual_seed(1))
+        errors[init] = float((vectors - q.lookup(q.nearest(vectors))).square().mean())
+        assert len(q.codebook.unique(dim=0)) == 20
+    sampled = (vectors[:, None] == q.codebook).all(-1)
+    assert sampled.sum(0).tolist() == [1] * 20
+    assert errors["kmeans"] < 0.9 * errors["samples"]
 
 
 def test_health_of_even_use_is_the_whole_codebook() -> None:
     even, one = health(torch.full((16,), 5)), health(torch.tensor([7] + [0] * 15))
     assert (even.codes_used, round(even.perplexity, 6), round(even.bits, 6)) == (16, 16.0, 4.0)
     assert (one.codes_used, one.perplexity, one.bits) == (1, 1.0, 0.0)
+
+
+@given(counts=st.lists(st.integers(0, 1000), min_size=1, max_size=50))
+def test_perplexity_is_between_one_and_the_codes_used(counts: list[int]) -> None:
+    found = health(torch.tensor(counts))
+    assert found.codes_used == sum(c > 0 for c in counts)
+    assert found.codes_used_share == found.codes_used / len(counts)
+    assert 1 - 1e-9 <= found.perplexity <= max(1, found.codes_used) + 1e-6
+    assert found.bits == pytest.approx(math.log2(found.perplexity))
+
+
+STEPS = 7
+
+
+def of_this_rank(x: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Codebooks after steps on this process's share: without restarts, with them, and k-means."""
+    mine = x[:, distributed.share()]
+    out = {}
+    for name, every in (("moved", 0), ("restarted", 3)):
+        q = quantizer(num_codes=16, decay=0.6, restart_every_steps=every).train()
+        q.load_state_dict(state)
+        used = [step(q, batch) for batch in mine][-1]
+        out[name], out[f"{name} count"], out[f"{name} used"] = q.codebook, q.ema_count, used
+    q.initialise(mine.flatten(0, 2), torch.Generator().manual_seed(3))
+    return {**out, "k-means": q.codebook}
+
+
+def test_two_processes_with_halves_of_a_batch_are_one_with_all_of_it(tmp_path: Path) -> None:
+    x = random(STEPS, 5, 6, 4, seed=7)
+    state = quantizer(num_codes=16).state_dict()
+    first, second = in_ranks(of_this_rank, tmp_path, x, state)
+    alone = of_this_rank(x, state)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name], name
+    for name in ("moved", "moved count"):
+        assert torch.allclose(first[name], alone[name], atol=1e-5), name
+    assert first["moved used"] == alone["moved used"]
+    assert first["restarted used"].restarts > 0
+    error = [(x.flatten(0, 2)[:, None] - q["k-means"]).square().sum(-1).min(1).values.mean() for q in (first, alone)]
+    assert error[0] == pytest.approx(float(error[1]), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "fsq"}, "levels are"),
+        ({"kind": "fsq", "levels": (8, 2)}, "3 or more"),
+        ({"kind": "fsq", "levels": (8, 5), "num_codes": 512}, "levels make 40"),
+        ({"levels": (8, 5)}, "kind is vq"),
+        ({"num_codes": 70_000}, "2 to 65536"),
+        ({"decay": 1.0}, "decay is 1.0"),
+        ({"restart_share": 1.5}, "restart_share is 1.5"),
+    ],
+)
+def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        QuantizerConfig(**change)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,13 @@ from torch import nn
 from weft.errors import UserError
 from weft.training import checkpoint
 from weft.training.loop import TrainConfig, discard_checkpoints, fit, learning_rate
-from weft.training.metrics import MetricLog
+from weft.training.metrics import MetricLog, read_metrics
 
 CONFIG = TrainConfig(steps=9, lr=0.05, warmup_steps=2, checkpoint_every_steps=3, log_every_steps=1, precision="fp32")
 
 
-def data(step: int) -> torch.Tensor:
-    return torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+def data(step: int, part: slice = slice(None)) -> torch.Tensor:
+    return torch.randn(8, 4, generator=torch.Generator().manual_seed(step))[part]
 
 
 def model() -> nn.Module:
@@ -32,10 +33,10 @@ def test_a_run_killed_at_any_step_continues_to_the_same_weights(killed_before: i
     whole = model()
     fit(whole, data, loss, CONFIG, tmp_path / "whole", "test")
 
-    def dying(step: int) -> torch.Tensor:
+    def dying(step: int, part: slice) -> torch.Tensor:
         if step == killed_before:
             raise KeyboardInterrupt
-        return data(step)
+        return data(step, part)
 
     with pytest.raises(KeyboardInterrupt):
         fit(model(), dying, loss, CONFIG, tmp_path / "killed", "test")
@@ -68,10 +69,72 @@ def test_only_the_newest_whole_checkpoint_is_kept(tmp_path: Path) -> None:
     for step in (3, 6):
         checkpoint.save(tmp_path, step, {"weight": torch.full((2,), float(step))})
     (tmp_path / "step-00000009.tmp").write_bytes(b"half of a checkpoint")
-    step, state = checkpoint.latest(tmp_path) or (0, {})
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    step, state = checkpoint.load(newest)
     assert (step, state["weight"].tolist()) == (6, [6.0, 6.0])
     assert len(list(tmp_path.glob("*.pt"))) == 1
     discard_checkpoints(tmp_path.parent)
+
+
+def test_a_checkpoint_that_only_the_first_process_sees_is_no_way_to_go_on(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+    with pytest.raises(UserError, match="every process must see"):
+        checkpoint.load(tmp_path / "step-00000003.pt")
+
+
+class Half(nn.Module):
+    """A model of which some items use a part, and nothing uses another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body, self.sometimes, self.never = nn.Linear(4, 3), nn.Linear(3, 1), nn.Linear(3, 1)
+
+
+def half_loss(m: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Means over items, of which one kind takes a road of its own."""
+    assert isinstance(m, Half)
+    h, rare = m.body(x), x[:, 0] > 0.8
+    losses = {"common": h.square().mean()}
+    total = h.square().mean(1).sum()
+    if rare.any():
+        losses["rare"] = m.sometimes(h[rare]).square().mean()
+        total = total + m.sometimes(h[rare]).square().sum()
+    return {"loss": total / len(x), **losses}
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8, 20])
+def test_a_step_in_micro_batches_has_the_gradient_of_the_step(accumulate: int, tmp_path: Path) -> None:
+    """Even where items do not divide, or are fewer than the micro-batches."""
+
+    def some(step: int, part: slice) -> torch.Tensor | None:
+        items = data(step)[part]
+        return items if len(items) else None
+
+    gradients: list[list[list[torch.Tensor | None]]] = []
+    for parts in (1, accumulate):
+        m, seen = Half(), []
+        config = replace(CONFIG, steps=4, accumulate=parts, clip_norm=1e9, lr=1e-3)
+
+        def note(step: int, m: Half = m, seen: list[list[torch.Tensor | None]] = seen) -> dict[str, float]:
+            seen.append([None if p.grad is None else p.grad.clone() for p in m.parameters()])
+            return {"noted": float(step)}
+
+        fit(m, some, half_loss, config, tmp_path / str(parts), "test", note)
+        gradients.append(seen)
+        assert [line["noted"] for line in read_metrics(tmp_path / str(parts) / "log")] == [0, 1, 2, 3]
+    for whole, cut in zip(*gradients, strict=True):
+        for a, b in zip(whole, cut, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or torch.allclose(a, b, atol=1e-6)
+    losses = [[line["loss"] for line in read_metrics(tmp_path / str(p) / "log")] for p in (1, accumulate)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_no_micro_batch_is_no_step() -> None:
+    with pytest.raises(UserError, match="accumulate is 0"):
+        TrainConfig(steps=1, accumulate=0)
 
 
 def test_learning_rate_rises_then_falls() -> None:

@@ -84,6 +84,10 @@ class FlowBatch:
     time: Tensor
     hidden: Tensor
 
+    def __len__(self) -> int:
+        """Windows, over which the losses are means."""
+        return len(self.codes)
+
 
 class FlowDecoder(nn.Module):
     """Encoder (codes to a first guess, the prior) and estimator (prior, time and a point of the path to clean mel).

@@ -28,6 +28,7 @@ from weft.decoder.flow import FlowBatch, FlowConfig, FlowDecoder
 from weft.decoder.vocoder import SILENCE, MelConfig, MelSpectrogram
 from weft.errors import UserError
 from weft.records import CodedUtterance
+from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 
 _ENCODER_HZ = 50  # Whisper's encoder frames, of which a tokenizer pools a few into a code
@@ -68,7 +69,7 @@ def run(config: DecoderConfig) -> Manifest:
     settings = settings_of(config, leave_out=("out", "max_bad_share"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, KIND, settings, parents) as draft, torch.random.fork_rng():
+    with distributed.build(config.out, KIND, settings, parents) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         decoder = untrained(config, tokenizer)
         voice = Voice(decoder, config)
@@ -76,7 +77,8 @@ def run(config: DecoderConfig) -> Manifest:
         voice.skipped.write(draft.folder / "log/skipped.jsonl")
         decoder.flow.start_from(*voice.statistics())
         fit(decoder.flow, voice.batch_at, _losses, config.train, draft.folder, "decoder")
-        decoder.save(draft.folder)
+        if distributed.is_first():
+            decoder.save(draft.folder)
         discard_checkpoints(draft.folder)
         draft.counts["parameters"] = sum(p.numel() for p in decoder.flow.parameters())
         draft.counts["utterances"] = voice.skipped.num_good
@@ -155,8 +157,8 @@ class Voice:
         sums = mel.new_zeros(self._nothing + 1, mel.shape[1]).index_add_(0, self._codes, mel)
         return (sums + mean) / (counts + 1), mean, std  # a code never met is average
 
-    def batch_at(self, step: int) -> FlowBatch:
-        """The windows of a step, drawn evenly from all places where a block of the step's size fits."""
+    def batch_at(self, step: int, part: slice = slice(None)) -> FlowBatch | None:
+        """A part of a step's windows, drawn evenly from all places where a block of the step's size fits."""
         rng = np.random.default_rng((self._config.train.seed, step))
         whole = self._config.flow.block_codes
         block = whole if rng.random() < _WHOLE_BLOCK_SHARE else int(rng.integers(1, whole + 1))
@@ -167,12 +169,17 @@ class Voice:
         start = self._first[utterance] + drawn - (places - np.maximum(self.lengths - block + 1, 0))[utterance]
         window = torch.from_numpy(start[:, None] + np.arange(self._context + block))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        noise = torch.randn(size, block, self._mel.shape[1], generator=generator)
+        time, hidden = torch.rand(size, generator=generator), torch.rand(size, generator=generator)
+        window = window[part]
+        if not len(window):
+            return None
         return FlowBatch(
             codes=self._codes[window],
             mel=self._mel[window].float(),
-            noise=torch.randn(size, block, self._mel.shape[1], generator=generator),
-            time=torch.rand(size, generator=generator),
-            hidden=torch.rand(size, generator=generator) < self._config.flow.condition_dropout,
+            noise=noise[part],
+            time=time[part],
+            hidden=hidden[part] < self._config.flow.condition_dropout,
         )
 
 

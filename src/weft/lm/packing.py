@@ -39,6 +39,10 @@ class Batch:
     num_tokens: int
     """Ids of the documents, padding left out."""
 
+    def __len__(self) -> int:
+        """Trained ids, over which the losses are means."""
+        return len(self.targets)
+
 
 def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int) -> Batch:
     """Lay documents, as (ids, loss mask) of at most `row_tokens` ids each, into as few rows as first-fit finds.

@@ -29,6 +29,7 @@ from weft.errors import UserError
 from weft.lm.mixture import Mixture, Pieces, Source
 from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.packing import Batch, pack, token_losses
+from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab
 
@@ -71,14 +72,14 @@ def run(config: PretrainConfig) -> Manifest:
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
     mixture = Mixture(_sources(config), config.train.seed)
-    with artifacts.build(config.out, KIND, settings, parents) as draft:
+    with distributed.build(config.out, KIND, settings, parents) as draft:
         model = base.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         draft.counts["parameters"] = model.num_parameters()
         draft.counts |= _train(model, base.vocab, mixture, config, draft.folder)
-        if config.held_out:
+        if distributed.is_first():
             datasets = [d for folder in config.held_out for d in _datasets(folder, config.row_tokens).values()]
             draft.counts |= held_out_losses(model, base.vocab, datasets, config.tokens_per_step)
-        save(model, base.tokenizer, draft.folder)
+            save(model, base.tokenizer, draft.folder)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
 
@@ -89,9 +90,11 @@ def _train(
     num_samples = max(1, round(config.tokens_per_step / mixture.mean_tokens))
     tokens_here = 0  # a run that was interrupted measures its speed on the steps since
 
-    def batch_at(step: int) -> Batch:
+    def batch_at(step: int, part: slice) -> Batch | None:
         nonlocal tokens_here
-        samples = range(step * num_samples, (step + 1) * num_samples)
+        samples = range(step * num_samples, (step + 1) * num_samples)[part]
+        if not samples:
+            return None
         batch = _pack([mixture[j] for j in samples], config.row_tokens, vocab)
         tokens_here += batch.num_tokens
         return batch
@@ -105,7 +108,7 @@ def _train(
     total = config.train.steps * num_samples
     return {
         "tokens": round(total * mixture.mean_tokens),
-        "tokens_per_sec": tokens_here / seconds,
+        "tokens_per_sec": distributed.total(tokens_here) / seconds,
         "epochs": mixture.epochs(total),
     }
 

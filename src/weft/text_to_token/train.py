@@ -28,6 +28,7 @@ from weft.records import CodedUtterance
 from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
 from weft.tokenizer.encoder import ENCODER_HZ
 from weft.tokenizer.tokenizer import codebook_of
+from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 
@@ -76,7 +77,7 @@ def run(config: TextToTokenConfig) -> Manifest:
         return artifacts.read(config.out)
     all_utterances = list(Rows.of(*config.codes).utterances())
     utterances = [u for u in all_utterances if spoken_form(u.text or "") and len(u.codes)]
-    with artifacts.build(config.out, KIND, settings, parents) as draft:
+    with distributed.build(config.out, KIND, settings, parents) as draft:
         model, words = _start(config, utterances)
         rows = _rows(SpeechVocab.of(words), utterances, config.row_tokens)
         if len(rows) < config.batch_utterances:
@@ -85,7 +86,8 @@ def run(config: TextToTokenConfig) -> Manifest:
             )
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         fit(model, _Batches(rows, config), _loss, config.train, draft.folder, "text-to-token")
-        save(model, words, draft.folder)
+        if distributed.is_first():
+            save(model, words, draft.folder)
         discard_checkpoints(draft.folder)
         draft.counts["parameters"] = model.num_parameters()
         draft.counts["utterances"] = len(rows)
@@ -118,14 +120,15 @@ def _rows(vocab: SpeechVocab, utterances: Sequence[CodedUtterance], row_tokens: 
 
 @dataclass(frozen=True)
 class _Batches:
-    """The batch of a step: each epoch goes through the rows in an order of its own."""
+    """A part of a step's rows: each epoch goes through them in an order of its own."""
 
     rows: Sequence[Row]
     config: TextToTokenConfig
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int, part: slice = slice(None)) -> Batch | None:
         size = self.config.batch_utterances
-        return pack([self._row(j) for j in range(step * size, (step + 1) * size)], self.config.row_tokens)
+        samples = range(step * size, (step + 1) * size)[part]
+        return pack([self._row(j) for j in samples], self.config.row_tokens) if samples else None
 
     def _row(self, sample: int) -> Row:
         epoch, i = divmod(sample, len(self.rows))

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, WhisperConfig, WhisperForConditionalGeneration
 
 from weft.errors import UserError
-from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
+from weft.tokenizer.fsq import FiniteScalarQuantizer
+from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 from weft.training.loop import quickest_attention
 
 ENCODER_HZ = 50
@@ -72,7 +73,7 @@ class BottleneckWhisper(nn.Module):
         if not 0 < config.layer < len(encoder.layers):
             raise UserError(f"layer is {config.layer}: this Whisper has {len(encoder.layers)}, leave some on each side")
         width = whisper.config.d_model
-        self.quantizer = VectorQuantizer(config.quantizer, width)
+        self.quantizer = new_quantizer(config.quantizer, width)
         rows = whisper.config.max_source_positions // config.pooling
         self.positions_after = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:rows].clone(), freeze=False)
         for index, layer in enumerate(encoder.layers):
@@ -134,6 +135,11 @@ class BottleneckWhisper(nn.Module):
         for layer in decoder.layers:
             x = layer(x, mask, heard, heard_mask, past_key_values=cache, use_cache=cache is not None)
         return self.whisper.proj_out(decoder.layer_norm(x))
+
+
+def new_quantizer(config: QuantizerConfig, width: int) -> Quantizer:
+    """The quantizer that `config` asks for, of vectors (..., width), not initialised."""
+    return (FiniteScalarQuantizer if config.kind == "fsq" else VectorQuantizer)(config, width)
 
 
 def block_mask(num_frames: int, block: int, first: int, valid: Tensor | None, device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ from transformers import (
 from weft.artifacts import Manifest, loading, read, write_json
 from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
 from weft.errors import UserError
-from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper
+from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper, new_quantizer
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.weights import load_weights
 
@@ -57,7 +57,7 @@ class SpeechTokenizer:
         self.log_mel = LogMel(model.whisper_config.num_mel_bins, model.config.log_mel_floor)
         self._manifest = manifest
         config = model.config
-        self.num_codes = config.quantizer.num_codes
+        self.num_codes = model.quantizer.num_codes
         self.frame_rate_hz = ENCODER_HZ / config.pooling
         self.samples_per_code = SAMPLE_RATE_HZ // ENCODER_HZ * config.pooling
         self.codes_per_block = config.block_frames // config.pooling
@@ -181,11 +181,22 @@ class SpeechTokenizer:
         return torch.cat(read, dim=1).tolist()
 
 
+@torch.no_grad()
 def codebook_of(folder: str | Path) -> Tensor:
-    """The codebook (K, D) of a tokenizer artifact, without the rest of it. Raises UserError where it is damaged."""
-    read(Path(folder), KIND)
-    with loading(Path(folder), "a tokenizer"), safe_open(Path(folder) / "model.safetensors", "pt") as weights:
-        return weights.get_tensor("quantizer.codebook")
+    """The vectors (K, D) of all codes of a tokenizer artifact, without the rest of it.
+
+    Raises UserError where it is damaged.
+    """
+    folder = Path(folder)
+    manifest = read(folder, KIND)
+    with loading(folder, "a tokenizer"), safe_open(folder / "model.safetensors", "pt") as weights:
+        names = [name for name in weights.keys() if name.startswith("quantizer.")]  # noqa: SIM118, no mapping
+        state = {name.removeprefix("quantizer."): weights.get_tensor(name) for name in names}
+        if "codebook" in state:
+            return state["codebook"]
+        quantizer = new_quantizer(QuantizerConfig(**manifest.settings["model"]["quantizer"]), len(state["up.weight"]))
+        quantizer.load_state_dict(state)
+        return quantizer.lookup(torch.arange(quantizer.num_codes))
 
 
 def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:

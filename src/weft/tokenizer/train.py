@@ -4,7 +4,7 @@
 
 The loss is the paper's (section 2.1): cross-entropy of the transcript plus commitment; from nothing, plus CTC. The
 bottleneck is off for the first `quantize_from_step` steps, so that the codebook starts from hidden states that mean
-something: k-means over them sets it.
+something, which set it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from weft.records import Utterance
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import health
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer, batches_by_length
+from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.wer import normalize, word_error_rate
 
@@ -98,6 +99,11 @@ class Batch:
     text_ids: list[list[int]]
     letters: list[list[int]]
     quantize: bool
+
+    def __len__(self) -> int:
+        """Text ids to predict, ends included, over which the cross-entropy is a mean. The other losses are means over
+        codes and letters: in parts of a step, which this weighs, they are so nearly."""
+        return sum(len(ids) + 1 for ids in self.text_ids)
 
 
 def spoken_form(texts: Sequence[str]) -> list[str]:
@@ -178,11 +184,12 @@ class TranscribedSpeech:
             return "its transcript is longer than its sound allows"
         return None
 
-    def batch_at(self, step: int) -> Batch:
-        """The batch of a step: each epoch goes through all batches in an order of its own."""
+    def batch_at(self, step: int, part: slice = slice(None)) -> Batch | None:
+        """A part of the batch of a step: each epoch goes through all batches in an order of its own."""
         epoch, index = divmod(step, len(self._batches))
         order = np.random.default_rng((self._config.train.seed, epoch)).permutation(len(self._batches))
-        return self._collate(self._batches[order[index]], step >= self._config.quantize_from_step)
+        rows = self._batches[order[index]][part]
+        return self._collate(rows, step >= self._config.quantize_from_step) if rows else None
 
     def _collate(self, rows: Sequence[int], quantize: bool) -> Batch:
         features, valid = self._tokenizer.collate([self._features[i].float() for i in rows])
@@ -191,13 +198,14 @@ class TranscribedSpeech:
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
-        """Pooled hidden states (F, D) of random batches, to set the codebook from."""
+        """Pooled hidden states (F, D) of random batches, to begin the quantizer from; each process has its share."""
         rng = np.random.default_rng(self._config.train.seed)
-        found: list[Tensor] = []
-        for index in rng.permutation(len(self._batches)):
+        width = model.whisper_config.d_model
+        found = [torch.zeros(0, width, device=model.positions_after.weight.device)]
+        for index in rng.permutation(len(self._batches))[distributed.share()]:
             batch = self._collate(self._batches[index], True)
             found.append(model.first_half(batch.features, batch.valid)[batch.valid])
-            if sum(map(len, found)) >= at_least:
+            if sum(map(len, found)) * distributed.world_size() >= at_least:
                 break
         return torch.cat(found)
 
@@ -213,17 +221,13 @@ class AsrObjective(nn.Module):
         self.ctc_head = nn.Linear(width, ctc_outputs * self.num_classes) if ctc_outputs else None
 
     def losses(self, batch: Batch, ctc_weight: float) -> dict[str, Tensor]:
-        """Cross-entropy of the transcript, commitment, CTC, and the health of the codebook in this batch."""
+        """Cross-entropy of the transcript, commitment and CTC."""
         model = self.model
         hidden = model.first_half(batch.features, batch.valid)
         out: dict[str, Tensor] = {}
         if batch.quantize:
             quantized = model.quantizer(hidden, batch.valid)
             hidden, out["commitment"] = quantized.values, quantized.loss
-            counts = torch.bincount(quantized.codes[batch.valid], minlength=model.config.quantizer.num_codes)
-            used = health(counts)
-            out["codes_used"], out["perplexity"] = torch.tensor(used.codes_used), torch.tensor(used.perplexity)
-            out["restarts"] = model.quantizer.num_restarts.clone()
         heard = model.second_half(hidden, batch.valid)
         out["cross_entropy"] = _cross_entropy(model, heard, batch)
         total = out["cross_entropy"] + out.get("commitment", 0.0)
@@ -267,19 +271,23 @@ def run(config: TokenizerConfig) -> Manifest:
             "give fewer, or the bottleneck never closes"
         )
     utterances, held_out = read_manifest(*config.speech), _held_out(config)
-    with artifacts.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
+    with distributed.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         tokenizer = _base(config) if config.base else _from_nothing(config, [u.text or "" for u in utterances])
         speech = TranscribedSpeech(utterances, tokenizer, config)
         speech.skipped.check(config.max_bad_share, draft.folder / "log/skipped.jsonl")
         speech.skipped.write(draft.folder / "log/skipped.jsonl")
         objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
-        fit(objective, speech.batch_at, _Loss(speech, config), config.train, draft.folder, "tokenizer")
-        tokenizer.save(draft.folder)
+        bottleneck = _Bottleneck(tokenizer, speech, config)
+        if not config.quantize_from_step:
+            bottleneck.close()
+        fit(objective, speech.batch_at, bottleneck.losses, config.train, draft.folder, "tokenizer", bottleneck.after)
         draft.counts["parameters"] = sum(p.numel() for p in tokenizer.model.parameters())
         draft.counts["utterances"] = speech.skipped.num_good
-        if held_out:
-            draft.counts |= measure(tokenizer, held_out)
+        if distributed.is_first():
+            tokenizer.save(draft.folder)
+            if held_out:
+                draft.counts |= measure(tokenizer, held_out)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
 
@@ -295,19 +303,36 @@ def _held_out(config: TokenizerConfig) -> list[Utterance]:
 
 
 @dataclass(frozen=True)
-class _Loss:
-    """The loss of a batch; the first that closes the bottleneck finds the codebook empty and sets it."""
+class _Bottleneck:
+    """The bottleneck while the model trains: it closes after a while, then its codes follow what they are used for."""
 
+    tokenizer: SpeechTokenizer
     speech: TranscribedSpeech
     config: TokenizerConfig
 
-    def __call__(self, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def close(self) -> None:
+        """Begin the quantizer from the hidden states of now."""
+        model = self.tokenizer.model
+        hidden = self.speech.hidden_states(model, at_least=16 * model.quantizer.num_codes)
+        model.quantizer.initialise(hidden, torch.Generator().manual_seed(self.config.train.seed))
+
+    def losses(self, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(objective, AsrObjective)
-        quantizer = objective.model.quantizer
-        if batch.quantize and not int(quantizer.num_updates):
-            hidden = self.speech.hidden_states(objective.model, at_least=16 * quantizer.config.num_codes)
-            quantizer.initialise(hidden, torch.Generator().manual_seed(self.config.train.seed))
         return objective.losses(batch, self.config.ctc_weight)
+
+    def after(self, step: int) -> dict[str, float]:
+        """What is to be done after a step; returns how the codes were used in it."""
+        if step + 1 == self.config.quantize_from_step:
+            self.close()
+        if step < self.config.quantize_from_step:
+            return {}
+        health = self.tokenizer.model.quantizer.update()
+        return {
+            "codes_used": health.codes_used,
+            "perplexity": health.perplexity,
+            "bits_per_sec": health.bits * self.tokenizer.frame_rate_hz,
+            "restarts": health.restarts,
+        }
 
 
 def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """Checkpoints of a training run: whole or absent, the newest found by itself, older ones removed.
 
 save(folder, step, {"model": ..., "optimizer": ...})
-found = latest(folder)        # (step, state) or None
+step, state = load(newest(folder))        # newest gives None where there is none
+
+Where several processes train, the first one saves, and all load the file that it finds newest.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from weft.errors import UserError
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -30,12 +34,18 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         old.unlink()
 
 
-def latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint as (finished steps, state), or None where there is none."""
-    found = _all(folder)
-    if not found:
-        return None
-    return int(found[-1].stem.removeprefix("step-")), torch.load(found[-1], map_location="cpu", weights_only=True)
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint, or None where there is none."""
+    found = _all(folder.resolve())
+    return found[-1] if found else None
+
+
+def load(path: Path) -> tuple[int, dict[str, Any]]:
+    """A checkpoint as (finished steps, state). Raises UserError where the file cannot be seen from here."""
+    try:
+        return int(path.stem.removeprefix("step-")), torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise UserError(f"{path} is not there: every process must see the folder that the first one writes to") from e
 
 
 def _all(folder: Path) -> list[Path]:

@@ -1,11 +1,12 @@
 """The one training loop, for every model of the road.
 
-    fit(model, batch_at=lambda step: ..., loss_of=lambda model, batch: {"loss": ...}, config=TrainConfig(steps=1000),
-        folder=draft.folder, title="tokenizer")
+    fit(model, batch_at=lambda step, part: collate(items_of(step)[part]), loss_of=lambda model, batch: {"loss": ...},
+        config=TrainConfig(steps=1000), folder=draft.folder, title="tokenizer")
 
 The batch of a step is a pure function of the step, so that the whole state of a run is its step number, the model
 and the optimizer: a run that was killed and continued gives the same weights, to the bit on a CPU, as one that was
-not.
+not. A step's items are the recipe's, however many processes share them (`weft.training.distributed`) and however many
+micro-batches each takes them in: a part of them is asked for as a slice, and counts by its length.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from weft import progress
 from weft.errors import UserError
-from weft.training import checkpoint
+from weft.training import checkpoint, distributed
 from weft.training.metrics import MetricLog
 
 
@@ -51,14 +53,21 @@ class TrainConfig:
     """Arithmetic of the forward and backward pass; auto takes bf16 where the processor multiplies it natively."""
     seed: int = 0
     """Seed of initialisation, order, dropout and augmentation."""
+    accumulate: int = 1
+    """Micro-batches that a step is cut into, one after another, to fit less memory."""
     checkpoint_every_steps: int = 500
     """Steps between checkpoints."""
     log_every_steps: int = 20
     """Steps between lines of metrics.jsonl."""
 
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise UserError(f"accumulate is {self.accumulate}: give 1 micro-batch a step or more")
 
-BatchAt = Callable[[int], Any]
+
+BatchAt = Callable[[int, slice], Sized | None]
 LossOf = Callable[[nn.Module, Any], dict[str, Tensor]]
+AfterStep = Callable[[int], Mapping[str, float]]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -77,48 +86,87 @@ def fit(
     config: TrainConfig,
     folder: Path,
     title: str,
+    after_step: AfterStep = lambda step: {},
 ) -> float:
     """Train `model` in place and return the seconds it took here.
 
-    `batch_at(step)` gives the data of a step; `loss_of(model, batch)` gives scalars, of which "loss" is minimised and
-    all are logged under `folder/log`. Checkpoints live in `folder/checkpoints` until the end; a run that finds one
-    continues from it. Raises UserError when the loss stops being finite.
+    `batch_at(step, part)` gives the data of a slice of a step's items, or None where there are none in it;
+    `loss_of(model, batch)` gives scalars, of which "loss" is minimised and all are logged under `folder/log`. They
+    should be means over `len(batch)` of something: by that the parts of a step are weighed, which makes them equal to
+    the whole. `after_step(step)` is called once a step in every process and may have more to log. Checkpoints live in
+    `folder/checkpoints` until the end; a run that finds one continues from it. Raises UserError when the loss stops
+    being finite.
     """
     begun_sec = time.monotonic()
+    distributed.begin()
     optimizer = _optimizer(model, config)
     first_step = _restore(folder, model, optimizer)
-    device_type = next(model.parameters()).device.type
-    half = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device_type))
+    distributed.broadcast(*model.state_dict().values())
     model.train()
     with (
         torch.random.fork_rng(),
-        MetricLog(folder / "log", first_step) as log,
+        MetricLog(folder / "log", first_step) if distributed.is_first() else nullcontext() as log,
         progress.bar(title, config.steps, first_step) as advance,
     ):
         for step in range(first_step, config.steps):
-            torch.manual_seed(hash((config.seed, step)))  # dropout: a function of the step, as the batch is
+            # dropout: a function of the step, as the batch is, and other for other items
+            torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             lr = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with torch.autocast(device_type, torch.bfloat16, enabled=half):
-                losses = loss_of(model, batch_at(step))
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            losses = _backward(model, batch_at, loss_of, config, step)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             if not torch.isfinite(norm):
                 raise UserError(f"{title}: the loss or its gradient is not finite at step {step}: lower train.lr")
             optimizer.step()
+            more = after_step(step)
             note = ""
             if step % config.log_every_steps == 0 or step == config.steps - 1:
-                values = {name: float(v.detach()) for name, v in losses.items()}
-                log.write(step, {**values, "lr": lr, "grad_norm": float(norm)})
+                values = _mean(losses)
+                if log is not None:
+                    log.write(step, {**values, **more, "lr": lr, "grad_norm": float(norm)})
                 note = f"loss {values['loss']:.3f}"
             advance(1, note)
-            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.steps:
+            due = (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.steps
+            if due and distributed.is_first():
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 checkpoint.save(folder / "checkpoints", step + 1, state)
     model.eval()
     return time.monotonic() - begun_sec
+
+
+_Losses = Sequence[tuple[float, dict[str, Tensor]]]  # of each micro-batch, with its share of the step
+
+
+def _backward(model: nn.Module, batch_at: BatchAt, loss_of: LossOf, config: TrainConfig, step: int) -> _Losses:
+    """Give the parameters the gradients of a step, all processes' together; return the losses of this one's part."""
+    device_type = next(model.parameters()).device.type
+    half = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device_type))
+    parts = (batch_at(step, distributed.share(i, config.accumulate)) for i in range(config.accumulate))
+    batches = [part for part in parts if part is not None]
+    total = max(1, distributed.total(sum(map(len, batches))))
+    told = []
+    for batch in batches:
+        with torch.autocast(device_type, torch.bfloat16, enabled=half):
+            losses = loss_of(model, batch)
+        share = len(batch) / total
+        (share * losses["loss"]).backward()
+        told.append((share, {name: value.detach() for name, value in losses.items()}))
+    distributed.sum_gradients(model.parameters())
+    return told
+
+
+def _mean(losses: _Losses) -> dict[str, float]:
+    """The means of losses over the parts of a step, in all processes, that have them."""
+    here = [(share, {name: float(value) for name, value in values.items()}) for share, values in losses]
+    everywhere = [part for parts in distributed.gather(here) for part in parts]
+    names = {name: None for _, values in everywhere for name in values}  # in order
+    means = {}
+    for name in names:
+        having = [(share, values[name]) for share, values in everywhere if name in values]
+        means[name] = sum(share * value for share, value in having) / (sum(share for share, _ in having) or 1.0)
+    return means
 
 
 def multiplies_bf16(device_type: str) -> bool:
@@ -149,10 +197,10 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    found = checkpoint.latest(folder / "checkpoints")
-    if found is None:
+    newest = distributed.from_first(checkpoint.newest(folder / "checkpoints"))
+    if newest is None:
         return 0
-    step, state = found
+    step, state = checkpoint.load(newest)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return step

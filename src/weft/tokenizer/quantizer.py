@@ -126,6 +126,10 @@ class VectorQuantizer(nn.Module):
         self.ema_count.fill_(1.0)
         self.ema_sum.copy_(self.codebook)
 
+    def freeze(self) -> None:
+        """Drop what only training needs: the codebook stays, and moves no more."""
+        del self.ema_count, self.ema_sum, self.num_updates, self.num_restarts
+
     @torch.no_grad()
     def _update(self, flat: Tensor, codes: Tensor) -> None:
         config = self.config

@@ -89,10 +89,11 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: features (B, M, T), real codes (B, N), transcripts as ids of the text decoder and as letters of
-    the CTC alphabet, and whether the bottleneck is closed."""
+    """One step's data: features (B, M, 2T), real frames (B, T) and codes (B, N), transcripts as ids of the text decoder
+    and as letters of the CTC alphabet, and whether the bottleneck is closed."""
 
     features: Tensor
+    valid_frames: Tensor
     valid: Tensor
     text_ids: list[list[int]]
     letters: list[list[int]]
@@ -133,6 +134,7 @@ class TranscribedSpeech:
         self._tokenizer = tokenizer
         self._config = config
         self._features: list[Tensor] = []
+        self._num_samples: list[int] = []
         self._text_ids: list[list[int]] = []
         self._letters: list[list[int]] = []
         self.alphabet = sorted({letter for text in spoken_form([u.text or "" for u in utterances]) for letter in text})
@@ -157,6 +159,7 @@ class TranscribedSpeech:
                     continue
                 self.skipped.num_good += 1
                 self._features.append(self._tokenizer.features(samples).half())
+                self._num_samples.append(len(samples))
                 self._text_ids.append(self._tokenizer.text_tokenizer(u.text, add_special_tokens=False).input_ids)
                 self._letters.append(self._spell(u.text or ""))
 
@@ -184,9 +187,11 @@ class TranscribedSpeech:
         return self._collate(self._batches[order[index]], step >= self._config.quantize_from_step)
 
     def _collate(self, rows: Sequence[int], quantize: bool) -> Batch:
-        features, valid = self._tokenizer.collate([self._features[i].float() for i in rows])
+        features, frames = self._tokenizer.collate(
+            [self._features[i].float() for i in rows], [self._num_samples[i] for i in rows]
+        )
         texts, letters = [self._text_ids[i] for i in rows], [self._letters[i] for i in rows]
-        return Batch(features, valid, texts, letters, quantize)
+        return Batch(features, frames, self._tokenizer.real_codes(frames), texts, letters, quantize)
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
@@ -195,7 +200,7 @@ class TranscribedSpeech:
         found: list[Tensor] = []
         for index in rng.permutation(len(self._batches)):
             batch = self._collate(self._batches[index], True)
-            found.append(model.first_half(batch.features, batch.valid)[batch.valid])
+            found.append(model.first_half(batch.features, batch.valid_frames)[batch.valid])
             if sum(map(len, found)) >= at_least:
                 break
         return torch.cat(found)
@@ -214,7 +219,7 @@ class AsrObjective(nn.Module):
     def losses(self, batch: Batch, ctc_weight: float) -> dict[str, Tensor]:
         """Cross-entropy of the transcript, commitment, CTC, and the health of the codebook in this batch."""
         model = self.model
-        hidden = model.first_half(batch.features, batch.valid)
+        hidden = model.first_half(batch.features, batch.valid_frames)
         out: dict[str, Tensor] = {}
         if batch.quantize:
             quantized = model.quantizer(hidden, batch.valid)
@@ -265,6 +270,8 @@ def run(config: TokenizerConfig) -> Manifest:
             f"quantize_from_step is {config.quantize_from_step}, and there are {config.train.steps} steps: "
             "give fewer, or the bottleneck never closes"
         )
+    if config.model.encoder_only:
+        raise UserError("encoder_only leaves no half that reads codes: training needs it, give false")
     utterances = read_manifest(*config.speech)
     with artifacts.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
@@ -342,7 +349,7 @@ def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokeni
 def _base(config: TokenizerConfig) -> SpeechTokenizer:
     assert config.base is not None
     try:
-        whisper = WhisperForConditionalGeneration.from_pretrained(config.base)
+        whisper = WhisperForConditionalGeneration.from_pretrained(config.base, dtype=torch.float32)
         words = AutoTokenizer.from_pretrained(config.base)
     except (OSError, ValueError) as e:
         raise UserError(f"{config.base} is not a Hugging Face Whisper folder ({str(e).splitlines()[0]})") from e

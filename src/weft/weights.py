@@ -6,17 +6,17 @@ with loading(folder, "a decoder"):                      # of weft.artifacts, for
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from weft.errors import UserError
 
 
 def load_weights(model: nn.Module, path: Path, leave_out: Collection[str] = ()) -> None:
-    """Load a state dict into `model`; the names in `leave_out` are not in the file.
+    """Load a state dict into `model`, perhaps one on torch's meta device; the names in `leave_out` are not in the file.
 
     Raises UserError for weights that are missing, surplus, of another shape or not finite.
     """
@@ -29,12 +29,13 @@ def load_weights(model: nn.Module, path: Path, leave_out: Collection[str] = ()) 
             f"{path} does not fit its settings: {first} is {found.get(first, 'missing')}, and "
             f"{needed.get(first, 'none')} is needed ({len(wrong)} such in all); copy it again"
         )
-    model.load_state_dict(weights, strict=not leave_out)
-    require_finite(model, path)
+    require_finite(weights, path)
+    dtypes = {name: weight.dtype for name, weight in model.state_dict().items()}
+    model.load_state_dict({n: w.to(dtypes[n]) for n, w in weights.items()}, strict=False, assign=True)
 
 
-def require_finite(model: nn.Module, path: Path) -> None:
-    """Raise UserError where a weight of `model`, which came from `path`, is infinite or not a number."""
-    for name, weight in model.state_dict().items():
+def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError where one of `weights`, which came from `path`, is infinite or not a number."""
+    for name, weight in weights.items():
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             raise UserError(f"{path} has weights that are not finite ({name}): copy it again, or make it again")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -31,10 +33,11 @@ def tiny_whisper(vocab_size: int = 40, window_frames: int = 1500) -> WhisperForC
     return WhisperForConditionalGeneration(config).eval()
 
 
-def make_tokenizer() -> SpeechTokenizer:
+def make_tokenizer(**settings: Any) -> SpeechTokenizer:
     """A tokenizer with random weights, blocks of 0.8 s and windows of 2.4 s, and a codebook of states it meets."""
     words = text_tokenizer(["the cat sat on the mat"], 40)
-    config = BottleneckConfig(layer=2, block_frames=40, log_mel_floor="fixed", quantizer=QuantizerConfig(num_codes=32))
+    given = {"layer": 2, "block_frames": 40, "log_mel_floor": "fixed", **settings}
+    config = BottleneckConfig(**given, quantizer=QuantizerConfig(num_codes=32))
     model = BottleneckWhisper(config, tiny_whisper(len(words), window_frames=120)).eval()
     made = SpeechTokenizer(model, words)
     noise = torch.randn(32_000, generator=torch.Generator().manual_seed(1)).numpy()

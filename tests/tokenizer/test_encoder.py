@@ -1,14 +1,17 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from tests.tokenizer.conftest import tiny_whisper
 from weft.errors import UserError
-from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, block_mask
+from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, block_mask, kept_parameters
 from weft.tokenizer.quantizer import QuantizerConfig
 
 
-def model(**settings: int) -> BottleneckWhisper:
-    config = BottleneckConfig(**{"layer": 2, "block_frames": 40, **settings}, quantizer=QuantizerConfig(num_codes=16))
+def model(**given: int) -> BottleneckWhisper:
+    config = BottleneckConfig(**{"layer": 2, "block_frames": 40, **given}, quantizer=QuantizerConfig(num_codes=16))
     return BottleneckWhisper(config, tiny_whisper()).eval()
 
 
@@ -63,10 +66,79 @@ def test_codes_are_averages_of_their_frames() -> None:
     assert torch.allclose(fine.first_half(x).unflatten(1, (-1, 4)).mean(2), coarse.first_half(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"layer": 3}, {"layer": 0}])
-def test_a_cut_needs_layers_on_both_sides(settings: dict[str, int]) -> None:
+@settings(max_examples=10, deadline=None)
+@given(
+    num_mels=st.sampled_from([80, 128]),
+    heads=st.sampled_from([1, 2, 4]),
+    num_layers=st.integers(2, 5),
+    cut=st.integers(1, 4),
+    frames=st.sampled_from([50, 64, 101]),
+    seed=st.integers(0, 9),
+)
+def test_without_a_bottleneck_it_is_whisper(
+    num_mels: int, heads: int, num_layers: int, cut: int, frames: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    shape = WhisperConfig(
+        vocab_size=40,
+        num_mel_bins=num_mels,
+        d_model=16,
+        encoder_layers=num_layers,
+        decoder_layers=2,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=frames,
+        pad_token_id=0,
+        init_std=0.3,
+    )
+    whisper = WhisperForConditionalGeneration(shape).eval()
+    x, text = torch.randn(2, num_mels, 2 * frames), torch.randint(1, 40, (2, 5))
+    with torch.no_grad():
+        theirs = whisper(input_features=x, decoder_input_ids=text)
+        weights = {name: value.clone() for name, value in whisper.state_dict().items()}
+        open_ended = BottleneckConfig(
+            layer=min(cut, num_layers - 1),
+            pooling=1,
+            block_frames=0,
+            causal_convolution=False,
+            positions_after=False,
+            quantizer=QuantizerConfig(num_codes=2),
+        )
+        ours = BottleneckWhisper(open_ended, whisper).eval()
+        everything = torch.ones(2, frames, dtype=torch.bool)
+        heard = ours.second_half(ours.first_half(x), everything)
+        logits = ours.text_logits(heard, everything, text)
+    assert torch.allclose(heard, theirs.encoder_last_hidden_state, atol=1e-5)
+    assert torch.allclose(logits, theirs.logits, atol=1e-4)
+    assert all(torch.equal(value, weights[name]) for name, value in ours.whisper.state_dict().items())
+
+
+def test_the_papers_model_has_the_released_number_of_parameters() -> None:
+    large_v3 = WhisperConfig(
+        vocab_size=51_866,
+        num_mel_bins=128,
+        d_model=1280,
+        encoder_layers=32,
+        decoder_layers=32,
+        encoder_attention_heads=20,
+        decoder_attention_heads=20,
+        encoder_ffn_dim=5120,
+        decoder_ffn_dim=5120,
+    )
+    assert kept_parameters(BottleneckConfig(), large_v3) == 343_599_360
+
+
+@pytest.mark.parametrize("layer", [3, 0])
+def test_a_cut_needs_layers_on_both_sides(layer: int) -> None:
     with pytest.raises(UserError, match="layer"):
-        model(**settings)
+        model(layer=layer)
+
+
+def test_pooling_comes_before_the_quantizer() -> None:
+    with pytest.raises(UserError, match="pooling_layer is 3"):
+        BottleneckConfig(layer=2, pooling_layer=3)
 
 
 def test_blocks_hold_whole_codes() -> None:

@@ -290,8 +290,6 @@ def test_two_processes_with_halves_of_a_batch_are_one_with_all_of_it(tmp_path: P
         ({"kind": "fsq", "levels": (8, 5), "num_codes": 512}, "levels make 40"),
         ({"levels": (8, 5)}, "kind is vq"),
         ({"num_codes": 70_000}, "2 to 65536"),
-        ({"decay": 1.0}, "decay is 1.0"),
-        ({"restart_share": 1.5}, "restart_share is 1.5"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:

@@ -14,19 +14,24 @@ def noise(num_samples: int) -> np.ndarray:
 
 
 SHARED = make_tokenizer()
+POOLED_EARLY = make_tokenizer(pooling_layer=1, pooling_type="max", block_frames=80)  # 1.5 blocks in a window
 
 
 @settings(max_examples=30)
-@given(cuts=st.lists(st.integers(0, 20_000), max_size=12), num_samples=st.integers(1, 90_000))
-def test_chunked_equals_whole(cuts: list[int], num_samples: int) -> None:
+@given(
+    tokenizer=st.sampled_from([SHARED, POOLED_EARLY]),
+    cuts=st.lists(st.integers(0, 20_000), max_size=12),
+    num_samples=st.integers(1, 90_000),
+)
+def test_chunked_equals_whole(tokenizer: SpeechTokenizer, cuts: list[int], num_samples: int) -> None:
     x = noise(num_samples)
-    stream, codes, at = SHARED.stream(), [], 0
+    stream, codes, at = tokenizer.stream(), [], 0
     for cut in [*cuts, num_samples]:
         codes.append(stream.push(x[at : at + cut]))
         at += cut
     codes.append(stream.push(x[at:]))
     codes.append(stream.finish())
-    assert np.concatenate(codes).tolist() == SHARED.encode([x])[0].tolist()
+    assert np.concatenate(codes).tolist() == tokenizer.encode([x])[0].tolist()
 
 
 def test_a_block_is_given_as_soon_as_it_is_heard(tokenizer: SpeechTokenizer) -> None:
@@ -45,6 +50,14 @@ def test_streams_do_not_touch_each_other_and_begin_anew_after_finish(tokenizer: 
     assert np.concatenate([first[1], first[3], other.finish()]).tolist() == tokenizer.encode([y])[0].tolist()
     again = np.concatenate([one.push(x), one.finish()])
     assert again.tolist() == got.tolist()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("causal_convolution", False), ("block_frames", 0), ("log_mel_floor", "window")]
+)
+def test_what_hears_the_future_is_refused(setting: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"cannot stream.*{setting}"):
+        make_tokenizer(**{setting: value}).stream()
 
 
 def test_a_floor_that_needs_the_whole_window_is_refused(tokenizer: SpeechTokenizer) -> None:

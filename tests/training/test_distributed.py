@@ -104,7 +104,8 @@ def test_what_processes_do_together(tmp_path: Path) -> None:
     first, second = in_ranks(help_each_other, tmp_path, tmp_path / "thing")
     assert (tmp_path / "thing/mine").read_text() == "0"
     assert sorted(first.pop("share") + second.pop("share")) == list(range(7))
-    assert sorted(sum(first.pop("micro") + second.pop("micro"), [])) == list(range(7))
+    micro = first.pop("micro") + second.pop("micro")
+    assert sorted(item for items in micro for item in items) == list(range(7))
     gradients, others = first.pop("gradients"), second.pop("gradients")
     assert torch.equal(gradients[0], torch.ones(2))
     assert torch.equal(others[0], torch.ones(2))

@@ -132,11 +132,6 @@ def test_a_step_in_micro_batches_has_the_gradient_of_the_step(accumulate: int, t
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_no_micro_batch_is_no_step() -> None:
-    with pytest.raises(UserError, match="accumulate is 0"):
-        TrainConfig(steps=1, accumulate=0)
-
-
 def test_learning_rate_rises_then_falls() -> None:
     for schedule in ("linear", "cosine"):
         config = TrainConfig(steps=100, lr=1.0, warmup_steps=10, min_lr_ratio=0.1, schedule=schedule)

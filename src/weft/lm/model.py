@@ -187,7 +187,7 @@ def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, Pr
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {missing[0]} and {len(missing) - 1} others: is it whole?")
-    require_finite(model, folder)
+    require_finite(model.state_dict(), folder)
     return model, tokenizer
 
 

@@ -7,47 +7,68 @@
     text = model.text_logits(heard, valid, text_ids)
 
 The layers are transformers' own, called one by one, so stock weights load unchanged; what is ours is the causal
-padding of the convolutions, the block-causal mask, the pooling and the bottleneck.
+padding of the convolutions, the block-causal mask, the pooling and the bottleneck. Every one of them can be turned off
+(`causal_convolution=False, block_frames=0, pooling=1, positions_after=False`, and the quantizer not called), which
+leaves Whisper itself.
 
 Shapes: B batch, M mel bands, T encoder frames (50 a second), N tokens (T / pooling), D width, L text tokens.
 
-Source: the paper, section 2.1; positions after the bottleneck as in the released GLM-4-Voice tokenizer.
+Source: the paper, section 2.1; padding, masks and positions after the bottleneck as in the released GLM-4-Voice
+tokenizer (its speech_tokenizer/modeling_whisper.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, WhisperConfig, WhisperForConditionalGeneration
 
+from weft.audio import SAMPLE_RATE_HZ
+from weft.config import Count, Natural
 from weft.errors import UserError
 from weft.tokenizer.fsq import FiniteScalarQuantizer
 from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 from weft.training.loop import quickest_attention
 
 ENCODER_HZ = 50
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // ENCODER_HZ
 
 
 @dataclass(frozen=True)
 class BottleneckConfig:
     """Where Whisper's encoder is cut, and how."""
 
-    layer: int = 16
-    """Encoder layers before the bottleneck."""
-    pooling: int = 4
-    """Encoder frames (20 ms) averaged into one token: 4 gives 12.5 tokens a second."""
-    block_frames: int = 100
-    """Encoder frames (20 ms) in one block of attention: 100 is 2 s, as in the paper."""
-    log_mel_floor: str = "window"
+    layer: Count = 16
+    """Encoder layers before the quantizer."""
+    pooling: Count = 4
+    """Encoder frames (20 ms) pooled into one token: 4 gives 12.5 tokens a second, 1 pools nothing."""
+    pooling_type: Literal["avg", "max"] = "avg"
+    """How frames are pooled: their average, or their maximum."""
+    pooling_layer: Natural = 0
+    """Encoder layers before pooling, at most `layer`; with 0, pooling comes right before the quantizer."""
+    block_frames: Natural = 100
+    """Encoder frames (20 ms) in one block of attention: 100 is 2 s, as in the paper; 0 is full attention."""
+    causal_convolution: bool = True
+    """Pad the convolutions on the left only, so that they hear nothing later; otherwise as Whisper, on both sides."""
+    log_mel_floor: Literal["window", "fixed"] = "window"
     """Floor of the log-mel features: "window" as Whisper's, or "fixed", which a stream can compute."""
+    positions_after: bool = True
+    """Add a second position table after the quantizer, which begins as the first rows of Whisper's."""
+    encoder_only: bool = False
+    """Keep only what makes codes: no later layers, no text decoder, and so neither training nor transcripts."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
         if self.block_frames % self.pooling:
             raise UserError(f"block_frames is {self.block_frames}: give a multiple of pooling, {self.pooling}")
+        if self.pooling_layer > self.layer:
+            raise UserError(f"pooling_layer is {self.pooling_layer}: give at most {self.layer}, the quantizer's layer")
 
 
 @dataclass
@@ -62,7 +83,7 @@ class EncoderState:
 
 
 class BottleneckWhisper(nn.Module):
-    """Whisper with the bottleneck after one of its encoder layers."""
+    """Whisper with the bottleneck after one of its encoder layers; with `encoder_only`, `whisper` loses the rest."""
 
     def __init__(self, config: BottleneckConfig, whisper: WhisperForConditionalGeneration) -> None:
         super().__init__()
@@ -70,11 +91,14 @@ class BottleneckWhisper(nn.Module):
         self.whisper = whisper
         whisper.set_attn_implementation(quickest_attention())
         encoder = whisper.model.encoder
-        if not 0 < config.layer < len(encoder.layers):
+        if not 0 < config.layer < len(encoder.layers) + config.encoder_only:
             raise UserError(f"layer is {config.layer}: this Whisper has {len(encoder.layers)}, leave some on each side")
-        width = whisper.config.d_model
-        self.quantizer = new_quantizer(config.quantizer, width)
-        rows = whisper.config.max_source_positions // config.pooling
+        self.quantizer = new_quantizer(config.quantizer, whisper.config.d_model)
+        if config.encoder_only:
+            encoder.layers = encoder.layers[: config.layer]
+            del encoder.layer_norm, whisper.model.decoder, whisper.proj_out
+            self.quantizer.freeze()
+        rows = math.ceil(whisper.config.max_source_positions / config.pooling) if config.positions_after else 0
         self.positions_after = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:rows].clone(), freeze=False)
         for index, layer in enumerate(encoder.layers):
             layer.self_attn.layer_idx = index  # so that transformers' cache can hold an encoder layer's keys
@@ -87,43 +111,66 @@ class BottleneckWhisper(nn.Module):
         """The state at the start of a stream (batch of one)."""
         c = self.whisper_config
         weight = self.whisper.model.encoder.conv1.weight
-        mel_tail = weight.new_zeros(1, c.num_mel_bins, 2)
-        return EncoderState(mel_tail, weight.new_zeros(1, c.d_model, 1), DynamicCache())
+        return EncoderState(weight.new_zeros(1, c.num_mel_bins, 2), weight.new_zeros(1, c.d_model, 2), DynamicCache())
 
     def first_half(self, features: Tensor, valid: Tensor | None = None, state: EncoderState | None = None) -> Tensor:
         """Log-mel features (B, M, 2T) to pooled hidden states (B, N, D).
 
-        `valid` (B, N) marks real tokens. With a `state`, the features continue a stream by whole blocks.
+        `valid` marks what is real and not padding, by frames (B, T) or by tokens (B, N). With a `state`, the features
+        continue a stream by whole blocks.
         """
+        encoder, config = self.whisper.model.encoder, self.config
+        x = self._convolve(features, state)
+        first = state.num_frames if state else 0
+        if state:
+            state.num_frames += x.shape[1]
+        x = x + encoder.embed_positions.weight[first : first + x.shape[1]]
+        if valid is not None:
+            valid = F.pad(valid.repeat_interleave(x.shape[1] // valid.shape[1], dim=1), (first, 0), value=True)
+        cache = state.cache if state else None
+        pooled_after = config.pooling_layer or config.layer
+        x = self._attend(x, 0, pooled_after, 1, first, valid, cache)
+        frames = x.unflatten(1, (-1, config.pooling))
+        x = frames.mean(dim=2) if config.pooling_type == "avg" else frames.amax(dim=2)
+        valid = None if valid is None else valid[:, :: config.pooling]
+        return self._attend(x, pooled_after, config.layer, config.pooling, first // config.pooling, valid, cache)
+
+    def _convolve(self, features: Tensor, state: EncoderState | None) -> Tensor:
+        """The two convolutions: (B, M, 2T) to (B, T, D)."""
         encoder = self.whisper.model.encoder
-        mel_tail = state.mel_tail if state else features.new_zeros(*features.shape[:2], 2)
-        x = torch.cat([mel_tail, features], dim=-1)
+        if not self.config.causal_convolution:
+            assert state is None, "symmetric convolutions hear later frames, and cannot stream"
+            return F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
+        tail = state.mel_tail if state else features.new_zeros(*features.shape[:2], 2)
+        x = torch.cat([tail, features], dim=-1)
         if state:
             state.mel_tail = x[..., -2:]
         x = F.gelu(F.conv1d(x, encoder.conv1.weight, encoder.conv1.bias))
-        tail = state.conv_tail if state else x.new_zeros(*x.shape[:2], 1)
+        tail = state.conv_tail if state else x.new_zeros(*x.shape[:2], 2)
         x = torch.cat([tail, x], dim=-1)
         if state:
-            state.conv_tail = x[..., -1:]
-        x = F.gelu(F.conv1d(x, encoder.conv2.weight, encoder.conv2.bias, stride=2)).transpose(1, 2)
-        first = state.num_frames if state else 0
-        x = x + encoder.embed_positions.weight[first : first + x.shape[1]]
-        frames_valid = None if valid is None else valid.repeat_interleave(self.config.pooling, dim=1)
-        mask = _bias(block_mask(x.shape[1], self.config.block_frames, first, frames_valid, x.device))
-        for layer in encoder.layers[: self.config.layer]:
-            x = layer(x, mask, past_key_values=state.cache if state else None)
-        if state:
-            state.num_frames += x.shape[1]
-        return x.unflatten(1, (-1, self.config.pooling)).mean(dim=2)
+            state.conv_tail = x[..., -2:]
+        return F.gelu(F.conv1d(x, encoder.conv2.weight, encoder.conv2.bias, stride=2)).transpose(1, 2)
+
+    def _attend(
+        self, x: Tensor, start: int, end: int, pooling: int, first: int, valid: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """Encoder layers `start` to `end` over (B, positions, D), each position `pooling` frames long."""
+        mask = _bias(block_mask(x.shape[1], self.config.block_frames // pooling, first, valid, x.device))
+        for layer in self.whisper.model.encoder.layers[start:end]:
+            x = layer(x, mask, past_key_values=cache)
+        return x
 
     def second_half(self, values: Tensor, valid: Tensor) -> Tensor:
-        """Code vectors (B, N, D) to what Whisper's decoder attends to (B, N, D)."""
-        encoder = self.whisper.model.encoder
-        x = values + self.positions_after.weight[: values.shape[1]]
-        mask = _bias(block_mask(x.shape[1], self.config.block_frames // self.config.pooling, 0, valid, x.device))
-        for layer in encoder.layers[self.config.layer :]:
-            x = layer(x, mask)
-        return encoder.layer_norm(x)
+        """Code vectors (B, N, D) to what Whisper's decoder attends to (B, N, D).
+
+        Raises UserError when only the first half is here.
+        """
+        encoder, config = self.whisper.model.encoder, self.config
+        if config.encoder_only:
+            raise UserError("this tokenizer was kept without the half that reads codes: it makes codes, and no text")
+        x = values + self.positions_after.weight[: values.shape[1]] if config.positions_after else values
+        return encoder.layer_norm(self._attend(x, config.layer, len(encoder.layers), config.pooling, 0, valid, None))
 
     def text_logits(self, heard: Tensor, valid: Tensor, text_ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Next-token logits (B, L, vocabulary) of Whisper's decoder over `heard`, its padding masked."""
@@ -142,11 +189,24 @@ def new_quantizer(config: QuantizerConfig, width: int) -> Quantizer:
     return (FiniteScalarQuantizer if config.kind == "fsq" else VectorQuantizer)(config, width)
 
 
+def kept_parameters(config: BottleneckConfig, whisper: WhisperConfig) -> int:
+    """Numbers in the half that makes codes: convolutions, both position tables, the layers before the quantizer, and
+    the codebook."""
+    with torch.device("meta"):
+        kept = BottleneckWhisper(replace(config, encoder_only=True), WhisperForConditionalGeneration(whisper))
+    return sum(tensor.numel() for tensor in kept.state_dict().values())
+
+
+def real_frames(num_samples: Sequence[int], num_frames: int) -> Tensor:
+    """Which of `num_frames` encoder frames begin within their sound, (B, T), for sounds of so many samples."""
+    return torch.arange(num_frames) * SAMPLES_PER_FRAME < torch.as_tensor(num_samples)[:, None]
+
+
 def block_mask(num_frames: int, block: int, first: int, valid: Tensor | None, device: torch.device) -> Tensor:
-    """Who may attend to whom, (B or 1, 1, T, first + T): a frame sees its whole block and every earlier block, and
-    no padding. Padding itself sees the first frame only, so that no row is empty."""
+    """Who may attend to whom, (B or 1, 1, T, first + T): a frame sees its whole block and every earlier block, but no
+    padding, save the first frame, so that no row is empty. A block of 0 frames is all of them."""
     total = first + num_frames
-    block_of = torch.arange(total, device=device) // block
+    block_of = torch.arange(total, device=device) // (block or total)
     mask = (block_of[first:, None] >= block_of[None, :])[None, None]
     if valid is None:
         return mask

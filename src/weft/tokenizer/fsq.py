@@ -29,16 +29,20 @@ class FiniteScalarQuantizer(Quantizer):
     Level i of n is i - n // 2, so 0 is a level of each; digits are told apart first dimension first.
     """
 
-    levels: Tensor
-    places: Tensor
-
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__(config)
-        levels = torch.tensor(config.levels)
-        self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("places", levels.cumprod(0) // levels, persistent=False)  # what a digit is worth
-        self.down = nn.Linear(width, len(levels))
-        self.up = nn.Linear(len(levels), width)
+        self.down = nn.Linear(width, len(config.levels))
+        self.up = nn.Linear(len(config.levels), width)
+
+    @property
+    def levels(self) -> Tensor:
+        """How many values each dimension can take, (L,)."""
+        return torch.tensor(self.config.levels, device=self.up.weight.device)
+
+    @property
+    def places(self) -> Tensor:
+        """What a digit of each dimension is worth, (L,)."""
+        return self.levels.cumprod(0) // self.levels
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Quantized:
         """Quantize `hidden` (B, N, D); the loss is zero."""

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.config import Count, Natural, NonNegative, Positive, Share
 from weft.errors import UserError
 from weft.training import distributed
 
@@ -41,21 +42,21 @@ class QuantizerConfig:
     kind: Literal["vq", "fsq"] = "vq"
     """vq, a codebook that follows the hidden states as in the paper; or fsq, finite scalar quantization, a fixed grid
     of `levels` between two trained projections."""
-    num_codes: int = _DEFAULT_CODES
+    num_codes: Count = _DEFAULT_CODES
     """Codes in the codebook; for fsq, the product of its levels, and need not be given."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[Count, ...] = ()
     """Of fsq: values that each dimension of the grid can take, such as 8 8 8 5, which makes 2560 codes."""
     init: Literal["kmeans", "samples"] = "kmeans"
     """Of vq: what the codebook starts from, means of real hidden states or a sample of them."""
-    decay: float = 0.99
+    decay: Share = 0.99
     """Of vq: decay of the moving averages, a training step."""
-    commitment: float = 10.0
+    commitment: NonNegative = 10.0
     """Of vq: weight of the pull of hidden states towards their codes."""
-    epsilon: float = 1e-5
+    epsilon: Positive = 1e-5
     """Of vq: Laplace smoothing of the counts."""
-    restart_every_steps: int = 100
+    restart_every_steps: Natural = 100
     """Of vq: steps between restarts of unused codes; 0 turns restarts off."""
-    restart_share: float | None = None
+    restart_share: Share | None = None
     """Of vq: share of the mean code's use below which a code restarts. Without one, the paper's rule: when its moving
     count of vectors a step is down to decay ** restart_every_steps, as that of a code never used since it restarted. It
     takes used codes too where steps are so small that the mean count is no more than that: give a share then."""
@@ -68,10 +69,6 @@ class QuantizerConfig:
             raise UserError("levels are given, and the quantizer's kind is vq: make it fsq, or leave them out")
         if not 2 <= self.num_codes <= MAX_CODES:
             raise UserError(f"num_codes is {self.num_codes}: give 2 to {MAX_CODES}")
-        if not 0 < self.decay < 1:
-            raise UserError(f"decay is {self.decay}: give a number between 0 and 1")
-        if self.restart_share is not None and not 0 < self.restart_share < 1:
-            raise UserError(f"restart_share is {self.restart_share}: give a share between 0 and 1")
 
     def _follow_levels(self) -> None:
         if not self.levels or min(self.levels) < 3:
@@ -144,10 +141,13 @@ class Quantizer(nn.Module, ABC):
         """End a training step: learn from all that `forward` saw in it, and tell how the codes were used."""
         counts = self._counts
         if counts is None:
-            counts = torch.zeros(self.num_codes, device=next(self.buffers()).device)
+            counts = torch.zeros(self.num_codes, device=next(iter(self.state_dict().values())).device)
         distributed.all_reduce(counts)
         self._counts = None
         return health(counts)
+
+    def freeze(self) -> None:
+        """Drop what only training needs: the codes stay as they are."""
 
     def _see(self, codes: Tensor) -> None:
         counts = torch.bincount(codes, minlength=self.num_codes).float()
@@ -220,6 +220,10 @@ class VectorQuantizer(Quantizer):
             self.codebook.copy_(means)
         self.ema_count.fill_(1.0)
         self.ema_sum.copy_(self.codebook)
+
+    def freeze(self) -> None:
+        """Drop what only training needs: the codebook stays, and moves no more."""
+        del self.ema_count, self.ema_sum, self.num_updates, self.num_restarts
 
     @torch.no_grad()
     def update(self) -> Health:

@@ -7,6 +7,8 @@
     codes = stream.push(samples)                       # the codes of every block that is finished
 
 Speech is cut into windows as long as Whisper's (30 s), each on its own, so that any length can be tokenized.
+
+Shapes: S samples, B batch, M mel bands, T encoder frames (50 a second; two mel frames each), N tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +35,14 @@ from transformers import (
 from weft.artifacts import Manifest, loading, read, write_json
 from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
 from weft.errors import UserError
-from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, BottleneckWhisper, new_quantizer
+from weft.tokenizer.encoder import (
+    ENCODER_HZ,
+    SAMPLES_PER_FRAME,
+    BottleneckConfig,
+    BottleneckWhisper,
+    new_quantizer,
+    real_frames,
+)
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.weights import load_weights
 
@@ -47,29 +56,38 @@ _TIED = ("whisper.proj_out.weight",)  # to the embedding
 
 
 class SpeechTokenizer:
-    """A trained `BottleneckWhisper` with its features and its text tokenizer."""
+    """A trained `BottleneckWhisper` with its features and, unless it is `encoder_only`, its text tokenizer."""
 
     def __init__(
-        self, model: BottleneckWhisper, text_tokenizer: PreTrainedTokenizerBase, manifest: Manifest | None = None
+        self,
+        model: BottleneckWhisper,
+        text_tokenizer: PreTrainedTokenizerBase | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
         self.model = model
-        self.text_tokenizer = text_tokenizer
+        self._text_tokenizer = text_tokenizer
         self.log_mel = LogMel(model.whisper_config.num_mel_bins, model.config.log_mel_floor)
         self._manifest = manifest
         config = model.config
         self.num_codes = model.quantizer.num_codes
         self.frame_rate_hz = ENCODER_HZ / config.pooling
-        self.samples_per_code = SAMPLE_RATE_HZ // ENCODER_HZ * config.pooling
-        self.codes_per_block = config.block_frames // config.pooling
-        self.codes_per_window = model.positions_after.num_embeddings // self.codes_per_block * self.codes_per_block
+        self.samples_per_code = SAMPLES_PER_FRAME * config.pooling
+        self.codes_per_window = model.whisper_config.max_source_positions // config.pooling
         if not self.codes_per_window:
-            raise UserError(f"block_frames is {config.block_frames}: a block must fit Whisper's window")
+            raise UserError(f"pooling is {config.pooling}: a token must fit Whisper's window")
+        self.codes_per_block = config.block_frames // config.pooling or self.codes_per_window
 
     @property
     def manifest(self) -> Manifest:
         """The manifest of the artifact it was loaded from."""
         assert self._manifest is not None, "not loaded from an artifact"
         return self._manifest
+
+    @property
+    def text_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The text tokenizer of the half that reads codes."""
+        assert self._text_tokenizer is not None, "there is no half that reads codes"
+        return self._text_tokenizer
 
     @classmethod
     def load(cls, folder: str | Path) -> SpeechTokenizer:
@@ -79,9 +97,13 @@ class SpeechTokenizer:
         with loading(folder, "a tokenizer"):
             settings = manifest.settings["model"]
             config = BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**settings["quantizer"])})
-            whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
-            model = BottleneckWhisper(config, whisper).eval()
+            with torch.device("meta"):  # no memory until the weights come
+                whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
+                model = BottleneckWhisper(config, whisper).eval()
             load_weights(model, folder / "model.safetensors", leave_out=_TIED)
+            if config.encoder_only:
+                return cls(model, None, manifest)
+            whisper.proj_out.weight = whisper.model.decoder.embed_tokens.weight
             return cls(model, AutoTokenizer.from_pretrained(folder / "text_tokenizer"), manifest)
 
     def save(self, folder: Path) -> None:
@@ -89,45 +111,59 @@ class SpeechTokenizer:
         weights = {k: v for k, v in self.model.state_dict().items() if k not in _TIED}
         save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
         self.model.whisper_config.save_pretrained(folder / "whisper")
-        self.text_tokenizer.save_pretrained(folder / "text_tokenizer")
+        if self._text_tokenizer is not None:
+            self._text_tokenizer.save_pretrained(folder / "text_tokenizer")
         write_json(folder / "bottleneck.json", asdict(self.model.config))
 
     # sound to codes
 
-    def features(self, samples: np.ndarray) -> Tensor:
-        """Log-mel features (M, T) of at most a window of samples, padded with silence to whole codes."""
-        num_codes = -(-len(samples) // self.samples_per_code)
-        padded = np.zeros(num_codes * self.samples_per_code + LOOK_AHEAD_SAMPLES, dtype=np.float32)
+    def features(self, samples: np.ndarray, room_samples: int = 0) -> Tensor:
+        """Log-mel features (M, 2T) of at most a window of samples, padded with silence to whole codes.
+
+        `room_samples` is the length of the longest window of the same recording. Whisper's own features are of windows
+        as long as that one: only at its end is the sound mirrored, and symmetric convolutions hear all its silence.
+        """
+        num_codes, room_codes = (-(-n // self.samples_per_code) for n in (len(samples), room_samples))
+        padded = np.zeros(max(num_codes, room_codes) * self.samples_per_code, dtype=np.float32)
         padded[: len(samples)] = samples
         x = torch.from_numpy(padded)[None]
-        return self.log_mel.frames(torch.cat([mirror(x), x], dim=-1))[0]
+        if self.log_mel.floor == "window":
+            features = self.log_mel(x)[0]
+        else:
+            features = self.log_mel.frames(torch.cat([mirror(x), x, x.new_zeros(1, LOOK_AHEAD_SAMPLES)], dim=-1))[0]
+        if not self.model.config.causal_convolution:
+            return features
+        return features[:, : num_codes * self.samples_per_code // HOP_SAMPLES]
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes (uint16, 12.5 a second, the last one padded with silence) of 16 kHz mono recordings of any length."""
         window = self.codes_per_window * self.samples_per_code
         pieces = [(i, s) for i, x in enumerate(audio) for s in range(0, len(x), window)]
-        features = [self.features(audio[i][s : s + window]) for i, s in pieces]
+        num_samples = [min(window, len(audio[i]) - s) for i, s in pieces]
+        features = [self.features(audio[i][s : s + window], min(window, len(audio[i]))) for i, s in pieces]
         codes: list[np.ndarray] = [np.zeros(0, np.uint16)] * len(pieces)
         for rows in batches_by_length([f.shape[1] for f in features], int(_BATCH_SEC * SAMPLE_RATE_HZ / HOP_SAMPLES)):
-            batch, valid = self.collate([features[i] for i in rows])
+            batch, valid = self.collate([features[i] for i in rows], [num_samples[i] for i in rows])
             found = self.model.quantizer.nearest(self.model.first_half(batch, valid))
             for row, i in enumerate(rows):
-                codes[i] = found[row, valid[row]].cpu().numpy().astype(np.uint16)
+                codes[i] = found[row, self.real_codes(valid[row])].cpu().numpy().astype(np.uint16)
         return [
             np.concatenate([c for (j, _), c in zip(pieces, codes, strict=True) if j == i] or [np.zeros(0, np.uint16)])
             for i in range(len(audio))
         ]
 
-    def collate(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Pad features (M, T) to a batch (B, M, T) with silence, and say which codes are real (B, N)."""
+    def collate(self, features: Sequence[Tensor], num_samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pad features (M, 2T) to a batch (B, M, 2T), and say which frames (B, T) are of the sounds' own samples."""
         device = self.model.positions_after.weight.device
-        frames_per_code = self.samples_per_code // HOP_SAMPLES
-        lengths = torch.tensor([f.shape[1] // frames_per_code for f in features])
-        batch = torch.zeros(len(features), features[0].shape[0], int(lengths.max()) * frames_per_code)
+        batch = torch.zeros(len(features), features[0].shape[0], max(f.shape[1] for f in features))
         for row, f in enumerate(features):
             batch[row, :, : f.shape[1]] = f
-        return batch.to(device), (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)
+        return batch.to(device), real_frames(num_samples, batch.shape[2] // 2).to(device)
+
+    def real_codes(self, valid: Tensor) -> Tensor:
+        """Which codes (..., N) begin within the sound, from which frames (..., T) do."""
+        return valid[..., :: self.model.config.pooling]
 
     def stream(self) -> TokenizerStream:
         """A new stream: `push` samples, get the codes of finished blocks."""
@@ -141,7 +177,7 @@ class SpeechTokenizer:
     def transcribe(self, codes: Sequence[Codes]) -> list[str]:
         """What the second half of the ASR model reads in codes, by greedy decoding.
 
-        Raises UserError for a code outside the codebook.
+        Raises UserError for a code outside the codebook, and when the tokenizer is `encoder_only`.
         """
         windows = [(i, s) for i, c in enumerate(codes) for s in range(0, len(c), self.codes_per_window)]
         texts = [""] * len(windows)

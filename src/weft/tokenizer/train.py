@@ -91,10 +91,11 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: features (B, M, T), real codes (B, N), transcripts as ids of the text decoder and as letters of
-    the CTC alphabet, and whether the bottleneck is closed."""
+    """One step's data: features (B, M, 2T), real frames (B, T) and codes (B, N), transcripts as ids of the text decoder
+    and as letters of the CTC alphabet, and whether the bottleneck is closed."""
 
     features: Tensor
+    valid_frames: Tensor
     valid: Tensor
     text_ids: list[list[int]]
     letters: list[list[int]]
@@ -140,6 +141,7 @@ class TranscribedSpeech:
         self._tokenizer = tokenizer
         self._config = config
         self._features: list[Tensor] = []
+        self._num_samples: list[int] = []
         self._text_ids: list[list[int]] = []
         self._letters: list[list[int]] = []
         self.alphabet = sorted({letter for text in spoken_form([u.text or "" for u in utterances]) for letter in text})
@@ -164,6 +166,7 @@ class TranscribedSpeech:
                     continue
                 self.skipped.num_good += 1
                 self._features.append(self._tokenizer.features(samples).half())
+                self._num_samples.append(len(samples))
                 self._text_ids.append(self._tokenizer.text_tokenizer(u.text, add_special_tokens=False).input_ids)
                 self._letters.append(self._spell(u.text or ""))
 
@@ -192,9 +195,11 @@ class TranscribedSpeech:
         return self._collate(rows, step >= self._config.quantize_from_step) if rows else None
 
     def _collate(self, rows: Sequence[int], quantize: bool) -> Batch:
-        features, valid = self._tokenizer.collate([self._features[i].float() for i in rows])
+        features, frames = self._tokenizer.collate(
+            [self._features[i].float() for i in rows], [self._num_samples[i] for i in rows]
+        )
         texts, letters = [self._text_ids[i] for i in rows], [self._letters[i] for i in rows]
-        return Batch(features, valid, texts, letters, quantize)
+        return Batch(features, frames, self._tokenizer.real_codes(frames), texts, letters, quantize)
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
@@ -204,7 +209,7 @@ class TranscribedSpeech:
         found = [torch.zeros(0, width, device=model.positions_after.weight.device)]
         for index in rng.permutation(len(self._batches))[distributed.share()]:
             batch = self._collate(self._batches[index], True)
-            found.append(model.first_half(batch.features, batch.valid)[batch.valid])
+            found.append(model.first_half(batch.features, batch.valid_frames)[batch.valid])
             if sum(map(len, found)) * distributed.world_size() >= at_least:
                 break
         return torch.cat(found)
@@ -223,7 +228,7 @@ class AsrObjective(nn.Module):
     def losses(self, batch: Batch, ctc_weight: float) -> dict[str, Tensor]:
         """Cross-entropy of the transcript, commitment and CTC."""
         model = self.model
-        hidden = model.first_half(batch.features, batch.valid)
+        hidden = model.first_half(batch.features, batch.valid_frames)
         out: dict[str, Tensor] = {}
         if batch.quantize:
             quantized = model.quantizer(hidden, batch.valid)
@@ -270,6 +275,8 @@ def run(config: TokenizerConfig) -> Manifest:
             f"quantize_from_step is {config.quantize_from_step}, and there are {config.train.steps} steps: "
             "give fewer, or the bottleneck never closes"
         )
+    if config.model.encoder_only:
+        raise UserError("encoder_only leaves no half that reads codes: training needs it, give false")
     utterances, held_out = read_manifest(*config.speech), _held_out(config)
     with distributed.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
@@ -278,6 +285,7 @@ def run(config: TokenizerConfig) -> Manifest:
         speech.skipped.check(config.max_bad_share, draft.folder / "log/skipped.jsonl")
         speech.skipped.write(draft.folder / "log/skipped.jsonl")
         objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
+        objective.to("cuda" if torch.cuda.is_available() else "cpu")
         bottleneck = _Bottleneck(tokenizer, speech, config)
         if not config.quantize_from_step:
             bottleneck.close()
@@ -383,7 +391,9 @@ def _base(config: TokenizerConfig) -> SpeechTokenizer:
         kind = WhisperConfig.get_config_dict(config.base)[0].get("model_type")
         if kind != "whisper":
             raise UserError(f"{config.base} is a model of type {kind}, and no Whisper: give a Hugging Face Whisper")
-        loaded: Any = WhisperForConditionalGeneration.from_pretrained(config.base, output_loading_info=True)
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            config.base, dtype=torch.float32, output_loading_info=True
+        )
         whisper, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise UserError(f"{config.base} has no weights for {missing[0]} and {len(missing) - 1} more: is it whole?")

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from weft import progress
+from weft.config import Count
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
 from weft.training.metrics import MetricLog
@@ -53,16 +54,12 @@ class TrainConfig:
     """Arithmetic of the forward and backward pass; auto takes bf16 where the processor multiplies it natively."""
     seed: int = 0
     """Seed of initialisation, order, dropout and augmentation."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-batches that a step is cut into, one after another, to fit less memory."""
     checkpoint_every_steps: int = 500
     """Steps between checkpoints."""
     log_every_steps: int = 20
     """Steps between lines of metrics.jsonl."""
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UserError(f"accumulate is {self.accumulate}: give 1 micro-batch a step or more")
 
 
 BatchAt = Callable[[int, slice], Sized | None]

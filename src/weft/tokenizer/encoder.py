@@ -38,6 +38,10 @@ from weft.training.loop import quickest_attention
 
 ENCODER_HZ = 50
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // ENCODER_HZ
+_QUANTIZERS: dict[str, type[VectorQuantizer] | type[FiniteScalarQuantizer]] = {
+    "vq": VectorQuantizer,
+    "fsq": FiniteScalarQuantizer,
+}
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class BottleneckWhisper(nn.Module):
 
 def new_quantizer(config: QuantizerConfig, width: int) -> Quantizer:
     """The quantizer that `config` asks for, of vectors (..., width), not initialised."""
-    return (FiniteScalarQuantizer if config.kind == "fsq" else VectorQuantizer)(config, width)
+    return _QUANTIZERS[config.kind](config, width)
 
 
 def kept_parameters(config: BottleneckConfig, whisper: WhisperConfig) -> int:

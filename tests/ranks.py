@@ -9,23 +9,31 @@ from typing import Any
 
 import torch
 
+# Processes are forked from one that has imported what takes seconds to import, and has done nothing else.
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "weft.tokenizer.train"])
+
 
 def in_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, num: int = 2) -> list[Any]:
-    """What `function(*arguments)` returns in each of `num` processes, by rank; it must be importable by name."""
+    """What `function(*arguments)` returns in each of `num` processes, by rank; it must be importable by name.
+
+    Of a process that ended with an error, or was killed, that is None.
+    """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    context = get_context("spawn")
     found = [folder / f"rank-{rank}.pt" for rank in range(num)]
     processes = [
-        context.Process(target=_run, args=(rank, num, port, function, arguments, found[rank])) for rank in range(num)
+        CONTEXT.Process(target=_run, args=(rank, num, port, function, arguments, found[rank])) for rank in range(num)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [p.exitcode for p in processes] == [0] * num
-    return [torch.load(path, weights_only=False) for path in found]
+    return [
+        torch.load(path, weights_only=False) if process.exitcode == 0 else None
+        for path, process in zip(found, processes, strict=True)
+    ]
 
 
 def _run(rank: int, num: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], out: Path) -> None:

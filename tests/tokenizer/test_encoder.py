@@ -66,7 +66,7 @@ def test_codes_are_averages_of_their_frames() -> None:
     assert torch.allclose(fine.first_half(x).unflatten(1, (-1, 4)).mean(2), coarse.first_half(x), atol=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     num_mels=st.sampled_from([80, 128]),
     heads=st.sampled_from([1, 2, 4]),

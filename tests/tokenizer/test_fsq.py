@@ -23,7 +23,7 @@ def everywhere(hidden: Tensor) -> Tensor:
     return torch.ones(hidden.shape[:2], dtype=torch.bool)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(levels=LEVELS, spread=st.sampled_from([0.01, 1.0, 1e4]), seed=st.integers(0, 99))
 def test_codes_are_within_the_codebook_and_values_are_their_vectors(
     levels: list[int], spread: float, seed: int
@@ -37,7 +37,7 @@ def test_codes_are_within_the_codebook_and_values_are_their_vectors(
     assert out.loss == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(levels=LEVELS)
 def test_every_code_is_a_point_of_the_grid_and_can_be_reached(levels: list[int]) -> None:
     q = quantizer(levels, width=len(levels))

@@ -34,7 +34,7 @@ def step(q: Quantizer, hidden: Tensor) -> Health:
     return q.update()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(num_frames=st.integers(0, 40), num_codes=st.integers(2, 20), rows=st.integers(1, 50), seed=st.integers(0, 99))
 def test_nearest_is_the_code_at_the_least_squared_distance(
     num_frames: int, num_codes: int, rows: int, seed: int

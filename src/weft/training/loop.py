@@ -90,9 +90,9 @@ def fit(
     `batch_at(step, part)` gives the data of a slice of a step's items, or None where there are none in it;
     `loss_of(model, batch)` gives scalars, of which "loss" is minimised and all are logged under `folder/log`. They
     should be means over `len(batch)` of something: by that the parts of a step are weighed, which makes them equal to
-    the whole. `after_step(step)` is called once a step in every process and may have more to log. Checkpoints live in
-    `folder/checkpoints` until the end; a run that finds one continues from it. Raises UserError when the loss stops
-    being finite.
+    the whole (of a mean over anything else, the log has the parts' mean by that weight). `after_step(step)` is called
+    once a step in every process and may have more to log. Checkpoints live in `folder/checkpoints` until the end; a run
+    that finds one continues from it. Raises UserError when the loss stops being finite.
     """
     begun_sec = time.monotonic()
     distributed.begin()

@@ -145,7 +145,7 @@ def is_made(out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[
 def read(folder: Path, kind: str | None = None) -> Manifest:
     """The manifest of an artifact. Raises UserError for a folder that is missing, unfinished or of another kind."""
     folder = Path(folder)
-    what = _noun(kind)
+    what = _a(_name(kind) if kind else "artifact")
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give the folder of {what}")
     try:
@@ -157,15 +157,19 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     if manifest.format_version > FORMAT_VERSION:
         raise UserError(f"{folder} was written by a newer weft (format {manifest.format_version}): update weft")
     if kind and manifest.kind != kind:
-        raise UserError(f"{folder} is {_noun(manifest.kind)}, and {what} is needed here")
+        raise UserError(f"{folder} is {_a(_name(manifest.kind))}, and {what} is needed here")
     return manifest
 
 
-def _noun(kind: str | None) -> str:
-    if kind is None:
-        return "an artifact"
-    article = "an" if kind[:1] in "aeiou" else "a"
-    return f"{article} {kind.replace('_', ' ')}" + (" dataset" if kind in _DATASETS else "")
+def _name(kind: str) -> str:
+    """What an artifact of `kind` is called in a sentence."""
+    if kind == "text_to_token":
+        return "text-to-token model"
+    return kind.replace("_", " ") + (" dataset" if kind in _DATASETS else "")
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
 def _parse(text: str) -> Manifest:
@@ -201,7 +205,7 @@ def require_parent(child: Manifest, name: str, parent: Manifest) -> None:
     """Raise UserError unless `child` was made from `parent`."""
     if child.parents.get(name) != parent.fingerprint:
         raise UserError(
-            f"{_noun(child.kind)} was made with {name} {child.parents.get(name)}, not {parent.fingerprint}: "
+            f"this {_name(child.kind)} was made with {name} {child.parents.get(name)}, not {parent.fingerprint}: "
             f"use the {name} it was made with, or make it again"
         )
 

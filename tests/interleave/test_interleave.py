@@ -83,7 +83,7 @@ def test_a_finished_artifact_is_left_and_another_plan_is_refused(made, tmp_path)
     before = (tmp_path / "out/manifest.json").stat().st_mtime_ns
     assert made("out", tasks=2, workers=2) == first
     assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="was made with another tasks"):
         made("out", tasks=3)
 
 

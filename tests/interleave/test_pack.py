@@ -75,9 +75,9 @@ def test_documents_and_model_of_different_tokenizers_are_refused(datasets, make_
 def test_wrong_folders_are_refused(datasets, vocab, tmp_path):
     for lm, sets, message in (
         ("nowhere", datasets, "nowhere does not exist"),
-        ("woven", datasets, "holds no tokenizer"),
+        ("woven", datasets, "does not load as a language model"),
         ("lm", (datasets[0], datasets[0]), "share a name"),
-        ("lm", (tmp_path / "codes",), "is a codes, and a documents is needed"),
+        ("lm", (tmp_path / "codes",), "is a codes dataset, and a documents dataset is needed"),
     ):
         with pytest.raises(UserError, match=message):
             pack.run(PackConfig(sets, tmp_path / lm, tmp_path / "tokens"))

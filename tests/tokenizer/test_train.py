@@ -103,7 +103,7 @@ def test_a_whisper_folder_is_a_base_and_its_weights_are_kept(speech: Path, tmp_p
     kept = SpeechTokenizer.load(tmp_path / "out").model.whisper.state_dict()
     for name, weight in whisper.state_dict().items():
         assert torch.equal(kept[name], weight.float()), name
-    with pytest.raises(UserError, match="no Whisper"):
+    with pytest.raises(UserError, match="not a Hugging Face Whisper"):
         run(replace(recipe, base=speech, out=tmp_path / "other"))
 
 

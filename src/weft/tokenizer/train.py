@@ -390,7 +390,8 @@ def _base(config: TokenizerConfig) -> SpeechTokenizer:
     with artifacts.loading(config.base, "a Hugging Face Whisper"):
         kind = WhisperConfig.get_config_dict(config.base)[0].get("model_type")
         if kind != "whisper":
-            raise UserError(f"{config.base} is a model of type {kind}, and no Whisper: give a Hugging Face Whisper")
+            found = f"is of type {kind}" if kind else "has no config.json"
+            raise UserError(f"{config.base} is not a Hugging Face Whisper: it {found}")
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             config.base, dtype=torch.float32, output_loading_info=True
         )

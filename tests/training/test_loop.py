@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -28,10 +29,27 @@ def loss(m: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"loss": error, "error": error}
 
 
+class Layered(nn.Module):
+    """A model with a list of layers, whose matrices are Muon's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(model())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 @pytest.mark.parametrize("killed_before", range(9))
-def test_a_run_killed_at_any_step_continues_to_the_same_weights(killed_before: int, tmp_path: Path) -> None:
-    whole = model()
-    fit(whole, data, loss, CONFIG, tmp_path / "whole", "test")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_killed_at_any_step_continues_to_the_same_weights(
+    killed_before: int, optimizer: Literal["adamw", "muon"], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
+    whole = Layered()
+    fit(whole, data, loss, config, tmp_path / "whole", "test")
 
     def dying(step: int, part: slice) -> torch.Tensor:
         if step == killed_before:
@@ -39,9 +57,9 @@ def test_a_run_killed_at_any_step_continues_to_the_same_weights(killed_before: i
         return data(step, part)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model(), dying, loss, CONFIG, tmp_path / "killed", "test")
-    resumed = model()
-    fit(resumed, data, loss, CONFIG, tmp_path / "killed", "test")
+        fit(Layered(), dying, loss, config, tmp_path / "killed", "test")
+    resumed = Layered()
+    fit(resumed, data, loss, config, tmp_path / "killed", "test")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     logged = [(tmp_path / name / "log/metrics.jsonl").read_text() for name in ("whole", "killed")]

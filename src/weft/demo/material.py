@@ -49,9 +49,9 @@ class Sizes:
     """Documents of the world of which spans are spoken for training, cut where interleaving cuts."""
     held_out: int = 160
     """Utterances kept from training, to measure on, and as many spans."""
-    woven_documents: int = 2200
+    woven_documents: int = 1800
     """Text documents that get spoken spans."""
-    spoken_documents: int = 1500
+    spoken_documents: int = 1200
     """Text documents that are spoken from beginning to end, as unsupervised speech would be."""
     plain_documents: int = 600
     """Text documents that stay text."""

@@ -29,7 +29,7 @@ from weft.tokenizer.quantizer import health
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
 _UTTERANCES_PER_TASK = 512
-_UTTERANCES_PER_CALL = 64
+_UTTERANCES_PER_CALL = 256
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from weft import progress
-from weft.config import Count
+from weft.config import Count, Positive
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
 from weft.training.metrics import MetricLog
+from weft.training.optimizers import Optimizers
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,12 @@ class TrainConfig:
 
     steps: int
     """Optimizer steps."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon is for the matrices of the layers, with AdamW for all else: from nothing it needs about half the steps."""
     lr: float = 1e-3
     """Peak learning rate, reached after the warm-up."""
+    muon_lr_ratio: Positive = 1.0
+    """Muon's learning rate as a multiple of `lr`; at 1 its steps are of the size of AdamW's."""
     min_lr_ratio: float = 0.05
     """Learning rate at the end, as a share of the peak."""
     warmup_steps: int = 100
@@ -47,7 +52,7 @@ class TrainConfig:
     beta2: float = 0.98
     """AdamW's second-moment decay (the first is 0.9)."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, on matrices only."""
+    """Weight decay, on matrices only."""
     clip_norm: float = 1.0
     """Gradient norm above which gradients are scaled down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -96,7 +101,7 @@ def fit(
     """
     begun_sec = time.monotonic()
     distributed.begin()
-    optimizer = _optimizer(model, config)
+    optimizer = Optimizers.of(model, config)
     first_step = _restore(folder, model, optimizer)
     distributed.broadcast(*model.state_dict().values())
     model.train()
@@ -109,9 +114,8 @@ def fit(
             # dropout: a function of the step, as the batch is, and other for other items
             torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             lr = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.set_lr(lr)
+            model.zero_grad(set_to_none=True)
             losses = _backward(model, batch_at, loss_of, config, step)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             if not torch.isfinite(norm):
@@ -184,16 +188,7 @@ def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
-
-
-def _restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(folder: Path, model: nn.Module, optimizer: Optimizers) -> int:
     newest = distributed.from_first(checkpoint.newest(folder / "checkpoints"))
     if newest is None:
         return 0

@@ -248,8 +248,9 @@ def check_writable(path: Path, suffix: str = "") -> None:
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"{path} is to become a {suffix} file: give it a name that ends so")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} cannot be written to: choose another folder")
+    beside = path.with_name(path.name + ".tmp")
+    beside.touch()
+    beside.unlink()
 
 
 def _sync_tree(folder: Path) -> None:

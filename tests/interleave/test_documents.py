@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from weft.artifacts import Manifest
@@ -63,6 +65,17 @@ def test_pairs_train_on_the_target_alone(made, make_codes, kind):
     assert documents[2].text == "Text 2."
     assert manifest.counts["without_text"] == 1
     assert manifest.parents["tokenizer"] == "aaaa"
+
+
+@pytest.mark.parametrize(("kind", "found"), [("speech", [["u0", "u2"], ["u3"]]), ("asr", None), ("tts", None)])
+def test_utterances_without_codes_are_left_out_and_counted(made, make_codes, kind, found):
+    rows = [
+        replace(u, codes=[] if i in (1, 4) else u.codes) for i, u in enumerate(utterances(["a", "a", "a", "b", "c"]))
+    ]
+    documents, manifest = made(kind, make_codes("codes", [rows]), tasks=2)
+    said = [[f"u{s.codes[0]}" for s in d.segments if s.type == "speech"] for d in documents]
+    assert said == (found or [["u0"], ["u2"], ["u3"]])
+    assert manifest.counts["without_codes"] == 2
 
 
 def test_what_makes_no_document_is_refused(made, make_codes, tmp_path):

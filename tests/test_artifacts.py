@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,8 +16,8 @@ PARENTS = {"tokenizer": Manifest("tokenizer", "aaaa")}
 SETTINGS = {"seed": 0, "train": {"steps": 5}}
 
 
-def make(out, settings=SETTINGS, parents=PARENTS, content="x"):
-    with build(out, "codes", settings, parents) as draft:
+def make(out, settings=SETTINGS, parents=PARENTS, content="x", kind="codes"):
+    with build(out, kind, settings, parents) as draft:
         (draft.folder / "part").write_text(content)
         draft.counts["utterances"] = 1
         draft.notes["licence"] = "CC0"
@@ -145,6 +146,9 @@ def test_what_is_no_artifact_of_the_kind_is_refused(tmp_path, content, message):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist: give the folder of a text-to-token model"):
         read(tmp_path / "nowhere", "text_to_token")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is no folder: give the folder of a decoder"):
+        read(tmp_path / "file", "decoder")
 
 
 def test_a_child_of_another_parent_is_refused():
@@ -152,6 +156,22 @@ def test_a_child_of_another_parent_is_refused():
     artifacts.require_parent(child, "tokenizer", PARENTS["tokenizer"])
     with pytest.raises(UserError, match="decoder was made with tokenizer aaaa, not bbbb: use the tokenizer"):
         artifacts.require_parent(child, "tokenizer", replace(PARENTS["tokenizer"], fingerprint="bbbb"))
+
+
+def test_a_bundle_is_the_parts_of_one_tokenizer(tmp_path):
+    tokenizer = make(tmp_path / "tokenizer", parents={}, kind="tokenizer")
+    parts = {"decoder": "decoder", "text_to_token": "text_to_token", "lm": "language_model"}
+    made = {n: make(tmp_path / n, parents={"tokenizer": tokenizer}, kind=kind) for n, kind in parts.items()}
+    assert artifacts.read_bundle(tmp_path, needed=parts) == {"tokenizer": tokenizer, **made}
+    shutil.rmtree(tmp_path / "decoder")
+    assert artifacts.read_bundle(tmp_path, needed=("tokenizer",)).keys() == {"tokenizer", "text_to_token", "lm"}
+    with pytest.raises(UserError, match="decoder does not exist: give the folder of a decoder"):
+        artifacts.read_bundle(tmp_path, needed=("tokenizer", "decoder"))
+    make(tmp_path / "decoder", kind="decoder")
+    with pytest.raises(UserError, match="decoder was made with tokenizer aaaa, not"):
+        artifacts.read_bundle(tmp_path, needed=("tokenizer",))
+    with pytest.raises(UserError, match="nowhere does not exist: give a bundle, a folder with tokenizer, decoder"):
+        artifacts.read_bundle(tmp_path / "nowhere", needed=())
 
 
 @pytest.mark.parametrize(

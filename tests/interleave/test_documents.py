@@ -82,6 +82,9 @@ def test_what_makes_no_document_is_refused(made, make_codes, tmp_path):
     silent = make_codes("silent", [utterances([None], texts=False)])
     with pytest.raises(UserError, match="silent: no transcripts for asr documents"):
         made("asr", silent)
+    unheard = make_codes("unheard", [[replace(u, codes=[]) for u in utterances([None])]])
+    with pytest.raises(UserError, match="unheard: no codes for tts documents"):
+        made("tts", unheard)
     other = make_codes("other", [utterances([None])], Manifest("tokenizer", "bbbb"))
     with pytest.raises(UserError, match="different tokenizers"):
         made("speech", silent, other)

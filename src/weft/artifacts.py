@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -30,6 +30,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _PLAN = "log/plan.json"
 _DATASETS = ("audio", "codes", "documents", "tokens")
+_PARTS = {"tokenizer": "tokenizer", "decoder": "decoder", "text_to_token": "text_to_token", "lm": "language_model"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     folder = Path(folder)
     what = _a(_name(kind) if kind else "artifact")
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: give the folder of {what}")
+        raise UserError(
+            f"{folder} {'is no folder' if folder.exists() else 'does not exist'}: give the folder of {what}"
+        )
     try:
         manifest = _parse((folder / MANIFEST).read_text())
     except FileNotFoundError as e:
@@ -159,6 +162,19 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     if kind and manifest.kind != kind:
         raise UserError(f"{folder} is {_a(_name(manifest.kind))}, and {what} is needed here")
     return manifest
+
+
+def read_bundle(folder: Path, needed: Collection[str]) -> dict[str, Manifest]:
+    """The manifests of a bundle's parts, by the names of their folders.
+
+    Raises UserError for a part that is `needed` and missing, and for any that was made with another tokenizer.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: give a bundle, a folder with {', '.join(_PARTS)}")
+    parts = {n: read(folder / n, kind) for n, kind in _PARTS.items() if n in needed or (folder / n).exists()}
+    for name in parts.keys() - {"tokenizer"}:
+        require_parent(parts[name], "tokenizer", parts["tokenizer"])
+    return parts
 
 
 def _name(kind: str) -> str:
@@ -248,8 +264,9 @@ def check_writable(path: Path, suffix: str = "") -> None:
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"{path} is to become a {suffix} file: give it a name that ends so")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} cannot be written to: choose another folder")
+    beside = path.with_name(path.name + ".tmp")
+    beside.touch()
+    beside.unlink()
 
 
 def _sync_tree(folder: Path) -> None:

@@ -28,8 +28,8 @@ HALF_WINDOW_SAMPLES = WINDOW_SAMPLES // 2
 LOOK_AHEAD_SAMPLES = HALF_WINDOW_SAMPLES - HOP_SAMPLES
 _LOUDEST = 100.0  # 40 dB over full scale: float samples beyond were written in other units, such as 16-bit integers
 # What libsndfile's log says of a file that was cut off: less sound than its header promises, or a torn last page.
-_LESS_SOUND = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_TORN_OGG = ("Last page lacks an end-of-stream bit", "Junk after the last page")
+_LESS_SOUND = re.compile(r"^\s*(?:data|riff|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_TORN_OGG = "Junk after the last page"
 _UNKNOWN_BYTES = 0x7F000000  # a program that writes to a pipe promises about this much or more, and means no length
 _NEARLY_ALL = 0.99  # some formats only estimate their length
 
@@ -62,7 +62,7 @@ def load(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
 
 def _is_cut(log: str) -> bool:
     less = _LESS_SOUND.search(log)
-    return (less is not None and int(less[2]) < int(less[1]) < _UNKNOWN_BYTES) or all(m in log for m in _TORN_OGG)
+    return _TORN_OGG in log or (less is not None and int(less[2]) < int(less[1]) < _UNKNOWN_BYTES)
 
 
 def resample(samples: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:

@@ -15,7 +15,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 from cyclopts.config import Toml
 
 from weft.errors import UserError
@@ -37,12 +37,24 @@ def _within(least: float, most: float = inf, above: bool = False) -> Parameter:
     return Parameter(validator=check)
 
 
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """A number without a fraction, which would be rounded in silence, and that fits 64 bits."""
+    try:
+        number = int(tokens[0].value)
+    except ValueError as e:
+        raise ValueError("Give a whole number.") from e
+    if abs(number) >= 1 << 63:
+        raise ValueError("Give a smaller number.")
+    return number
+
+
 # Types of settings, whose values are checked when a recipe or flags are read.
-Count = Annotated[int, _within(1)]
-Natural = Annotated[int, _within(0)]
+Count = Annotated[int, _within(1), Parameter(converter=_whole)]
+Natural = Annotated[int, _within(0), Parameter(converter=_whole)]
 Positive = Annotated[float, _within(0, above=True)]
 NonNegative = Annotated[float, _within(0)]
 Share = Annotated[float, _within(0, 1)]
+Decay = Annotated[float, _within(0, 0.999999)]  # of a moving average, which at 1 would never move
 
 
 def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T:

@@ -193,6 +193,9 @@ def test_packed_files_are_read_and_others_refused(made, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b.jsonl.gz").write_bytes(gzip.compress("\n".join(lines(3)).encode()))
     assert len(made(tmp_path / "a")[1]) == 3
+    (tmp_path / "blank.jsonl").write_text("\n \n")
+    with pytest.raises(UserError, match=r"blank\.jsonl: every line is blank"):
+        made(tmp_path / "blank.jsonl", "blank")
     (tmp_path / "a/c.txt").write_text("hello")
     with pytest.raises(UserError, match=r"c\.txt is no file of dialogues"):
         made(tmp_path / "a", "other")

@@ -1,6 +1,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +70,34 @@ def test_a_damaged_part_is_named(tmp_path):
         Rows.of(tmp_path)
 
 
+def test_a_part_whose_pages_are_damaged_is_named(tmp_path):
+    write_documents(tmp_path, 0, DOCUMENTS[:500])
+    part = tmp_path / "part-00000.parquet"
+    content = bytearray(part.read_bytes())
+    content[4 : len(content) // 3] = bytes(len(content) // 3 - 4)
+    part.write_bytes(content)
+    rows = Rows.of(tmp_path)  # what the footer tells is whole
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged .*make its dataset again"):
+        list(rows.documents())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "d"}, "lacks columns .*kind"),
+        (
+            {"id": "d", "kind": "poem", "segments": [], "meta": None},
+            "document 'd' is of kind 'poem'.*: make its dataset",
+        ),
+        ({"id": "d", "kind": "text", "segments": "words", "meta": None}, "is damaged"),
+    ],
+)
+def test_rows_that_hold_no_document_are_named_with_their_part(tmp_path, row, message):
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "part-00000.parquet")
+    with pytest.raises(UserError, match=f"part-00000.parquet.* {message}"):
+        list(Rows.of(tmp_path).documents())
+
+
 @settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=1, max_size=4), st.sampled_from([300, 65536, 65537]))
 def test_token_shards_give_back_every_document(tmp_path_factory, tasks, vocab_size):
@@ -96,6 +126,30 @@ def test_a_shard_that_is_cut_off_is_named_with_its_offset(tmp_path, suffix, size
     path = tmp_path / f"00000.ds{suffix}"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match=rf"00000.ds{suffix} ends at byte {size}, not at {asked}"):
+        TokenShards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [
+        (".metadata", None, "metadata does not tell the width"),
+        (".metadata", b"weft|3", "metadata does not tell the width"),
+        (".index", np.array([5, 4], "<u8").tobytes(), "index has document ends out of order"),
+        (".index", b"", "index ends at byte 0"),
+        (".loss", None, "loss ends at byte 0, not at 9"),
+        ("", bytes(20), "ends at byte 20, not at 18"),
+    ],
+)
+def test_files_of_a_shard_that_do_not_fit_each_other_are_refused(tmp_path, suffix, content, message):
+    write_tokens(tmp_path, 0, 300, token_documents([4, 5]))
+    path = tmp_path / f"00000.ds{suffix}"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=f"00000.ds.*{message}.*pack the dataset again"):
+        TokenShards(tmp_path)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no token shards"):
         TokenShards(tmp_path)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from weft.artifacts import Manifest
@@ -65,10 +67,24 @@ def test_pairs_train_on_the_target_alone(made, make_codes, kind):
     assert manifest.parents["tokenizer"] == "aaaa"
 
 
+@pytest.mark.parametrize(("kind", "found"), [("speech", [["u0", "u2"], ["u3"]]), ("asr", None), ("tts", None)])
+def test_utterances_without_codes_are_left_out_and_counted(made, make_codes, kind, found):
+    rows = [
+        replace(u, codes=[] if i in (1, 4) else u.codes) for i, u in enumerate(utterances(["a", "a", "a", "b", "c"]))
+    ]
+    documents, manifest = made(kind, make_codes("codes", [rows]), tasks=2)
+    said = [[f"u{s.codes[0]}" for s in d.segments if s.type == "speech"] for d in documents]
+    assert said == (found or [["u0"], ["u2"], ["u3"]])
+    assert manifest.counts["without_codes"] == 2
+
+
 def test_what_makes_no_document_is_refused(made, make_codes, tmp_path):
     silent = make_codes("silent", [utterances([None], texts=False)])
     with pytest.raises(UserError, match="silent: no transcripts for asr documents"):
         made("asr", silent)
+    unheard = make_codes("unheard", [[replace(u, codes=[]) for u in utterances([None])]])
+    with pytest.raises(UserError, match="unheard: no codes for tts documents"):
+        made("tts", unheard)
     other = make_codes("other", [utterances([None])], Manifest("tokenizer", "bbbb"))
     with pytest.raises(UserError, match="different tokenizers"):
         made("speech", silent, other)

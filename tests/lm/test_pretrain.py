@@ -114,6 +114,7 @@ def test_held_out_losses_do_not_depend_on_the_batches(config, vocab, tiny_lm):
     [
         ({"weights": {"interleaved": 1.0, "speach": 1.0}}, "weights names 'speach'"),
         ({"weights": {"interleaved": 1.0}}, "weights lacks speech"),
+        ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "nothing to train on"),
         ({"row_tokens": 100_000}, "row_tokens is 100000: give 2 to 256"),
     ],
 )

@@ -141,6 +141,8 @@ def test_unfit_codes_are_refused(trained, tmp_path):
     codes = new_codes(tmp_path / "codes", trained.tokenizer, speechless)
     with pytest.raises(UserError, match="only 0 utterances"):
         run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer))
+    with pytest.raises(UserError, match="row_tokens is 4096: give 2 to 2048, the positions"):
+        run(TextToTokenConfig(tmp_path / "out", trained.codes, trained.tokenizer, row_tokens=4096))
     assert not (tmp_path / "out").exists()
 
 

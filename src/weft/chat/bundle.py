@@ -12,17 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weft import artifacts
-from weft.artifacts import require_parent
+from weft.artifacts import read_bundle
 from weft.decoder.decoder import SpeechDecoder
 from weft.engine.generate import Engine
 from weft.lm.model import LanguageModel
 from weft.rhythm import Part, Rhythm
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.vocab import SpeechVocab
-
-_KINDS = {"tokenizer": "tokenizer", "decoder": "decoder", "lm": "language_model"}
-_OPTIONAL = "text_to_token"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +37,7 @@ class Bundle:
         Raises UserError, before anything is loaded, for a part that is missing or made with another tokenizer.
         """
         folder = Path(folder)
-        manifests = {name: artifacts.read(folder / name, kind) for name, kind in _KINDS.items()}
-        if (folder / _OPTIONAL).exists():
-            manifests[_OPTIONAL] = artifacts.read(folder / _OPTIONAL, _OPTIONAL)
-        tokenizer = manifests.pop("tokenizer")
-        for manifest in manifests.values():
-            require_parent(manifest, "tokenizer", tokenizer)
+        read_bundle(folder, needed=("tokenizer", "decoder", "lm"))
         lm = LanguageModel.load(folder / "lm")
         lm.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         parts = SpeechTokenizer.load(folder / "tokenizer"), SpeechDecoder.load(folder / "decoder")

@@ -70,6 +70,8 @@ def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synt
     parents = {"text_to_token": speaker, **tokenizer_of({"text_to_token": speaker})}
     corpus = TextCorpus.of(*config.source)
     num_lines = sum(1 for _ in _lines(corpus))
+    if not num_lines:
+        raise UserError(f"{', '.join(map(str, config.source))}: every line is blank, and each is to be a dialogue")
     tasks = config.tasks or job.tasks_for(num_lines, _DIALOGUES_PER_TASK)
     settings = {"source": corpus.identity, "dialogues": num_lines, "seed": config.seed, "tasks": tasks}
     if artifacts.is_made(config.out, "documents", settings, parents):

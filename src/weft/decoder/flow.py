@@ -53,13 +53,13 @@ class FlowConfig:
     """Codes decoded at once: 10 is 0.8 s."""
     first_block_codes: Count = 4
     """Codes of an utterance's first block: fewer bring the first sound earlier."""
-    sigma_min: float = 1e-6
+    sigma_min: Share = 1e-6
     """Noise left at the end of the path."""
     prior_weight: NonNegative = 1.0
     """Weight of the error of the encoder's first guess, beside the flow's."""
     condition_dropout: Share = 0.2
     """Share of training windows whose condition is hidden, so that guidance has something to point away from."""
-    guidance: float = 0.7
+    guidance: NonNegative = 0.7
     """Strength of classifier-free guidance."""
     euler_steps: Count = 10
     """Euler steps from noise to mel."""

@@ -123,7 +123,10 @@ class Voice:
         codes, mels = self._read(decoder)
         self.lengths = np.array([len(c) for c in codes])
         if not len(self.lengths) or self.lengths.max() < config.flow.block_codes:
-            raise UserError(f"no utterance with sound is as long as a block of {config.flow.block_codes} codes")
+            self.skipped.check(config.max_bad_share)
+            raise UserError(
+                f"no utterance with sound is as long as a block of {config.flow.block_codes} codes: give longer ones"
+            )
         self.num_codes = int(self.lengths.sum())
         self._codes = torch.cat([F.pad(c, (self._context, 0), value=self._nothing) for c in codes])  # (W,)
         self._mel = torch.cat([F.pad(m, (0, 0, self._context, 0), value=SILENCE) for m in mels])  # (W, P)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from weft.artifacts import write_bytes
+from weft.config import Count
 from weft.data.corpus import read_manifest, read_texts
 from weft.demo.world import World
 from weft.errors import UserError
@@ -41,23 +42,23 @@ SPEEDS = (158, 164, 170, 176, 182, 188, 194)
 class Sizes:
     """How much of everything the demo uses."""
 
-    stories: int = 800
+    stories: Count = 800
     """Stories of the world spoken for training, sentence by sentence."""
-    turns: int = 400
+    turns: Count = 400
     """Dialogue turns of the world spoken for training."""
-    span_documents: int = 200
+    span_documents: Count = 200
     """Documents of the world of which spans are spoken for training, cut where interleaving cuts."""
-    held_out: int = 160
+    held_out: Count = 160
     """Utterances kept from training, to measure on, and as many spans."""
-    woven_documents: int = 1800
+    woven_documents: Count = 1800
     """Text documents that get spoken spans."""
-    spoken_documents: int = 1200
+    spoken_documents: Count = 1200
     """Text documents that are spoken from beginning to end, as unsupervised speech would be."""
-    plain_documents: int = 600
+    plain_documents: Count = 600
     """Text documents that stay text."""
-    dialogues: int = 500
+    dialogues: Count = 500
     """Dialogues of the fine-tune."""
-    pairs: int = 400
+    pairs: Count = 400
     """Pairs of the topic-cloze."""
 
 

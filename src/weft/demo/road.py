@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from weft.artifacts import write_json
-from weft.config import load_recipe, recipe_path
+from weft.config import Count, Natural, Positive, load_recipe, recipe_path
 from weft.demo.material import Material, Sizes, of_user, of_world
 
 T = TypeVar("T")
@@ -49,11 +49,11 @@ class DemoConfig:
     """Your own text (.txt, .jsonl, .parquet, folders); without any, the built-in world's."""
     audio: tuple[Path, ...] = ()
     """Your own speech with transcripts (manifests, folders); without any, espeak's."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the world, of the split and of every stage."""
-    workers: int = 2
+    workers: Count = 2
     """Processes that speak and tokenize."""
-    steps_share: float = 1.0
+    steps_share: Positive = 1.0
     """Share of every recipe's training steps: less is a quick look at the road, and nothing is learnt well."""
     sizes: Sizes = field(default_factory=Sizes)
 

@@ -84,8 +84,10 @@ def run(config: ResynthConfig) -> Manifest:
     tokenizer, decoder = SpeechTokenizer.load(config.tokenizer), SpeechDecoder.load(config.decoder)
     utterances = read_manifest(*config.audio)
     for u in utterances:
-        if not Path(os.path.normpath(config.out / u.id)).is_relative_to(os.path.normpath(config.out)):
-            raise UserError(f"id {u.id!r} cannot name a sound file in {config.out}: make it a relative path without ..")
+        if "\0" in u.id or not Path(os.path.normpath(config.out / u.id)).is_relative_to(os.path.normpath(config.out)):
+            raise UserError(
+                f"id {u.id!r} cannot name a file in {config.out}: make it a relative path, without .. or null"
+            )
     parents = {"tokenizer": tokenizer.manifest, "decoder": decoder.manifest}
     settings = {"audio": [str(path) for path in config.audio], "seed": config.seed}
     if artifacts.is_made(config.out, "resynthesis", settings, parents):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.artifacts import check_writable, write_json
+from weft.artifacts import check_writable, read_bundle, write_json
 from weft.audio import resample
 from weft.config import Natural
 from weft.data.corpus import read_manifest
@@ -53,8 +53,9 @@ class EvalConfig:
 
 
 def run(config: EvalConfig) -> None:
-    """Measure, print, and write `config.out`. Raises UserError for parts and data that are missing."""
+    """Measure, print, and write `config.out`. Raises UserError for parts and data that are missing or do not fit."""
     check_writable(config.out)
+    read_bundle(config.model, needed=("tokenizer",))
     results = {name: SUITES[name](config) for name in config.suite}
     write_json(config.out, results)
     for name, found in results.items():

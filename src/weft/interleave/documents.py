@@ -161,6 +161,7 @@ def _speech(utterances: list[CodedUtterance]) -> Document:
 
 def _summary(report: Report, config: DocumentsConfig) -> dict[str, Any]:
     if not report.counts["documents"]:
-        why = "no transcripts" if report.counts["without_text"] else "nothing to read"
+        lacking = {"no transcripts": "without_text", "no codes": "without_codes"}
+        why = next((said for said, name in lacking.items() if report.counts[name]), "nothing to read")
         raise UserError(f"{', '.join(map(str, config.source))}: {why} for {config.kind} documents; give another source")
     return {**report.counts, "skipped_documents": len(report.skipped.bad)}

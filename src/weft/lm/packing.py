@@ -11,6 +11,7 @@ Shapes: B rows, R columns, N trained ids, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from weft.errors import UserError
 
 _COLUMNS_MULTIPLE = 8  # row widths are rounded up to it, which kernels like
 
@@ -42,6 +45,15 @@ class Batch:
     def __len__(self) -> int:
         """Trained ids, over which the losses are means."""
         return len(self.targets)
+
+
+def check_rows(model: PreTrainedModel, row_tokens: int) -> None:
+    """Raise UserError for rows longer than the positions of `model`, and for a model that takes no positions."""
+    longest = getattr(model.config, "max_position_embeddings", row_tokens)
+    if not 2 <= row_tokens <= longest:
+        raise UserError(f"row_tokens is {row_tokens}: give 2 to {longest}, the positions of the model")
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"{type(model).__name__} takes no position ids, which packed rows need: take another base")
 
 
 def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int) -> Batch:

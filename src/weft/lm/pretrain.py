@@ -9,7 +9,6 @@ target side). It is also told apart by modality: text ids and speech codes; mark
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,12 +22,12 @@ from transformers import PreTrainedModel
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count
+from weft.config import Count, NonNegative
 from weft.data.shards import TokenShards, tokenizer_of
 from weft.errors import UserError
 from weft.lm.mixture import Mixture, Pieces, Source
 from weft.lm.model import KIND, LanguageModel, save
-from weft.lm.packing import Batch, pack, token_losses
+from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab
@@ -44,7 +43,7 @@ class PretrainConfig:
     """Token shards, packed for the vocabulary of `base`."""
     out: Path
     """Folder of the language model to make."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, NonNegative] = field(default_factory=dict)
     """Share of the tokens from each dataset, by its name, in any unit; without any, in proportion to their sizes."""
     held_out: tuple[Path, ...] = ()
     """Token shards that are measured on at the end and not trained on."""
@@ -63,7 +62,7 @@ def run(config: PretrainConfig) -> Manifest:
     names in `weights`, and rows longer than the model's positions.
     """
     base = LanguageModel.load(config.base)
-    _check_rows(base.model, config.row_tokens)
+    check_rows(base.model, config.row_tokens)
     parents = {"base": base.manifest}
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
         parents |= {f"{name} {i}": _tokens_manifest(folder, base.vocab) for i, folder in enumerate(folders)}
@@ -168,6 +167,8 @@ def _sources(config: PretrainConfig) -> list[Source]:
             raise UserError(f"weights names {name!r}, which tokens does not hold: it holds {', '.join(found)}")
     if left := sorted(found.keys() - weights.keys()):
         raise UserError(f"weights lacks {', '.join(left)}: give its share of the tokens, or 0 to leave it out")
+    if not any(weights.values()):
+        raise UserError("there is nothing to train on: give a dataset in tokens a weight above 0")
     return [Source(name, found[name], weight) for name, weight in sorted(weights.items()) if weight]
 
 
@@ -182,11 +183,3 @@ def _tokens_manifest(folder: Path, vocab: SpeechVocab) -> Manifest:
     if manifest.settings.get("vocab") != vocab.fingerprint:
         raise UserError(f"{folder} was packed for another vocabulary: pack its datasets with --lm this base")
     return manifest
-
-
-def _check_rows(model: PreTrainedModel, row_tokens: int) -> None:
-    longest = getattr(model.config, "max_position_embeddings", row_tokens)
-    if not 2 <= row_tokens <= longest:
-        raise UserError(f"row_tokens is {row_tokens}: give 2 to {longest}, the positions of the base model")
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise UserError(f"{type(model).__name__} takes no position ids, which packed rows need: take another base")

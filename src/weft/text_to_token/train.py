@@ -23,7 +23,7 @@ from weft.data.shards import Rows
 from weft.errors import UserError
 from weft.lm.mixture import permuted
 from weft.lm.model import LmConfig, extend_lm, load_hf, new_lm, save
-from weft.lm.packing import Batch, pack, token_losses
+from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.records import CodedUtterance
 from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
 from weft.tokenizer.encoder import ENCODER_HZ
@@ -79,6 +79,7 @@ def run(config: TextToTokenConfig) -> Manifest:
     utterances = [u for u in all_utterances if spoken_form(u.text or "") and len(u.codes)]
     with distributed.build(config.out, KIND, settings, parents) as draft:
         model, words = _start(config, utterances)
+        check_rows(model, config.row_tokens)
         rows = _rows(SpeechVocab.of(words), utterances, config.row_tokens)
         if len(rows) < config.batch_utterances:
             raise UserError(

@@ -148,7 +148,8 @@ class TranscribedSpeech:
         self.skipped = Skipped()
         self._read(utterances)
         if not self._features:
-            raise UserError("no utterance with sound and transcript is left to train on: see the manifest")
+            self.skipped.check(config.max_bad_share)
+            raise UserError("no utterance with sound and transcript is left to train on: give others")
         per_batch = int(config.batch_sec * 100)
         self._batches = batches_by_length([f.shape[1] for f in self._features], per_batch)
 
@@ -387,6 +388,8 @@ def _from_nothing(config: TokenizerConfig, texts: Sequence[str]) -> SpeechTokeni
 
 def _base(config: TokenizerConfig) -> SpeechTokenizer:
     assert config.base is not None
+    if not config.base.is_dir():
+        raise UserError(f"{config.base} does not exist: give the folder of a Hugging Face Whisper")
     with artifacts.loading(config.base, "a Hugging Face Whisper"):
         kind = WhisperConfig.get_config_dict(config.base)[0].get("model_type")
         if kind != "whisper":

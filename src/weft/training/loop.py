@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from weft import progress
-from weft.config import Count, Positive
+from weft.config import Count, Decay, Natural, NonNegative, Positive, Share
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
 from weft.training.metrics import MetricLog
@@ -35,35 +35,35 @@ from weft.training.optimizers import Optimizers
 class TrainConfig:
     """How a model is trained."""
 
-    steps: int
+    steps: Count
     """Optimizer steps."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon is for the matrices of the layers, with AdamW for all else: from nothing it needs about half the steps."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate, reached after the warm-up."""
     muon_lr_ratio: Positive = 1.0
     """Muon's learning rate as a multiple of `lr`; at 1 its steps are of the size of AdamW's."""
-    min_lr_ratio: float = 0.05
+    min_lr_ratio: Share = 0.05
     """Learning rate at the end, as a share of the peak."""
-    warmup_steps: int = 100
+    warmup_steps: Natural = 100
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine"] = "cosine"
     """How the learning rate falls after the warm-up."""
-    beta2: float = 0.98
+    beta2: Decay = 0.98
     """AdamW's second-moment decay (the first is 0.9)."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Weight decay, on matrices only."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the processor multiplies it natively."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of initialisation, order, dropout and augmentation."""
     accumulate: Count = 1
     """Micro-batches that a step is cut into, one after another, to fit less memory."""
-    checkpoint_every_steps: int = 500
+    checkpoint_every_steps: Count = 500
     """Steps between checkpoints."""
-    log_every_steps: int = 20
+    log_every_steps: Count = 20
     """Steps between lines of metrics.jsonl."""
 
 

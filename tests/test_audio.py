@@ -1,0 +1,126 @@
+"""Sound in and out: whatever soundfile reads comes back as the same mono sound, and what is no whole sound is named."""
+
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from weft.audio import LogMel, load, resample, save, wav_bytes
+from weft.errors import UserError
+
+RATE_HZ = 16_000
+
+
+def tone(seconds=1.0, rate_hz=RATE_HZ, hz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+def speech_like(num_samples):
+    """Noise that swells and fades, which no codec can pack as tightly as a tone."""
+    rng = np.random.default_rng(0)
+    return (0.2 * rng.normal(size=num_samples) * np.abs(np.sin(np.arange(num_samples) / 3000))).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.flac", "PCM_24"), ("a.ogg", "VORBIS")],
+)
+def test_any_rate_channels_and_width_give_the_same_sound(tmp_path, name, subtype, rate_hz, num_channels):
+    soundfile.write(tmp_path / name, np.stack([tone(rate_hz=rate_hz)] * num_channels, axis=1), rate_hz, subtype)
+    found = load(tmp_path / name)
+    assert found.dtype == np.float32
+    assert found.shape == (RATE_HZ,)
+    middle = slice(1000, -1000)  # resampling and lossy codecs smear the edges
+    np.testing.assert_allclose(found[middle], tone()[middle], atol=0.02 if subtype == "VORBIS" else 1e-3)
+
+
+def test_channels_are_averaged(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(), -tone()], axis=1), RATE_HZ)
+    assert np.abs(load(tmp_path / "a.wav")).max() < 1e-4
+
+
+def test_what_is_saved_loads_and_loud_samples_are_clipped(tmp_path):
+    save(tmp_path / "new/a.wav", 3 * tone(), RATE_HZ)
+    np.testing.assert_allclose(load(tmp_path / "new/a.wav"), np.clip(3 * tone(), -1, 1), atol=1 / 32_000)
+
+
+@pytest.mark.parametrize("name", ["empty.wav", "empty.flac", "text.wav", "text.ogg"])
+def test_what_is_no_sound_is_named(tmp_path, name):
+    (tmp_path / name).write_text("" if name.startswith("empty") else "Dear diary, this is no sound. " * 99)
+    with pytest.raises(UserError, match=rf"{name} cannot be read as audio .*: is it a sound file\?"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["missing.wav", "."])
+def test_what_is_no_file_is_named(tmp_path, place):
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / place))} does not exist"):
+        load(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0), "holds no samples"),
+        (np.array([0.1, np.nan]), "not finite"),
+        (np.array([0.1, -np.inf]), "not finite"),
+        (32767 * tone(), "full scale is 1: divide them by their scale"),
+        (8e6 * tone(), "full scale is 1: divide them by their scale"),
+    ],
+)
+def test_samples_that_are_no_sound_are_refused(tmp_path, samples, message):
+    soundfile.write(tmp_path / "a.wav", samples.astype(np.float32), RATE_HZ, "FLOAT")
+    with pytest.raises(UserError, match=f"a.wav holds .*{message}|a.wav {message}"):
+        load(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("kept", [0.002, 0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [
+        ("a.wav", "PCM_16"),
+        ("a.wav", "FLOAT"),
+        ("a.aiff", "PCM_16"),
+        ("a.w64", "PCM_16"),
+        ("a.au", "PCM_16"),
+        ("a.caf", "PCM_16"),
+        ("a.flac", "PCM_16"),
+        ("a.ogg", "VORBIS"),
+        ("a.opus", "OPUS"),
+        ("a.mp3", "MPEG_LAYER_III"),
+    ],
+)
+def test_a_cut_file_is_refused_and_the_whole_one_is_not(tmp_path, name, subtype, kept):
+    path = tmp_path / name
+    format_name = "OGG" if name == "a.opus" else None
+    soundfile.write(path, speech_like(3 * RATE_HZ), RATE_HZ, subtype, format=format_name)
+    assert len(load(path)) == 3 * RATE_HZ
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError, match=rf"{name} (is cut off|cannot be read as audio|holds no samples)"):
+        load(path)
+
+
+@pytest.mark.parametrize("promised", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_that_was_piped_and_so_has_no_length_loads(tmp_path, promised):
+    whole = wav_bytes(tone(), RATE_HZ)
+    length = promised.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(whole[:4] + length + whole[8:40] + length + whole[44:])
+    np.testing.assert_allclose(load(tmp_path / "a.wav"), tone(), atol=1 / 32_000)
+
+
+def test_resampling_keeps_length_and_sound():
+    there = resample(tone(), RATE_HZ, 44_100)
+    assert there.shape == (44_100,)
+    np.testing.assert_allclose(resample(there, 44_100)[500:-500], tone()[500:-500], atol=1e-3)
+
+
+def test_features_are_whispers():
+    from transformers import WhisperFeatureExtractor
+
+    samples = speech_like(30 * RATE_HZ)  # Whisper's whole window: a shorter one it fills up with silence
+    expected = WhisperFeatureExtractor(feature_size=80)(samples, sampling_rate=RATE_HZ).input_features[0]
+    np.testing.assert_allclose(LogMel(80)(torch.from_numpy(samples))[0].numpy(), expected, atol=1e-4)

@@ -1,0 +1,46 @@
+"""Word error rates: known counts, the normaliser's, and an interval that belongs to them."""
+
+import pytest
+
+from weft.errors import UserError
+from weft.wer import normalize, word_error_rate, word_errors
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors", "words"),
+    [
+        ("the cat sat down", "the cat sat down", 0, 4),
+        ("The cat, sat DOWN!", "the cat sat down", 0, 4),
+        ("the cat sat down", "the dog sat", 2, 4),
+        ("the cat", "a the big cat there", 3, 2),
+        ("the cat", "", 2, 2),
+        ("", "some noise words", 3, 0),
+        ("...", "", 0, 0),
+        ("Où est-il ?", "où est il", 0, 3),
+    ],
+)
+def test_errors_are_counted_after_normalising(reference, hypothesis, errors, words):
+    assert word_errors(reference, hypothesis) == (errors, words)
+
+
+def test_the_rate_is_pooled_over_words_and_the_interval_holds_it():
+    references = ["one two three four", "five", "six seven"] * 10
+    hypotheses = ["one two three four", "six", "six"] * 10
+    found = word_error_rate(references, hypotheses)
+    assert found.rate == pytest.approx(2 / 7)
+    assert found.num_units == 70
+    assert 0 < found.low < found.rate < found.high < 1
+    assert word_error_rate(references, hypotheses) == found
+    perfect = word_error_rate(references, references)
+    assert (perfect.rate, perfect.low, perfect.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("references", [[], [""], ["", "?!"]])
+def test_without_a_word_to_compare_with_there_is_no_rate(references):
+    with pytest.raises(UserError, match=r"no words in the transcripts.*: give speech with transcripts"):
+        word_error_rate(references, ["words"] * len(references))
+
+
+def test_normalising_twice_changes_nothing():
+    for text in ("  Hello,   World! ", "naïve (aside) café", "ünïcode—dash", "13 mats"):
+        assert normalize(normalize(text)) == normalize(text)

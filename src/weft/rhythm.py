@@ -61,12 +61,15 @@ class Rhythm:
     """Whether the other modality has ended."""
     over: bool = False
     """Whether both have."""
+    silent: bool = True
+    """Whether no audio has come yet."""
     _filled_tokens: int = field(default=0, repr=False)
 
     def advance(self, ended: bool) -> None:
         """Pass an id of the part, or (`ended`) the marker that there are no more of them."""
         assert not self.over, "nothing follows the end of an answer"
         self._filled_tokens += 1
+        self.silent &= ended or self.part == "text"
         if ended and self.alone:
             self.over = True
         elif ended or (not self.alone and self._filled_tokens == _PART_TOKENS[self.part]):

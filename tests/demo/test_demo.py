@@ -27,7 +27,7 @@ SIZES = Sizes(
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
-    run(DemoConfig(out=out, sizes=SIZES, steps_share=0.06, workers=1))
+    run(DemoConfig(out=out, sizes=SIZES, steps_share=0.08, workers=1))
     return out
 
 
@@ -70,7 +70,7 @@ def test_parts_know_their_parents(bundle: Path) -> None:
 
 def test_a_rerun_makes_nothing_anew(bundle: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in bundle.rglob("*.safetensors")}
-    run(DemoConfig(out=bundle, sizes=SIZES, steps_share=0.06, workers=1))
+    run(DemoConfig(out=bundle, sizes=SIZES, steps_share=0.08, workers=1))
     assert {p: p.stat().st_mtime_ns for p in bundle.rglob("*.safetensors")} == before
 
 

@@ -68,7 +68,7 @@ class AnswerStream:
     def closing_ids(self) -> list[int]:
         """The ids that end an answer which was cut off as `weave` would: a model goes on from nothing else."""
         vocab, rhythm = self._bundle.vocab, self.rhythm
-        if rhythm.over or (rhythm.part == "text" and (rhythm.alone or not self.codes)):
+        if rhythm.over or rhythm.silent or (rhythm.part == "text" and rhythm.alone):
             return []
         if rhythm.part == "audio":
             return [vocab.end_of_audio_id]

@@ -52,7 +52,10 @@ class Bundle:
         return frozenset({self.vocab.eos_id, self.vocab.role_start_ids["user"]})
 
     def allowed(self, rhythm: Rhythm) -> Tensor:
-        """Which ids (V,) may stand at this place of an answer: the part's own, and those that end it."""
+        """Which ids (V,) may stand at this place of an answer: the part's own, and those that end it, save that audio
+        cannot end before it has begun."""
+        if rhythm.part == "audio" and rhythm.silent:
+            return self._audio_mask
         return self._allowed[rhythm.part, rhythm.alone]
 
     @cached_property

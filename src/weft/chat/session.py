@@ -90,6 +90,8 @@ class ChatSession:
                 if not reply.is_empty:
                     yield reply
         finally:
+            if self._lm.ids[-1] == self._vocab.begin_of_audio_id:
+                self._lm.ids.pop()  # of audio that never came
             self._due.extend(answer.closing_ids())
             self.history.extend(answer.segments())
             self._turn = None

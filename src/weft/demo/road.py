@@ -87,7 +87,8 @@ class Road:
         recipe: Any = load_recipe(kind, recipe_path(f"nano/{name}"), [*flags, f"--{seeded}", str(self.config.seed)])
         if seeded == "seed":
             return recipe
-        return replace(recipe, train=replace(recipe.train, steps=self.share_of(recipe.train.steps)))
+        steps, warmup_steps = (self.share_of(n) for n in (recipe.train.steps, recipe.train.warmup_steps))
+        return replace(recipe, train=replace(recipe.train, steps=steps, warmup_steps=warmup_steps))
 
     def share_of(self, steps: int) -> int:
         """The training steps that this run takes of a recipe's."""

@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 # Seconds of each stage on two cores of a current server, from which the time left is estimated.
 EXPECTED_SEC = {
-    "speak": 44,
-    "tokenizer": 130,
-    "tokenize": 25,
-    "decoder": 38,
-    "resynth": 7,
-    "text_to_token": 56,
-    "interleave": 49,
+    "speak": 36,
+    "tokenizer": 129,
+    "tokenize": 26,
+    "decoder": 32,
+    "resynth": 14,
+    "text_to_token": 76,
+    "interleave": 44,
     "documents": 1,
-    "pretrain": 195,
-    "sft": 30,
-    "eval": 14,
+    "pretrain": 185,
+    "sft": 31,
+    "eval": 15,
     "chat": 1,
 }
 

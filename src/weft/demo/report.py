@@ -147,7 +147,7 @@ def _verdict(low: Any, high: Any) -> str:
 
 
 def summary(results: Mapping[str, Any], out: Path) -> list[str]:
-    """What the run in the folder `out` learnt, and what to try next, as lines for a terminal."""
+    """What the run in the folder `out` learnt, and what to try next, as ten lines for a terminal."""
 
     def get(name: str) -> Any:
         value: Any = results
@@ -171,10 +171,6 @@ def summary(results: Mapping[str, Any], out: Path) -> list[str]:
         f"  topic-cloze    {cloze} right (chance 50\u00a0%)",
         f"  asked aloud    {get('chat.question') or '-'}  ->  {get('chat.answer_text') or '-'}  "
         f"(first sound after {number(get('chat.first_audio_ms'))} ms)",
-        "Next:",
-        f"  read and hear it       {out / 'report.html'}",
-        f"  ask it something       weft chat --model {out} --wav question.wav --out answer.wav",
-        f'  make it say something  weft say "Good morning." --text-to-token {out / "text_to_token"} '
-        f"--decoder {out / 'decoder'} --out x.wav",
-        "  use your own data      weft demo --text BOOKS/*.txt --audio MANIFEST --out runs/mine",
+        f"  try next       open {out / 'report.html'}; weft chat --model {out} --wav question.wav --out answer.wav",
+        "  your own data  weft demo --text BOOKS/*.txt --audio MANIFEST --out runs/mine",
     ]

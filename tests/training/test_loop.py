@@ -74,6 +74,15 @@ def test_only_the_newest_whole_checkpoint_is_kept(tmp_path: Path) -> None:
     discard_checkpoints(tmp_path.parent)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_told_as_such_and_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, {"weight": torch.zeros(2)})
+    (tmp_path / "step-00000006.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 6, {"weight": torch.zeros(1 << 18)})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003.pt"]
+
+
 def test_learning_rate_rises_then_falls() -> None:
     for schedule in ("linear", "cosine"):
         config = TrainConfig(steps=100, lr=1.0, warmup_steps=10, min_lr_ratio=0.1, schedule=schedule)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -20,7 +20,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     beside = final.with_suffix(".tmp")
     try:
         with beside.open("wb") as f:
-            torch.save(state, f)
+            _write(state, f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, final)
@@ -28,6 +28,14 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
     for old in _all(folder)[:-1]:
         old.unlink()
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, which raises a RuntimeError of its own over the OSError of a full disk."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as e:
+        raise e.__context__ if isinstance(e.__context__, OSError) else e from None
 
 
 def latest(folder: Path) -> tuple[int, dict[str, Any]] | None:

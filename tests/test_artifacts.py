@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
+from safetensors import SafetensorError
 
 from weft import artifacts
 from weft.artifacts import FORMAT_VERSION, MANIFEST, Manifest, build, fingerprint, is_made, loading, read
@@ -61,6 +62,17 @@ def stop(out, error, files=(), settings=SETTINGS):
         for name in files:
             (draft.folder / name).write_text("done")
         raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(OSError(errno.ENOSPC, "full"), "full"), (SafetensorError("os error 28"), "os error 28")]
+)
+def test_a_disk_that_fills_up_names_the_folder(tmp_path, error, message):
+    with pytest.raises(
+        (OSError, UserError), match=rf"{message}.*codes.partial|codes.partial .*{message}.*free some space"
+    ):
+        stop(tmp_path / "codes", error, ["half"])
+    assert not (tmp_path / "codes").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError(), OSError(errno.ENOSPC, "full")])

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -152,6 +153,43 @@ def test_workers_change_nothing(corpus: Path, tmp_path: Path) -> None:
     assert report.num_utterances == 78
     assert report.skipped == ("line-3", "line-40")
     assert report.seconds == pytest.approx(sum(u.seconds for u in read_manifest(corpus)), abs=1e-3)
+
+
+def test_an_interruption_is_neither_lost_nor_loses_sound() -> None:
+    """It comes while espeak-ng calls back, where Python can only drop it: it must come out of `speak` instead."""
+    dropped: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, dropped.append
+    try:
+        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            speak(TEXT * 200, VOICES[0])
+    finally:
+        sys.unraisablehook = before
+    assert not dropped
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_quietly_with_their_parent(sign: signal.Signals, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from weft.voices import Line, speak_corpus\n"
+        f"lines = [Line(f'l{{i}}', 'This is line number %d.' % i, {VOICES[0]!r}) for i in range(20_000)]\n"
+        "if __name__ == '__main__':\n"
+        "    try: speak_corpus(lines, Path(sys.argv[1]), 2, on_progress=lambda *_: print('some', flush=True))\n"
+        "    except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    (tmp_path / "p.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "p.py"), str(tmp_path / "out")]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert job.stdout is not None
+    job.stdout.readline()
+    if sign == signal.SIGINT:
+        os.killpg(job.pid, sign)  # as a terminal does, to parent and workers alike
+    else:
+        job.kill()
+    _, said = job.communicate(timeout=60)  # its pipes close when the last of them has ended
+    assert job.returncode == (130 if sign == signal.SIGINT else -sign)
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_corpus_goes_on(corpus: Path, tmp_path: Path) -> None:

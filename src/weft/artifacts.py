@@ -82,6 +82,11 @@ def build(
     except UserError:
         _drop_if_unused(folder)
         raise
+    except SafetensorError as e:
+        raise UserError(f"{folder} cannot be written ({e}): free some space and run the same command again") from e
+    except OSError as e:
+        e.filename = e.filename or str(folder)  # a write that failed names none
+        raise
     manifest = Manifest(
         kind=kind,
         fingerprint=fingerprint(folder),

@@ -91,6 +91,7 @@ _DISK_TROUBLE = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.EROFS: "choose a folder that you may write to",
+    errno.EEXIST: "a part of this path is a file; choose another",
     errno.ENOTDIR: "a part of this path is a file; choose another",
     errno.EISDIR: "this is a folder, and a file is needed",
     errno.ENAMETOOLONG: "choose a shorter name",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import difflib
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -91,9 +92,26 @@ def synthesize(text: str, voice: Voice) -> tuple[np.ndarray, int]:
             raise UserError(f"espeak-ng cannot load its voice {voice.name}: reinstall the espeakng-loader package")
         for parameter, value in voice.parameters:
             library.espeak_SetParameter(parameter, value, 0)
-        library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken)), 0, 0, 0, _CHARS_UTF8, None, None)
+        with _interrupts_held():
+            library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken)), 0, 0, 0, _CHARS_UTF8, None, None)
     samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     return samples / np.float32(32768), rate_hz
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: raised inside a callback from C it would be lost, and samples with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 @cache

@@ -16,15 +16,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, astuple, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +210,7 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[int]:
     if workers <= 1 or len(tasks) <= 1:
         yield from map(_speak_task, tasks)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=_CHUNKS_PER_PROCESS)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, max_tasks_per_child=_CHUNKS_PER_PROCESS)
     try:
         for future in as_completed([pool.submit(_speak_task, task) for task in tasks]):
             yield future.result()
@@ -215,6 +218,19 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[int]:
         raise UserError("a speaking process was killed (out of memory?): run again to go on, with fewer workers") from e
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Start of a worker, which leaves Ctrl-C to its parent and dies when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _speak_task(task: _Task) -> int:

@@ -150,6 +150,15 @@ def test_a_step_in_micro_batches_has_the_gradient_of_the_step(accumulate: int, t
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_told_as_such_and_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, {"weight": torch.zeros(2)})
+    (tmp_path / "step-00000006.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 6, {"weight": torch.zeros(1 << 18)})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003.pt"]
+
+
 def test_learning_rate_rises_then_falls() -> None:
     for schedule in ("linear", "cosine"):
         config = TrainConfig(steps=100, lr=1.0, warmup_steps=10, min_lr_ratio=0.1, schedule=schedule)

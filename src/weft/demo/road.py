@@ -19,6 +19,7 @@ from rich.console import Console
 from weft.artifacts import write_json
 from weft.config import Count, Natural, Positive, load_recipe, recipe_path
 from weft.demo.material import Material, Sizes, of_user, of_world
+from weft.errors import UserError
 
 T = TypeVar("T")
 
@@ -68,7 +69,11 @@ class Road:
 
     def __post_init__(self) -> None:
         self._times = self.folder / "log/stages.json"
-        self.results["stages"] = json.loads(self._times.read_text()) if self._times.is_file() else {}
+        if not self._times.is_file():
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise UserError(f"{self.folder} is not empty, and no run of the demo: choose another --out")
+            write_json(self._times, {})
+        self.results["stages"] = json.loads(self._times.read_text())
 
     @property
     def folder(self) -> Path:

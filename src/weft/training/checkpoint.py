@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,7 +24,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     beside = final.with_suffix(".tmp")
     try:
         with beside.open("wb") as f:
-            torch.save(state, f)
+            _write(state, f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, final)
@@ -46,6 +46,14 @@ def load(path: Path) -> tuple[int, dict[str, Any]]:
         return int(path.stem.removeprefix("step-")), torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"{path} is not there: every process must see the folder that the first one writes to") from e
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, which raises a RuntimeError of its own over the OSError of a full disk."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as e:
+        raise e.__context__ if isinstance(e.__context__, OSError) else e from None
 
 
 def _all(folder: Path) -> list[Path]:

@@ -159,19 +159,22 @@ def test_an_interruption_is_neither_lost_nor_loses_sound() -> None:
     """It comes while espeak-ng calls back, where Python can only drop it: it must come out of `speak` instead."""
     dropped: list[object] = []
     before, sys.unraisablehook = sys.unraisablehook, dropped.append
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
         with pytest.raises(KeyboardInterrupt):
             speak(TEXT * 200, VOICES[0])
     finally:
         sys.unraisablehook = before
+        signal.signal(signal.SIGINT, handler)
     assert not dropped
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_quietly_with_their_parent(sign: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from weft.voices import Line, speak_corpus\n"
+        "import signal, sys; from pathlib import Path; from weft.voices import Line, speak_corpus\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"lines = [Line(f'l{{i}}', 'This is line number %d.' % i, {VOICES[0]!r}) for i in range(20_000)]\n"
         "if __name__ == '__main__':\n"
         "    try: speak_corpus(lines, Path(sys.argv[1]), 2, on_progress=lambda *_: print('some', flush=True))\n"

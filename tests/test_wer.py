@@ -1,9 +1,9 @@
-"""Word error rates: known counts, the normaliser's, and an interval that belongs to them."""
+"""Word and character error rates: known counts, the normaliser's, and an interval that belongs to them."""
 
 import pytest
 
 from weft.errors import UserError
-from weft.wer import normalize, word_error_rate, word_errors
+from weft.wer import character_error_rate, character_errors, normalize, word_error_rate, word_errors
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,22 @@ def test_without_a_word_to_compare_with_there_is_no_rate(references):
 def test_normalising_twice_changes_nothing():
     for text in ("  Hello,   World! ", "naïve (aside) café", "ünïcode—dash", "13 mats"):
         assert normalize(normalize(text)) == normalize(text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors", "characters"),
+    [
+        ("今天天气很好。", "今天天氣好", 2, 6),
+        ("今天 天气", "今 天天 气", 0, 4),
+        ("The cat!", "the hat", 1, 6),
+        ("", "ab c", 3, 0),
+    ],
+)
+def test_characters_are_counted_without_spaces(reference, hypothesis, errors, characters):
+    assert character_errors(reference, hypothesis) == (errors, characters)
+
+
+def test_the_character_rate_is_pooled_over_characters():
+    found = character_error_rate(["今天天气", "好"], ["今天天", "好"])
+    assert (found.rate, found.num_units) == (pytest.approx(1 / 5), 5)
+    assert 0 <= found.low <= found.rate <= found.high <= 1

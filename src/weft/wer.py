@@ -1,7 +1,9 @@
-"""Word and character error rates with intervals, after Whisper's English normaliser (or plain lower case).
+"""Word and character error rates with intervals, after Whisper's basic normaliser, which suits any language.
 
-rate = word_error_rate(references, hypotheses)
-print(f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}], {rate.num_units} words")
+    rate = word_error_rate(references, hypotheses)
+    print(f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}], {rate.num_units} words")
+
+Of a language that puts no spaces between words, the character error rate is the figure to read.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import jiwer
 import numpy as np
 
 from weft.errors import UserError
+
+_RESAMPLINGS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,44 @@ def normalize(text: str) -> str:
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """(substitutions + deletions + insertions, reference words) of one normalised utterance."""
-    reference, hypothesis = normalize(reference), normalize(hypothesis)
+    """(substitutions + deletions + insertions, reference words) of one utterance, normalised here."""
+    return _errors(normalize(reference), normalize(hypothesis))
+
+
+def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """(substitutions + deletions + insertions, reference characters) of one utterance, normalised here. Spaces do not
+    count, as in Whisper's evaluation of languages that need none: there, transcripts differ in them."""
+    return _errors(_spelt(reference), _spelt(hypothesis))
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Pooled word error rate of paired transcripts. Raises UserError when there is no reference word."""
+    return _pooled([word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
+
+
+def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Pooled character error rate of paired transcripts. Raises UserError when there is no reference character."""
+    return _pooled([character_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
+
+
+def _spelt(text: str) -> str:
+    return " ".join("".join(normalize(text).split()))
+
+
+def _errors(reference: str, hypothesis: str) -> tuple[int, int]:
     if not reference:
         return len(hypothesis.split()), 0
     out = jiwer.process_words(reference, hypothesis)
     return out.substitutions + out.deletions + out.insertions, out.hits + out.substitutions + out.deletions
 
 
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
-    """Pooled word error rate of paired transcripts. Raises UserError when there is no reference word."""
-    counts = np.array([word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)], dtype=float)
+def _pooled(errors_and_units: Sequence[tuple[int, int]]) -> ErrorRate:
+    counts = np.array(errors_and_units, dtype=float)
     if counts.size == 0 or counts[:, 1].sum() == 0:
         raise UserError("there are no words in the transcripts to compare with: give speech with transcripts")
-    draws = np.random.default_rng(0).integers(0, len(counts), (1000, len(counts)))
-    resampled = counts[draws].sum(axis=1)
+    rng = np.random.default_rng(0)
+    draws = (rng.integers(0, len(counts), len(counts)) for _ in range(_RESAMPLINGS))
+    resampled = np.array([counts[drawn].sum(axis=0) for drawn in draws])
     low, high = np.quantile(resampled[:, 0] / np.maximum(resampled[:, 1], 1), [0.025, 0.975])
-    errors, words = counts.sum(axis=0)
-    return ErrorRate(float(errors / words), float(low), float(high), int(words))
+    errors, units = counts.sum(axis=0)
+    return ErrorRate(float(errors / units), float(low), float(high), int(units))

@@ -1,6 +1,6 @@
 """`weft eval SUITE ... --model BUNDLE --out results.json`: measure a bundle's parts and write what was found.
 
-tokenizer      word error rate through the bottleneck, codebook use       --speech MANIFEST
+tokenizer      errors with the bottleneck closed and open, codebook use   --speech MANIFEST
 resynth        word error rate after codes and back                       --speech MANIFEST
 text-to-token  word error rate of its codes, read back                    --speech MANIFEST (its transcripts are said)
 topic-cloze    right ending likelier than wrong, T, ST, TS, S             --pairs PAIRS.jsonl
@@ -11,7 +11,7 @@ text-to-token model where no voice is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,14 @@ from weft.audio import resample
 from weft.config import Natural
 from weft.data.corpus import read_manifest
 from weft.errors import UserError
-from weft.eval import cloze
+from weft.eval import cloze, tokenizer
 from weft.eval.cloze import ClozePair
+from weft.eval.report import percent
 from weft.lm.model import LanguageModel
 from weft.records import Utterance
 from weft.text_to_token.gate import read_back
 from weft.text_to_token.synthesize import Synthesizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
-from weft.tokenizer.train import measure
 from weft.voices import speak
 
 
@@ -59,9 +59,30 @@ def run(config: EvalConfig) -> None:
     results = {name: SUITES[name](config) for name in config.suite}
     write_json(config.out, results)
     for name, found in results.items():
-        print(name)
-        for key, value in found.items():
-            print(f"  {key:<20}{value}")
+        print(name, *_lines(found), sep="\n  ")
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Results for a terminal: a line a figure, and a table where every value has figures of its own."""
+    if found and all(isinstance(value, Mapping) and "rate" not in value for value in found.values()):
+        head = ["", *next(iter(found.values()))]
+        rows = [head, *([name, *map(_shown, value.values())] for name, value in found.items())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        yield from ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return
+    for key, value in found.items():
+        if isinstance(value, Mapping) and "rate" not in value:
+            yield from (key, *(f"  {line}" for line in _lines(value))) if value else ()
+        elif isinstance(value, list):
+            yield from (f"{key}: {item}" for item in value)
+        else:
+            yield f"{key:<22}{_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{percent(value['rate'])} ({percent(value['low'])} to {percent(value['high'])})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _speech(config: EvalConfig) -> tuple[list[Utterance], list[str]]:
@@ -72,7 +93,7 @@ def _speech(config: EvalConfig) -> tuple[list[Utterance], list[str]]:
 
 
 def _tokenizer(config: EvalConfig) -> dict[str, Any]:
-    return measure(SpeechTokenizer.load(config.model / "tokenizer"), _speech(config)[0])
+    return tokenizer.measure(SpeechTokenizer.load(config.model / "tokenizer"), _speech(config)[0])
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:
@@ -80,8 +101,8 @@ def _resynth(config: EvalConfig) -> dict[str, Any]:
     from weft.eval.resynth import resynthesize
 
     utterances, texts = _speech(config)
-    tokenizer = SpeechTokenizer.load(config.model / "tokenizer")
-    done = resynthesize(utterances, tokenizer, SpeechDecoder.load(config.model / "decoder"), config.seed)
+    ear = SpeechTokenizer.load(config.model / "tokenizer")
+    done = resynthesize(utterances, ear, SpeechDecoder.load(config.model / "decoder"), config.seed)
     return {"wer": asdict(done.wer(texts)), "wer_original": asdict(done.wer_before(texts))}
 
 
@@ -105,9 +126,9 @@ def _codes(config: EvalConfig, pairs: Sequence[ClozePair]) -> dict[str, Sequence
     if config.voice is None:
         return speak_by_model(Synthesizer.load(config.model / "text_to_token"), pieces, config.seed)
     voice = config.voice
-    tokenizer = SpeechTokenizer.load(config.model / "tokenizer")
+    ear = SpeechTokenizer.load(config.model / "tokenizer")
     heard = (speak(text, voice) for text in pieces.values())
-    codes = tokenizer.encode([resample(s.samples, s.sample_rate_hz) for s in heard])
+    codes = ear.encode([resample(s.samples, s.sample_rate_hz) for s in heard])
     return {name: c.tolist() for name, c in zip(pieces, codes, strict=True)}
 
 

@@ -216,6 +216,22 @@ class SpeechTokenizer:
                 break
         return torch.cat(read, dim=1).tolist()
 
+    @torch.inference_mode()
+    def transcribe_open(self, audio: Sequence[np.ndarray]) -> list[str]:
+        """What the same model reads in 16 kHz mono recordings with the bottleneck open: pooled hidden states go on as
+        they are, not as codes. Raises UserError when the tokenizer is `encoder_only`."""
+        size = self.codes_per_window * self.samples_per_code
+        windows = [(i, x[s : s + size]) for i, x in enumerate(audio) for s in range(0, len(x), size)]
+        features = [self.features(x) for _, x in windows]
+        texts = [""] * len(windows)
+        for rows in batches_by_length([f.shape[1] for f in features], int(_BATCH_SEC * SAMPLE_RATE_HZ / HOP_SAMPLES)):
+            batch, frames = self.collate([features[r] for r in rows], [len(windows[r][1]) for r in rows])
+            valid = self.real_codes(frames)
+            heard = self.model.second_half(self.model.first_half(batch, frames), valid)
+            for r, ids in zip(rows, self._read(heard, valid), strict=True):
+                texts[r] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(audio))]
+
 
 @torch.no_grad()
 def codebook_of(folder: str | Path) -> Tensor:

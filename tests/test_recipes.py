@@ -1,0 +1,92 @@
+"""Every recipe that comes with weft loads, and makes models of the size that it says, which are the published ones."""
+
+import importlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from weft.cli import VERBS
+from weft.config import load_recipe, recipes_folder
+from weft.tokenizer.encoder import BottleneckWhisper, kept_parameters
+
+RECIPES = {str(path.relative_to(recipes_folder())): path for path in sorted(recipes_folder().rglob("*.toml"))}
+TOKENIZERS = [name for name in RECIPES if "/tokenizer" in name]
+VERB_OF = {
+    "tokenizer": "train-tokenizer",
+    "decoder": "train-decoder",
+    "text_to_token": "train-text-to-token",
+    "lm": "init-lm",
+    "pretrain": "pretrain",
+    "sft": "sft",
+}
+
+
+def shape(width: int, layers: int, heads: int, num_mels: int, vocab_size: int) -> WhisperConfig:
+    return WhisperConfig(
+        d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=heads,
+        decoder_attention_heads=heads, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, num_mel_bins=num_mels,
+        vocab_size=vocab_size,
+    )  # fmt: skip
+
+
+# The released Whispers that recipes start from, with the parameters of each as they are published.
+WHISPERS = {
+    "models/whisper-base": (shape(512, 6, 8, 80, 51865), 72_593_920),
+    "models/whisper-small": (shape(768, 12, 12, 80, 51865), 241_734_912),
+    "models/whisper-large-v3": (shape(1280, 32, 20, 128, 51866), 1_543_490_560),
+}
+
+
+def load(name: str):
+    path = RECIPES[name]
+    verb = VERBS[VERB_OF[path.stem.split("-")[0]]]
+    return load_recipe(getattr(importlib.import_module(verb.module), verb.config), path)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_loads_and_makes_its_own_folder(name: str) -> None:
+    recipe, folder = load(name), Path(name).parent.name
+    assert str(recipe.out).startswith(f"runs/{folder}/")
+    assert recipe.train.steps > recipe.train.warmup_steps if hasattr(recipe, "train") else True
+
+
+def test_no_two_make_the_same() -> None:
+    made = [load(name).out for name in RECIPES]
+    assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if load(name).base])
+def test_a_tokenizer_keeps_as_many_parameters_as_it_says(name: str) -> None:
+    recipe = load(name)
+    whisper, num_parameters = WHISPERS[str(recipe.base)]
+    with torch.device("meta"):
+        model = BottleneckWhisper(recipe.model, WhisperForConditionalGeneration(whisper))
+    assert sum(p.numel() for p in model.whisper.parameters()) == num_parameters
+    said = re.search(r"([\d,]+) parameters are kept", RECIPES[name].read_text())
+    assert said
+    assert kept_parameters(recipe.model, whisper) == int(said[1].replace(",", ""))
+    assert whisper.max_source_positions * 0.02 == 30
+    assert recipe.quantize_from_step < recipe.train.steps
+
+
+def test_the_papers_tokenizer_has_its_published_size_and_rates() -> None:
+    large = WHISPERS["models/whisper-large-v3"][0]
+    paper = {rate: load(f"paper/tokenizer-{rate}hz.toml") for rate in ("50", "25", "12.5", "6.25")}
+    assert kept_parameters(paper["12.5"].model, large) == 343_599_360  # of the released tokenizer
+    assert {r: 50 / p.model.pooling for r, p in paper.items()} == {"50": 50, "25": 25, "12.5": 12.5, "6.25": 6.25}
+    assert [p.model.quantizer.num_codes for p in paper.values()] == [4096, 4096, 16384, 65536]
+
+
+def test_the_papers_rates_differ_in_nothing_else() -> None:
+    def rest(recipe):
+        quantizer = replace(recipe.model.quantizer, num_codes=2)
+        model = replace(recipe.model, pooling=1, block_frames=0, quantizer=quantizer)
+        return replace(recipe, out=Path(), model=model)
+
+    paper = [load(name) for name in TOKENIZERS if name.startswith("paper/")]
+    assert len(paper) == 4
+    assert all(rest(recipe) == rest(paper[0]) for recipe in paper)

@@ -1,0 +1,32 @@
+"""The walk through a new language walks: its code and its commands run as they stand, one after the other."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from weft import artifacts, cli
+from weft.config import recipes_folder
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_a_new_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(recipes_folder())
+    commands = []
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", (DOCS / "new-language.md").read_text("utf-8"), re.DOTALL):
+        if language == "python":
+            exec(block, {})
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "weft"
+            assert cli.run(arguments) == 0, line
+            commands.append(arguments[0])
+    assert commands == ["speak", "speak", "train-tokenizer", "eval", "tokenize", "info"]
+    found = json.loads((tmp_path / "runs/german/results.json").read_text())["tokenizer"]
+    assert found["utterances"] == artifacts.read(tmp_path / "runs/german/codes").counts["utterances"] == 8
+    assert found["frame_rate_hz"] == 12.5

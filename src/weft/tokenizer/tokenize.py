@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from weft.errors import UserError
 from weft.records import CodedUtterance, Utterance
 from weft.tokenizer.quantizer import health
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
+from weft.training.loop import multiplies_bf16
 
 _UTTERANCES_PER_TASK = 512
-_UTTERANCES_PER_CALL = 256
+_SEC_PER_CALL = 1200.0  # of speech held in memory at once, save for a longer recording
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class TokenizeConfig:
     """Folder to write the codes to."""
     workers: Count = 1
     """Processes, each with its own copy of the tokenizer."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the encoder's layers; auto takes bf16 where the processor multiplies it natively, about twice as
+    quick. It changes a few codes in a thousand; with fp32 they are those of a stream."""
     max_bad_share: Share = 0.01
     """Share of unreadable utterances above which the job fails."""
 
@@ -57,11 +61,13 @@ def run(config: TokenizeConfig) -> Manifest:
     utterances = read_manifest(*config.audio)
     parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
     tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
-    settings = {"audio": _identity(utterances), "tasks": tasks}
+    half = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(_device()))
+    precision: Literal["fp32", "bf16"] = "bf16" if half else "fp32"
+    settings = {"audio": _identity(utterances), "tasks": tasks, "precision": precision}
     if artifacts.is_made(config.out, "codes", settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, "codes", settings, parents) as draft:
-        work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks)
+        work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks, precision)
         report = job.run(work, draft.folder, tasks, config.workers, "tokenize", config.max_bad_share)
         draft.counts.update(_summary(report, work.tokenizer))
     return artifacts.read(config.out)
@@ -75,10 +81,13 @@ class _Tokenize:
     utterances: list[Utterance]
     folder: Path
     num_tasks: int
+    precision: Literal["fp32", "bf16"]
 
     @cached_property
     def tokenizer(self) -> SpeechTokenizer:
-        return SpeechTokenizer.load(self.folder_of_tokenizer)
+        tokenizer = SpeechTokenizer.load(self.folder_of_tokenizer, self.precision)
+        tokenizer.model.to(_device())
+        return tokenizer
 
     def __call__(self, task: int) -> Report:
         report = Report()
@@ -87,19 +96,38 @@ class _Tokenize:
         return report
 
     def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:
-        for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
-            good: list[tuple[Utterance, np.ndarray]] = []
-            for utterance in utterances[first : first + _UTTERANCES_PER_CALL]:
-                try:
-                    good.append((utterance, load(utterance.audio)))
-                except UserError as e:
-                    report.skipped.add(utterance.id, str(e))
-            report.skipped.num_good += len(good)
-            for (u, samples), codes in zip(good, self.tokenizer.encode([s for _, s in good]), strict=True):
+        for good in _read(utterances, report):
+            codes = self.tokenizer.encode([samples for _, samples in good])
+            found, uses = np.unique(np.concatenate(codes), return_counts=True)
+            report.counts.update({f"code {c}": n for c, n in zip(found.tolist(), uses.tolist(), strict=True)})
+            for (u, samples), c in zip(good, codes, strict=True):
                 seconds = len(samples) / SAMPLE_RATE_HZ
-                report.counts.update({"utterances": 1, "codes": len(codes), "milliseconds": round(1000 * seconds)})
-                report.counts.update(f"code {c}" for c in codes.tolist())
-                yield CodedUtterance(u.id, codes.tolist(), u.text, seconds, u.speaker, u.language, u.source)
+                report.counts.update({"utterances": 1, "codes": len(c), "milliseconds": round(1000 * seconds)})
+                yield CodedUtterance(u.id, c.tolist(), u.text, seconds, u.speaker, u.language, u.source)
+
+
+def _read(utterances: list[Utterance], report: Report) -> Iterator[list[tuple[Utterance, np.ndarray]]]:
+    """The utterances that can be read with their samples, by groups that are as long as one call takes."""
+    group: list[tuple[Utterance, np.ndarray]] = []
+    waiting_samples = 0
+    for utterance in utterances:
+        try:
+            samples = load(utterance.audio)
+        except UserError as e:
+            report.skipped.add(utterance.id, str(e))
+            continue
+        report.skipped.num_good += 1
+        group.append((utterance, samples))
+        waiting_samples += len(samples)
+        if waiting_samples >= _SEC_PER_CALL * SAMPLE_RATE_HZ:
+            yield group
+            group, waiting_samples = [], 0
+    if group:
+        yield group
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _summary(report: Report, tokenizer: SpeechTokenizer) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +35,7 @@ from transformers import (
 )
 
 from weft.artifacts import Manifest, loading, read, write_json
-from weft.audio import HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
+from weft.audio import HALF_WINDOW_SAMPLES, HOP_SAMPLES, LOOK_AHEAD_SAMPLES, SAMPLE_RATE_HZ, LogMel, mirror
 from weft.errors import UserError
 from weft.tokenizer.encoder import (
     ENCODER_HZ,
@@ -43,6 +45,7 @@ from weft.tokenizer.encoder import (
     new_quantizer,
     real_frames,
 )
+from weft.tokenizer.packed import Recordings, first_half, to_bf16
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.weights import load_weights
 
@@ -52,6 +55,11 @@ if TYPE_CHECKING:
 KIND = "tokenizer"
 Codes = Sequence[int] | np.ndarray
 _BATCH_SEC = 200.0
+_PACK_SEC = 40.0  # of speech coded at once: what one layer makes of it fits the processor's cache
+_SILENCE = torch.zeros(LOOK_AHEAD_SAMPLES)
+_SURROUNDINGS_SAMPLES = HALF_WINDOW_SAMPLES + LOOK_AHEAD_SAMPLES
+_TO_A_FRAME = torch.zeros(-_SURROUNDINGS_SAMPLES % HOP_SAMPLES)
+_UNUSED_FRAMES = (_SURROUNDINGS_SAMPLES + len(_TO_A_FRAME)) // HOP_SAMPLES
 _TIED = ("whisper.proj_out.weight",)  # to the embedding
 
 
@@ -84,14 +92,20 @@ class SpeechTokenizer:
         return self._manifest
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.positions_after.weight.device
+
+    @property
     def text_tokenizer(self) -> PreTrainedTokenizerBase:
         """The text tokenizer of the half that reads codes."""
         assert self._text_tokenizer is not None, "there is no half that reads codes"
         return self._text_tokenizer
 
     @classmethod
-    def load(cls, folder: str | Path) -> SpeechTokenizer:
-        """Load a tokenizer artifact. Raises UserError when the folder is not a whole one."""
+    def load(cls, folder: str | Path, precision: Literal["fp32", "bf16"] = "fp32") -> SpeechTokenizer:
+        """Load a tokenizer artifact. With bf16 the layers that make codes multiply in it, which changes a few codes in
+        a thousand; such a one is not for saving or training. Raises UserError when the folder is not a whole one."""
         folder = Path(folder)
         manifest = read(folder, KIND)
         with loading(folder, "a tokenizer"):
@@ -101,6 +115,8 @@ class SpeechTokenizer:
                 whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
                 model = BottleneckWhisper(config, whisper).eval()
             load_weights(model, folder / "model.safetensors", leave_out=_TIED)
+            if precision == "bf16":
+                to_bf16(model)
             if config.encoder_only:
                 return cls(model, None, manifest)
             whisper.proj_out.weight = whisper.model.decoder.embed_tokens.weight
@@ -117,49 +133,63 @@ class SpeechTokenizer:
 
     # sound to codes
 
-    def features(self, samples: np.ndarray, room_samples: int = 0) -> Tensor:
-        """Log-mel features (M, 2T) of at most a window of samples, padded with silence to whole codes.
+    def features(self, samples: np.ndarray) -> Tensor:
+        """Log-mel features (M, 2T) of at most a window of samples, padded with silence to whole codes."""
+        return self._features([samples], [len(samples)])[0]
 
-        `room_samples` is the length of the longest window of the same recording. Whisper's own features are of windows
-        as long as that one: only at its end is the sound mirrored, and symmetric convolutions hear all its silence.
+    def _features(self, sounds: Sequence[np.ndarray], rooms: Sequence[int]) -> list[Tensor]:
+        """Features of sounds, of which `rooms` are the longest windows of the same recordings, in samples.
+
+        Whisper's own features are of windows as long as that one: only at its end is the sound mirrored, and symmetric
+        convolutions hear all its silence. All are computed in one go, each sound between its surroundings.
         """
-        num_codes, room_codes = (-(-n // self.samples_per_code) for n in (len(samples), room_samples))
-        padded = np.zeros(max(num_codes, room_codes) * self.samples_per_code, dtype=np.float32)
-        padded[: len(samples)] = samples
-        x = torch.from_numpy(padded)[None]
-        if self.log_mel.floor == "window":
-            features = self.log_mel(x)[0]
-        else:
-            features = self.log_mel.frames(torch.cat([mirror(x), x, x.new_zeros(1, LOOK_AHEAD_SAMPLES)], dim=-1))[0]
-        if not self.model.config.causal_convolution:
-            return features
-        return features[:, : num_codes * self.samples_per_code // HOP_SAMPLES]
+        causal, mirrored = self.model.config.causal_convolution, self.log_mel.floor == "window"
+        lengths, parts = [], []
+        for sound, room in zip(sounds, rooms, strict=True):
+            own, longest = (-(-n // self.samples_per_code) * self.samples_per_code for n in (len(sound), room))
+            lengths.append(own if causal else max(own, longest))
+            x = torch.from_numpy(np.ascontiguousarray(sound, dtype=np.float32))
+            x = F.pad(x, (0, lengths[-1] - len(sound)))
+            after = x[-LOOK_AHEAD_SAMPLES - 1 : -1].flip(0) if mirrored and lengths[-1] >= longest else _SILENCE
+            parts += [mirror(x), x, after, _TO_A_FRAME]
+        log = self.log_mel.to(self.device).log_power(torch.cat(parts)[None].to(self.device))[0]
+        firsts = accumulate([0, *(n // HOP_SAMPLES + _UNUSED_FRAMES for n in lengths[:-1])])
+        return [self.log_mel.floored(log[:, f : f + n // HOP_SAMPLES]) for f, n in zip(firsts, lengths, strict=True)]
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes (uint16, 12.5 a second, the last one padded with silence) of 16 kHz mono recordings of any length."""
         window = self.codes_per_window * self.samples_per_code
+        codes = [np.empty(-(-len(x) // self.samples_per_code), np.uint16) for x in audio]
         pieces = [(i, s) for i, x in enumerate(audio) for s in range(0, len(x), window)]
         num_samples = [min(window, len(audio[i]) - s) for i, s in pieces]
-        features = [self.features(audio[i][s : s + window], min(window, len(audio[i]))) for i, s in pieces]
-        codes: list[np.ndarray] = [np.zeros(0, np.uint16)] * len(pieces)
-        for rows in batches_by_length([f.shape[1] for f in features], int(_BATCH_SEC * SAMPLE_RATE_HZ / HOP_SAMPLES)):
-            batch, valid = self.collate([features[i] for i in rows], [num_samples[i] for i in rows])
-            found = self.model.quantizer.nearest(self.model.first_half(batch, valid))
-            for row, i in enumerate(rows):
-                codes[i] = found[row, self.real_codes(valid[row])].cpu().numpy().astype(np.uint16)
-        return [
-            np.concatenate([c for (j, _), c in zip(pieces, codes, strict=True) if j == i] or [np.zeros(0, np.uint16)])
-            for i in range(len(audio))
-        ]
+        for rows in batches_by_length(num_samples, int(_PACK_SEC * SAMPLE_RATE_HZ)):
+            rows = rows[::-1]  # the longest first
+            sounds = [audio[i][s : s + window] for i, s in (pieces[row] for row in rows)]
+            rooms = [min(window, len(audio[pieces[row][0]])) for row in rows]
+            found = self._codes(sounds, rooms)
+            for (i, s), c in zip((pieces[row] for row in rows), found, strict=True):
+                first = s // self.samples_per_code
+                codes[i][first : first + len(c)] = c
+        return codes
+
+    def _codes(self, sounds: Sequence[np.ndarray], rooms: Sequence[int]) -> list[np.ndarray]:
+        """Codes of sounds of at most a window, the longest first, whose recordings' longest windows are `rooms`."""
+        num_codes = [-(-len(x) // self.samples_per_code) for x in sounds]
+        recordings = Recordings(
+            num_frames=[n * self.model.config.pooling for n in num_codes],
+            num_real=[-(-len(x) // SAMPLES_PER_FRAME) for x in sounds],
+        )
+        features = self._features(sounds, rooms)
+        codes = self.model.quantizer.nearest(first_half(self.model, features, recordings))
+        return np.split(codes.cpu().numpy().astype(np.uint16), np.cumsum(num_codes[:-1]))
 
     def collate(self, features: Sequence[Tensor], num_samples: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Pad features (M, 2T) to a batch (B, M, 2T), and say which frames (B, T) are of the sounds' own samples."""
-        device = self.model.positions_after.weight.device
         batch = torch.zeros(len(features), features[0].shape[0], max(f.shape[1] for f in features))
         for row, f in enumerate(features):
             batch[row, :, : f.shape[1]] = f
-        return batch.to(device), real_frames(num_samples, batch.shape[2] // 2).to(device)
+        return batch.to(self.device), real_frames(num_samples, batch.shape[2] // 2).to(self.device)
 
     def real_codes(self, valid: Tensor) -> Tensor:
         """Which codes (..., N) begin within the sound, from which frames (..., T) do."""
@@ -189,7 +219,6 @@ class SpeechTokenizer:
         return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(codes))]
 
     def _hear(self, codes: Sequence[Codes]) -> tuple[Tensor, Tensor]:
-        device = self.model.positions_after.weight.device
         lengths = torch.tensor([len(c) for c in codes])
         valid = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = torch.zeros(valid.shape, dtype=torch.long)
@@ -198,8 +227,8 @@ class SpeechTokenizer:
             raise UserError(
                 f"code {int(padded.max())} is outside the codebook 0..{self.num_codes - 1}: wrong tokenizer?"
             )
-        valid = valid.to(device)
-        return self.model.second_half(self.model.quantizer.lookup(padded.to(device)), valid), valid
+        valid = valid.to(self.device)
+        return self.model.second_half(self.model.quantizer.lookup(padded.to(self.device)), valid), valid
 
     def _read(self, heard: Tensor, valid: Tensor) -> list[list[int]]:
         whisper = self.model.whisper_config

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tokenizer.conftest import make_tokenizer
+from tests.tokenizer.test_packed import noise
+from weft import artifacts
+from weft.audio import load, save
+from weft.config import settings_of
+from weft.data.shards import Rows
+from weft.tokenizer import tokenize
+from weft.tokenizer.tokenize import TokenizeConfig, run
+from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    for i, num_samples in enumerate([30_000, 900, 60_000, 12_345, 20_000]):
+        save(tmp_path / f"speech/{i}.wav", noise(num_samples, i), 16_000)
+    (tmp_path / "speech/bad.wav").write_bytes(b"no sound")
+    return tmp_path / "speech"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = make_tokenizer()
+    with artifacts.build(tmp_path / "tokenizer", KIND, {"model": settings_of(tokenizer.model.config)}) as draft:
+        tokenizer.save(draft.folder)
+    return tmp_path / "tokenizer"
+
+
+def codes_of(folder: Path) -> dict[str, list[int]]:
+    return {u.id: list(u.codes) for u in Rows.of(folder).utterances()}
+
+
+def test_codes_do_not_depend_on_how_much_is_held_in_memory(
+    speech: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run(TokenizeConfig((speech,), folder, tmp_path / "all", precision="fp32", max_bad_share=0.5))
+    monkeypatch.setattr(tokenize, "_SEC_PER_CALL", 1.0)
+    run(TokenizeConfig((speech,), folder, tmp_path / "bit_by_bit", precision="fp32", max_bad_share=0.5))
+    found = codes_of(tmp_path / "all")
+    assert codes_of(tmp_path / "bit_by_bit") == found
+    tokenizer = SpeechTokenizer.load(folder)
+    assert found == {str(i): tokenizer.encode([load(speech / f"{i}.wav")])[0].tolist() for i in range(5)}
+    assert made.counts["utterances"] == 5
+    assert made.counts["skipped_utterances"] == 1
+    assert made.counts["codes"] == sum(map(len, found.values()))
+    assert made.counts["codes_used_share"] == len({c for codes in found.values() for c in codes}) / 32
+
+
+def test_the_precision_that_was_taken_is_recorded(speech: Path, folder: Path, tmp_path: Path) -> None:
+    precisions = {}
+    for given in ("auto", "bf16", "fp32"):
+        made = run(TokenizeConfig((speech,), folder, tmp_path / given, precision=given, max_bad_share=0.5))
+        precisions[given] = made.settings["precision"]
+    assert precisions["fp32"] == "fp32"
+    assert precisions["bf16"] == "bf16"
+    same = codes_of(tmp_path / precisions["auto"])
+    assert codes_of(tmp_path / "auto") == same
+    lengths = {name: len(codes) for name, codes in same.items()}
+    assert lengths == {str(i): -(-n // 1280) for i, n in enumerate([30_000, 900, 60_000, 12_345, 20_000])}
+    changed = np.mean([a != b for i in same for a, b in zip(same[i], codes_of(tmp_path / "fp32")[i], strict=True)])
+    assert changed < 0.2

@@ -35,17 +35,23 @@ def step(q: Quantizer, hidden: Tensor) -> Health:
 
 
 @settings(max_examples=30)
-@given(num_frames=st.integers(0, 40), num_codes=st.integers(2, 20), rows=st.integers(1, 50), seed=st.integers(0, 99))
+@given(
+    num_frames=st.integers(0, 40),
+    num_codes=st.integers(2, 20),
+    at_once=st.tuples(st.integers(1, 50), st.integers(1, 25)),
+    seed=st.integers(0, 99),
+)
 def test_nearest_is_the_code_at_the_least_squared_distance(
-    num_frames: int, num_codes: int, rows: int, seed: int
+    num_frames: int, num_codes: int, at_once: tuple[int, int], seed: int
 ) -> None:
-    """However many frames are compared at once."""
+    """However many frames and codes are compared at once."""
     q = VectorQuantizer(QuantizerConfig(num_codes=num_codes), 4)
     q.codebook.copy_(random(num_codes, 4, seed=seed))
     x = random(num_frames, 4, seed=seed + 1)
     by_hand = (x[:, None] - q.codebook).square().sum(-1).argmin(-1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MAX_DISTANCES", rows * num_codes)
+        patch.setattr(module, "_ROWS", at_once[0])
+        patch.setattr(module, "_CODES", at_once[1])
         assert torch.equal(q.nearest(x), by_hand)
     assert torch.equal(q.nearest(x[None, :, None])[0, :, 0], by_hand)
 

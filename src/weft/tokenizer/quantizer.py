@@ -32,7 +32,7 @@ from weft.training import distributed
 
 MAX_CODES = 1 << 16  # codes are kept as uint16
 _DEFAULT_CODES = 1 << 14
-_MAX_DISTANCES = 1 << 26  # entries of a distance matrix made at once: 256 MiB
+_ROWS, _CODES = 1 << 16, 1 << 10  # of a distance matrix made at once, at most: 256 MiB, few enough codes for a cache
 
 
 @dataclass(frozen=True)
@@ -189,16 +189,9 @@ class VectorQuantizer(Quantizer):
 
     def nearest(self, hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
-        codes = torch.empty(len(flat), dtype=torch.long, device=flat.device)
-        num_rows = max(1, _MAX_DISTANCES // self.num_codes)
         with torch.autocast(flat.device.type, enabled=False):
-            norms = torch.linalg.vector_norm(self.codebook, dim=1).square()  # many times quicker than a sum of squares
-            for first in range(0, len(flat), num_rows):
-                rows = flat[first : first + num_rows].to(self.codebook.dtype)
-                # |x - c|^2 without its |x|^2, which is the same for every code
-                distance = torch.addmm(norms, rows, self.codebook.T, alpha=-2)
-                codes[first : first + num_rows] = distance.argmin(1)
-        return codes.view(hidden.shape[:-1])
+            codes = [_nearest(rows.to(self.codebook.dtype), self.codebook) for rows in flat.split(_ROWS)]
+        return torch.cat(codes).view(hidden.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.codebook)
@@ -271,6 +264,18 @@ class VectorQuantizer(Quantizer):
         self.ema_sum[dead] = fresh * _drawn(frames, len(dead), generator)
         self.ema_count[dead] = fresh
         self.num_restarts += len(dead)
+
+
+def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The code (F,) of the nearest of `codebook` (K, D) to each of `vectors` (F, D)."""
+    codes = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
+    least = vectors.new_full((len(vectors),), torch.inf)
+    for i, some in enumerate(codebook.split(_CODES)):
+        # |x - c|^2 without its |x|^2, which is the same for every code
+        found = torch.addmm(torch.linalg.vector_norm(some, dim=1).square(), vectors, some.T, alpha=-2).min(1)
+        codes = torch.where(found.values < least, found.indices + i * _CODES, codes)
+        least = torch.minimum(least, found.values)
+    return codes
 
 
 def _drawn(vectors: Tensor, num: int, generator: torch.Generator) -> Tensor:

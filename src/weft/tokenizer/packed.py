@@ -29,6 +29,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 from weft.tokenizer.encoder import BottleneckWhisper
 
 _KERNEL = 3  # of both convolutions
+_MAX_SCORES = 1 << 22
 _GAP = 2  # columns between recordings: as many zeros as a kernel needs around one
 
 
@@ -189,10 +190,10 @@ class _Blocks:
             if num_full:
                 self._steps.append(_Step(slice(0, num_full), queries, end))
             if num_full < num_some:
-                keys = torch.tensor([past + n for n in real[num_full:num_some]], device=device)
-                most = past + real[num_full]
-                mask = (torch.arange(most, device=device) < keys[:, None])[:, None, None]
-                self._steps.append(_Step(slice(num_full, num_some), queries, most, None if bool(mask.all()) else mask))
+                most, keys = past + real[num_full], torch.tensor(real[num_full:num_some], device=device) + past
+                alike = real[num_full] == real[num_some - 1]
+                mask = None if alike else (torch.arange(most, device=device) < keys[:, None])[:, None, None]
+                self._steps.append(_Step(slice(num_full, num_some), queries, most, mask))
 
     def spread(self, rows: Tensor) -> Tensor:
         """Packed rows (R, D) as (G, longest, D), zeros behind the shorter ones."""
@@ -212,15 +213,27 @@ class _Blocks:
         """Queries (G, longest, D), keys and values (G, past + longest, D) to packed rows (R, D)."""
         heard = torch.empty_like(q)
         q, k, v = (t.unflatten(2, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        if self._shape[0] > 1:  # else every step would make such copies of its own
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         for step in self._steps:
             asked, keys = q[step.recordings, :, step.queries], slice(0, step.num_keys)
-            found = F.scaled_dot_product_attention(
-                asked, k[step.recordings, :, keys], v[step.recordings, :, keys], step.mask
-            )
+            found = _attention(asked, k[step.recordings, :, keys], v[step.recordings, :, keys], step.mask)
             heard[step.recordings, step.queries] = found.transpose(1, 2).flatten(2)
         return heard.flatten(0, 1) if self._shape[0] == 1 else heard.flatten(0, 1)[self._places]
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries (g, heads, queries, d) to what they hear, by the fused kernel, or on a CPU by plain products while their
+    scores fit its cache, which takes two thirds of the time."""
+    num_scores = q[..., 0].numel() * k.shape[2]
+    if q.device.type != "cpu" or num_scores > _MAX_SCORES:
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = (q @ k.transpose(2, 3)).mul_(q.shape[3] ** -0.5)
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
 def _attention_dtype(like: Tensor) -> torch.dtype:
-    """fp32 on a CPU, whose fused attention is quicker in it than in bf16."""
+    """fp32 on a CPU, whose attention is quicker in it than in bf16."""
     return torch.float32 if like.device.type == "cpu" else like.dtype

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.conftest import make_tokenizer
+from weft import artifacts
+from weft.config import settings_of
+from weft.errors import UserError
 from weft.tokenizer.packed import Recordings, first_half, to_bf16
-from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -100,3 +104,30 @@ def test_features_are_those_of_each_sound_alone(floor: str) -> None:
         theirs = tokenizer.log_mel(torch.from_numpy(x))[0, :, : features.shape[1]]
         last = features.shape[1] - (floor == "fixed")  # Whisper mirrors the end, and a stream cannot
         assert torch.allclose(features[:, :last], theirs[:, :last], atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_is_the_same_by_products_and_by_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds = [noise(n, n) for n in (38_400, 30_000, 30_000, 12_345, 700)]
+    for tokenizer in TOKENIZERS:
+        by_products = packed(tokenizer, sounds)
+        with monkeypatch.context() as patch:
+            patch.setattr("weft.tokenizer.packed._MAX_SCORES", 0)
+            assert torch.allclose(packed(tokenizer, sounds), by_products, atol=1e-4)
+
+
+def test_bf16_makes_codes_and_changes_no_transcript(tmp_path: Path) -> None:
+    with artifacts.build(tmp_path / "t", KIND, {"model": settings_of(TOKENIZERS[0].model.config)}) as draft:
+        TOKENIZERS[0].save(draft.folder)
+    exact, rounded = SpeechTokenizer.load(tmp_path / "t"), SpeechTokenizer.load(tmp_path / "t", "bf16")
+    codes = rounded.encode([noise(38_000)])
+    assert len(codes[0]) == 30
+    assert rounded.transcribe(codes) == exact.transcribe(codes)
+    kept, theirs = exact.model.state_dict(), rounded.model.state_dict()
+    changed = [name for name in kept if kept[name].dtype != theirs[name].dtype]
+    before = ("whisper.model.encoder.conv", "whisper.model.encoder.layers.0.", "whisper.model.encoder.layers.1.")
+    assert changed
+    assert all(name.startswith(before) for name in changed)
+    for refused in (lambda: rounded.transcribe_open([noise(100)]), lambda: rounded.save(tmp_path / "lossy")):
+        with pytest.raises(UserError, match=r'loaded in bf16.*precision = "fp32"'):
+            refused()

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,9 +7,11 @@ import pytest
 from tests.tokenizer.conftest import make_tokenizer
 from tests.tokenizer.test_packed import noise
 from weft import artifacts
+from weft.artifacts import Manifest
 from weft.audio import load, save
 from weft.config import settings_of
 from weft.data.shards import Rows
+from weft.errors import UserError
 from weft.tokenizer import tokenize
 from weft.tokenizer.tokenize import TokenizeConfig, run
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
@@ -37,9 +40,9 @@ def codes_of(folder: Path) -> dict[str, list[int]]:
 def test_codes_do_not_depend_on_how_much_is_held_in_memory(
     speech: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = run(TokenizeConfig((speech,), folder, tmp_path / "all", precision="fp32", max_bad_share=0.5))
+    made = run(TokenizeConfig((speech,), folder, tmp_path / "all", max_bad_share=0.5))
     monkeypatch.setattr(tokenize, "_SEC_PER_CALL", 1.0)
-    run(TokenizeConfig((speech,), folder, tmp_path / "bit_by_bit", precision="fp32", max_bad_share=0.5))
+    run(TokenizeConfig((speech,), folder, tmp_path / "bit_by_bit", max_bad_share=0.5))
     found = codes_of(tmp_path / "all")
     assert codes_of(tmp_path / "bit_by_bit") == found
     tokenizer = SpeechTokenizer.load(folder)
@@ -50,16 +53,16 @@ def test_codes_do_not_depend_on_how_much_is_held_in_memory(
     assert made.counts["codes_used_share"] == len({c for codes in found.values() for c in codes}) / 32
 
 
-def test_the_precision_that_was_taken_is_recorded(speech: Path, folder: Path, tmp_path: Path) -> None:
-    precisions = {}
-    for given in ("auto", "bf16", "fp32"):
-        made = run(TokenizeConfig((speech,), folder, tmp_path / given, precision=given, max_bad_share=0.5))
-        precisions[given] = made.settings["precision"]
-    assert precisions["fp32"] == "fp32"
-    assert precisions["bf16"] == "bf16"
-    same = codes_of(tmp_path / precisions["auto"])
-    assert codes_of(tmp_path / "auto") == same
-    lengths = {name: len(codes) for name, codes in same.items()}
-    assert lengths == {str(i): -(-n // 1280) for i, n in enumerate([30_000, 900, 60_000, 12_345, 20_000])}
-    changed = np.mean([a != b for i in same for a, b in zip(same[i], codes_of(tmp_path / "fp32")[i], strict=True)])
-    assert changed < 0.2
+def test_the_precision_is_part_of_the_plan(speech: Path, folder: Path, tmp_path: Path) -> None:
+    def made(name: str, **given: Any) -> Manifest:
+        return run(TokenizeConfig((speech,), folder, tmp_path / name, max_bad_share=0.5, **given))
+
+    assert made("fp32").settings["precision"] == "fp32"
+    assert made("bf16", precision="bf16").settings["precision"] == "bf16"
+    taken = made("auto", precision="auto").settings["precision"]
+    assert codes_of(tmp_path / "auto") == codes_of(tmp_path / taken)
+    with pytest.raises(UserError, match="was made with another precision"):
+        made("fp32", precision="bf16")
+    exact, rounded = codes_of(tmp_path / "fp32"), codes_of(tmp_path / "bf16")
+    changed = [a != b for i in exact for a, b in zip(exact[i], rounded[i], strict=True)]
+    assert np.mean(changed) < 0.2

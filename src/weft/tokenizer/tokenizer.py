@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from weft.tokenizer.encoder import (
 )
 from weft.tokenizer.packed import Recordings, first_half, to_bf16
 from weft.tokenizer.quantizer import QuantizerConfig
+from weft.training.loop import Precision, takes_bf16
 from weft.weights import load_weights
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ KIND = "tokenizer"
 Codes = Sequence[int] | np.ndarray
 _BATCH_SEC = 200.0
 _PACK_SEC = 40.0  # of speech coded at once: what one layer makes of it fits the processor's cache
+_GPU_PACK_SEC = 1200.0
 _SILENCE = torch.zeros(LOOK_AHEAD_SAMPLES)
 _SURROUNDINGS_SAMPLES = HALF_WINDOW_SAMPLES + LOOK_AHEAD_SAMPLES
 _TO_A_FRAME = torch.zeros(-_SURROUNDINGS_SAMPLES % HOP_SAMPLES)
@@ -103,9 +105,11 @@ class SpeechTokenizer:
         return self._text_tokenizer
 
     @classmethod
-    def load(cls, folder: str | Path, precision: Literal["fp32", "bf16"] = "fp32") -> SpeechTokenizer:
+    def load(cls, folder: str | Path, precision: Precision = "fp32") -> SpeechTokenizer:
         """Load a tokenizer artifact. With bf16 the layers that make codes multiply in it, which changes a few codes in
-        a thousand; such a one is not for saving or training. Raises UserError when the folder is not a whole one."""
+        a thousand, and no transcript of given codes; such a one is not for training or saving. With auto they do where
+        the processor, a GPU if there is one, multiplies bf16 natively. Raises UserError when the folder is not a whole
+        one."""
         folder = Path(folder)
         manifest = read(folder, KIND)
         with loading(folder, "a tokenizer"):
@@ -115,7 +119,7 @@ class SpeechTokenizer:
                 whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
                 model = BottleneckWhisper(config, whisper).eval()
             load_weights(model, folder / "model.safetensors", leave_out=_TIED)
-            if precision == "bf16":
+            if takes_bf16(precision, "cuda" if torch.cuda.is_available() else "cpu"):
                 to_bf16(model)
             if config.encoder_only:
                 return cls(model, None, manifest)
@@ -124,12 +128,17 @@ class SpeechTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write weights, Whisper's configuration and the text tokenizer; the caller's artifact adds the manifest."""
+        self._require_fp32()
         weights = {k: v for k, v in self.model.state_dict().items() if k not in _TIED}
         save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
         self.model.whisper_config.save_pretrained(folder / "whisper")
         if self._text_tokenizer is not None:
             self._text_tokenizer.save_pretrained(folder / "text_tokenizer")
         write_json(folder / "bottleneck.json", asdict(self.model.config))
+
+    def _require_fp32(self) -> None:
+        if self.model.whisper.model.encoder.conv1.weight.dtype != torch.float32:
+            raise UserError('this tokenizer was loaded in bf16, only to make codes: load it with precision = "fp32"')
 
     # sound to codes
 
@@ -163,7 +172,8 @@ class SpeechTokenizer:
         codes = [np.empty(-(-len(x) // self.samples_per_code), np.uint16) for x in audio]
         pieces = [(i, s) for i, x in enumerate(audio) for s in range(0, len(x), window)]
         num_samples = [min(window, len(audio[i]) - s) for i, s in pieces]
-        for rows in batches_by_length(num_samples, int(_PACK_SEC * SAMPLE_RATE_HZ)):
+        pack_sec = _PACK_SEC if self.device.type == "cpu" else _GPU_PACK_SEC
+        for rows in batches_by_length(num_samples, int(pack_sec * SAMPLE_RATE_HZ)):
             rows = rows[::-1]  # the longest first
             sounds = [audio[i][s : s + window] for i, s in (pieces[row] for row in rows)]
             rooms = [min(window, len(audio[pieces[row][0]])) for row in rows]
@@ -248,7 +258,8 @@ class SpeechTokenizer:
     @torch.inference_mode()
     def transcribe_open(self, audio: Sequence[np.ndarray]) -> list[str]:
         """What the same model reads in 16 kHz mono recordings with the bottleneck open: pooled hidden states go on as
-        they are, not as codes. Raises UserError when the tokenizer is `encoder_only`."""
+        they are, not as codes. Raises UserError when the tokenizer is `encoder_only`, or in bf16."""
+        self._require_fp32()
         size = self.codes_per_window * self.samples_per_code
         windows = [(i, x[s : s + size]) for i, x in enumerate(audio) for s in range(0, len(x), size)]
         features = [self.features(x) for _, x in windows]

@@ -30,6 +30,8 @@ from weft.training import checkpoint, distributed
 from weft.training.metrics import MetricLog
 from weft.training.optimizers import Optimizers
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -55,7 +57,7 @@ class TrainConfig:
     """Weight decay, on matrices only."""
     clip_norm: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the processor multiplies it natively."""
     seed: Natural = 0
     """Seed of initialisation, order, dropout and augmentation."""
@@ -143,7 +145,7 @@ _Losses = Sequence[tuple[float, dict[str, Tensor]]]  # of each micro-batch, with
 def _backward(model: nn.Module, batch_at: BatchAt, loss_of: LossOf, config: TrainConfig, step: int) -> _Losses:
     """Give the parameters the gradients of a step, all processes' together; return the losses of this one's part."""
     device_type = next(model.parameters()).device.type
-    half = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device_type))
+    half = takes_bf16(config.precision, device_type)
     parts = (batch_at(step, distributed.share(i, config.accumulate)) for i in range(config.accumulate))
     batches = [part for part in parts if part is not None]
     total = max(1, distributed.total(sum(map(len, batches))))
@@ -168,6 +170,11 @@ def _mean(losses: _Losses) -> dict[str, float]:
         having = [(share, values[name]) for share, values in everywhere if name in values]
         means[name] = sum(share * value for share, value in having) / (sum(share for share, _ in having) or 1.0)
     return means
+
+
+def takes_bf16(precision: Precision, device_type: str) -> bool:
+    """Whether `precision` means bf16 there: auto does where it is multiplied natively."""
+    return precision == "bf16" or (precision == "auto" and multiplies_bf16(device_type))
 
 
 def multiplies_bf16(device_type: str) -> bool:

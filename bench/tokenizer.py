@@ -3,10 +3,12 @@
 Compared, in turn in one process, on the same speech, the median of the rounds:
 - ours against transformers' Whisper encoder (all of its layers, fp32, 30 s of padding), whose log-mel features are
   given to it for nothing; and against our own half encoder in fp32 over batches of like length, padded, from sound to
-  codes as ours;
+  codes as ours, with the batches and the attention that are quickest here;
 - ours in bf16 against ours in fp32, by the share of codes that differ;
-- the 100th block of a stream against the 2nd, and what a block's codes cost after its end;
-- the products that a GPU, where there is one, makes a second against those of one large product.
+- the 100th block of a stream against the 2nd, and what a block's codes cost after its end (the 100th is the 10th of
+  its window, and so hears five times as many frames as the 2nd);
+- the floating-point operations of products a second against those of one large product, on a CPU and, where there is
+  one, on a GPU.
 
     python bench/tokenizer.py [--audio MANIFEST] [--tokenizer DIR] [--json FILE] [--quick]
 
@@ -18,6 +20,7 @@ Without `--audio` the speech is noise, as long as the utterances of LibriSpeech'
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -45,6 +48,7 @@ from weft.training.loop import multiplies_bf16
 
 NUM_THREADS = 2
 WINDOW_SEC = 30
+PADDED_BATCH_SEC = 40
 BLOCK_SEC = 2.0
 # Seconds of utterances of LibriSpeech's train-clean-100 at each twentieth of them, by length (496 utterances of four
 # speakers), and of the demo's sentences.
@@ -53,8 +57,7 @@ LIBRISPEECH_SEC = [
     20.0,
 ]  # fmt: skip
 SENTENCES_SEC = [1.2, 1.8, 2.1, 2.3, 2.5, 2.7, 2.9, 3.2, 3.6, 4.2, 6.0]
-PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::cudnn_convolution")
-ATTENTION = ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention")
+PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Shape:
         )
         quantizer = QuantizerConfig(num_codes=self.num_codes)
         config = BottleneckConfig(layer=self.layer, log_mel_floor="fixed", quantizer=quantizer)
-        return SpeechTokenizer(BottleneckWhisper(config, whisper).eval())
+        model = BottleneckWhisper(config, whisper).eval()
+        whisper.set_attn_implementation("sdpa")  # as stock Whisper comes; ours has its own
+        return SpeechTokenizer(model)
 
 
 BASE = Shape(width=512, heads=8, num_layers=6, layer=3, num_codes=16_384)
@@ -164,7 +169,7 @@ def fill_codebook(tokenizer: SpeechTokenizer, sounds: Sequence[np.ndarray]) -> N
 def padded_codes(tokenizer: SpeechTokenizer, sounds: Sequence[np.ndarray]) -> None:
     """The half encoder over batches of like length, padded: what one would write first."""
     features = [tokenizer.features(x) for x in sounds]
-    for rows in batches_by_length([f.shape[1] for f in features], 4 * 100 * WINDOW_SEC):
+    for rows in batches_by_length([f.shape[1] for f in features], 100 * PADDED_BATCH_SEC):
         batch, valid = tokenizer.collate([features[i] for i in rows], [len(sounds[i]) for i in rows])
         tokenizer.model.quantizer.nearest(tokenizer.model.first_half(batch, valid))
 
@@ -206,7 +211,8 @@ def in_bf16(tokenizer: SpeechTokenizer) -> SpeechTokenizer:
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """MiB that `work` took at its peak over what the process held before (Linux)."""
+    """MiB that `work` took at its peak over what the process held before (Linux with glibc)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again, and not count
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = _status_mib("VmRSS")
     work()
@@ -218,15 +224,12 @@ def _status_mib(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
 
 
-def shares_of_time(work: Callable[[], object]) -> tuple[float, float]:
-    """The shares of time outside matrix products: in fused attention, and in everything else."""
+def share_outside_products(work: Callable[[], object]) -> float:
+    """The share of a CPU's time outside matrix products."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         work()
     spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
-    total = sum(spent.values())
-    products = sum(spent.get(name, 0.0) for name in PRODUCTS)
-    attention = sum(t for name, t in spent.items() if name.startswith(ATTENTION))
-    return attention / total, 1 - (products + attention) / total
+    return 1 - sum(spent.get(name, 0.0) for name in PRODUCTS) / sum(spent.values())
 
 
 def block_sec(tokenizer: SpeechTokenizer, sound: np.ndarray, num_blocks: int, rounds: int) -> list[float]:
@@ -273,8 +276,7 @@ def speed(
     seconds = seconds_of(sounds)
     # a part of the speech is enough for the slowest, whose windows cost the same whatever they hold
     few = sounds[: max(4, len(sounds) // 4)]
-    stock = deepcopy(tokenizer.model.whisper.model.encoder)
-    stock.set_attn_implementation("sdpa")  # as it comes
+    stock = tokenizer.model.whisper.model.encoder
     windows = stock_windows(tokenizer, few)
     taken = in_turn(
         rounds,
@@ -297,31 +299,40 @@ def speed(
 def costs(name: str, tokenizer: SpeechTokenizer, half: SpeechTokenizer, sounds: list[np.ndarray]) -> dict[str, Figure]:
     changed = changed_share(tokenizer, half, sounds)
     peaks = peak_mib(lambda: half.encode(sounds)), peak_mib(lambda: padded_codes(tokenizer, sounds))
-    attention, rest = shares_of_time(lambda: half.encode(sounds))
+    outside = share_outside_products(lambda: half.encode(sounds))
     return {
         f"{name}, codes that bf16 changes": Figure(100 * changed, None, None, "%"),
         f"{name}, memory at the peak, to padded": Figure(*peaks, peaks[0] / peaks[1], "MiB over the weights"),
-        f"{name}, time in attention": Figure(100 * attention, None, None, "%"),
-        f"{name}, time outside products and attention": Figure(100 * rest, None, None, "%"),
+        f"{name}, bf16, time outside products": Figure(100 * outside, None, None, "%"),
     }
 
 
-def streaming(tokenizer: SpeechTokenizer, sound: np.ndarray, rounds: int) -> dict[str, Figure]:
+def streaming(name: str, tokenizer: SpeechTokenizer, sound: np.ndarray, rounds: int) -> dict[str, Figure]:
     taken = block_sec(tokenizer, sound, 100, rounds)
     second, hundredth = 1000 * taken[1], 1000 * taken[99]
     return {
-        "stream, fp32, 100th block to 2nd": Figure(hundredth, second, hundredth / second, "ms"),
-        "stream, fp32, slowest block to 2nd": Figure(1000 * max(taken), second, 1000 * max(taken) / second, "ms"),
-        "stream, fp32, end of a block to its codes": Figure(1000 * statistics.median(taken), None, None, "ms"),
+        f"{name} stream, fp32, 100th block to 2nd": Figure(hundredth, second, hundredth / second, "ms"),
+        f"{name} stream, fp32, slowest block to 2nd": Figure(
+            1000 * max(taken), second, 1000 * max(taken) / second, "ms"
+        ),
+        f"{name} stream, fp32, end of a block to its codes": Figure(1000 * statistics.median(taken), None, None, "ms"),
     }
 
 
-def on_gpu(tokenizer: SpeechTokenizer, sounds: list[np.ndarray], rounds: int) -> dict[str, Figure]:
-    half = in_bf16(tokenizer)
+def products(name: str, half: SpeechTokenizer, sounds: list[np.ndarray], rounds: int) -> dict[str, Figure]:
+    """What of the processor's arithmetic is used."""
+    device = half.device.type
+    ours = flops_per_sec(lambda: half.encode(sounds), rounds, device) / 1e9
+    ceiling = ceiling_flops_per_sec(8192 if device == "cuda" else 2048, torch.bfloat16, device) / 1e9
+    return {f"{name}, bf16, to one large product": Figure(ours, ceiling, ours / ceiling, "GFLOP/s")}
+
+
+def on_gpu(half: SpeechTokenizer, sounds: list[np.ndarray], rounds: int) -> dict[str, Figure]:
     half.model.to("cuda")
-    ours = flops_per_sec(lambda: half.encode(sounds), rounds, "cuda") / 1e12
-    ceiling = ceiling_flops_per_sec(8192, torch.bfloat16, "cuda") / 1e12
-    return {"GPU, bf16, products to their ceiling": Figure(ours, ceiling, ours / ceiling, "TFLOP/s")}
+    many = sounds * 8
+    sec = in_turn(rounds, encode=lambda: half.encode(many))["encode"]  # its codes are back when it ends
+    rate = {"GPU, base, bf16": Figure(seconds_of(many) / sec, None, None, "s of speech a s")}
+    return rate | products("GPU, base", half, many, rounds)
 
 
 def machine() -> dict[str, object]:
@@ -355,6 +366,7 @@ def main() -> None:
     fill_codebook(base, sounds[:8])
     half = in_bf16(base)
     figures = speed("base", base, half, sounds, rounds) | costs("base", base, half, sounds)
+    figures |= products("base", half, sounds, rounds)
     if given.tokenizer:
         trained = SpeechTokenizer.load(given.tokenizer)
         changed = changed_share(trained, in_bf16(trained), sounds)
@@ -364,9 +376,10 @@ def main() -> None:
     fill_codebook(nano, short[:8])
     half_nano = in_bf16(nano)
     figures |= speed("nano", nano, half_nano, short, rounds) | costs("nano", nano, half_nano, short)
-    figures |= streaming(base, np.concatenate(sounds), rounds)
+    figures |= streaming("base", base, np.concatenate(sounds), rounds)
+    figures |= streaming("nano", nano, np.concatenate(short), rounds)
     if torch.cuda.is_available():
-        figures |= on_gpu(base, sounds, rounds)
+        figures |= on_gpu(half, sounds, rounds)
     show(figures)
     versions = {name: version(name) for name in ("weft-speech", "torch", "transformers", "numpy")}
     if given.json:

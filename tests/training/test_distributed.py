@@ -1,8 +1,9 @@
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -29,39 +30,106 @@ def weights(m: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in m.parameters()]
 
 
-def train_in_many_ways(folder: Path, accumulates: list[int], nums: list[int]) -> dict[str, list[Tensor]]:
+class Fork(nn.Module):
+    """A shared part, then one way or the other, and buffers of each process's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(distributed.rank())
+        self.shared, self.ways = nn.Linear(4, 3), nn.ModuleList(nn.Linear(3, 1) for _ in range(2))
+        self.register_buffer("seen", torch.full((1,), float(distributed.rank())))
+
+
+def train_fork(folder: Path) -> dict[str, Any]:
+    """One way in the first micro-batch of the second process, and the other way in all else."""
+
+    def batch_at(step: int, part: slice) -> tuple[Tensor, int] | None:
+        numbers = range(8)[part]
+        early = distributed.rank() == 1 and part.start < distributed.world_size()
+        return (data(step, part), int(not early)) if numbers else None
+
+    def loss_of(m: nn.Module, batch: tuple[Tensor, int]) -> dict[str, Tensor]:
+        assert isinstance(m, Fork)
+        x, way = batch
+        begun["seen"] = begun.get("seen", float(m.seen))
+        m.seen += 1 + distributed.rank()
+        h = m.shared(x)
+        # the other way is in a loss that is only told
+        return {"loss": m.ways[way](h).square().mean(), "told": m.ways[1 - way](h).square().mean()}
+
+    begun: dict[str, float] = {}
+    m = Fork()
+    gradients: list[list[Tensor]] = []
+
+    def note(step: int) -> dict[str, float]:
+        gradients.append([torch.zeros(0) if p.grad is None else p.grad.clone() for p in m.parameters()])
+        return {}
+
+    fit(m, batch_at, loss_of, replace(CONFIG, accumulate=2, clip_norm=1e9), folder, "test", note)
+    return {"gradients": gradients, "weights": weights(m), "begun": begun["seen"], "seen": float(m.seen)}
+
+
+def test_a_parameter_used_before_the_last_micro_batch_alone_has_its_gradient_everywhere(tmp_path: Path) -> None:
+    """Models begin as the first process's; buffers are their process's own from then on."""
+    first, second = in_ranks(train_fork, tmp_path, tmp_path / "run")
+    for step, other in zip(first["gradients"], second["gradients"], strict=True):
+        assert all(len(g) and g.any() for g in step)
+        assert all(map(torch.equal, step, other))
+    assert all(map(torch.equal, first["weights"], second["weights"]))
+    assert (first["begun"], second["begun"]) == (0, 0)
+    assert (first["seen"], second["seen"]) == (18, 36)
+
+
+Way = tuple[int, int, Literal["adamw", "muon"]]  # micro-batches, items, optimizer
+
+
+def train_in_many_ways(folder: Path, ways: list[Way]) -> dict[str, tuple[list[Tensor], list[list[Tensor | None]]]]:
+    """By way, the weights at the end, and every step's gradients."""
     out = {}
-    for accumulate in accumulates:
-        for num in nums:
-            m = Half()
-            config = replace(CONFIG, accumulate=accumulate, lr=1e-3)
-            fit(m, items(num), half_loss, config, folder / f"{accumulate} {num}", "test")
-            out[f"{accumulate} {num}"] = weights(m)
+    for accumulate, num, optimizer in ways:
+        m, gradients = Half(), []
+
+        def note(step: int, m: Half = m, gradients: list[list[Tensor | None]] = gradients) -> dict[str, float]:
+            gradients.append([None if p.grad is None else p.grad.clone() for p in m.parameters()])
+            return {}
+
+        name = f"{accumulate} {num} {optimizer}"
+        config = replace(CONFIG, accumulate=accumulate, lr=1e-3, optimizer=optimizer)
+        fit(m, items(num), half_loss, config, folder / name, "test", note)
+        out[name] = weights(m), gradients
     return out
 
 
-def test_processes_together_train_what_one_trains(tmp_path: Path) -> None:
-    """With odd numbers of items, fewer items than processes, and parameters that only some of them, or none, use."""
-    first, second = in_ranks(train_in_many_ways, tmp_path, tmp_path / "two", [1, 2], [8, 5, 1])
-    alone = train_in_many_ways(tmp_path / "one", [1], [8, 5, 1])
-    for name, found in first.items():
-        assert all(map(torch.equal, found, second[name])), name
-        expected = alone["1" + name[1:]]
+@pytest.mark.parametrize("num", [2, 3])
+def test_processes_together_train_what_one_trains(num: int, tmp_path: Path) -> None:
+    """With odd numbers of items, fewer items than processes, none at all, and parameters that only some processes, some
+    micro-batches, or none use: those have no gradient."""
+    optimizers: list[Literal["adamw", "muon"]] = ["adamw", "muon"]
+    ways: list[Way] = [(a, n, "adamw") for a in (1, 2, 3) for n in (8, 5, 1, 0)] + [(2, 8, "muon")]
+    together = in_ranks(train_in_many_ways, tmp_path, tmp_path / "many", ways, num=num)
+    alone = train_in_many_ways(tmp_path / "one", [(1, n, optimizer) for n in (8, 5, 1, 0) for optimizer in optimizers])
+    rare = 0
+    for name, (found, gradients) in together[0].items():
+        for others, _ in (other[name] for other in together[1:]):
+            assert all(map(torch.equal, found, others)), name
+        expected, expected_gradients = alone["1" + name[1:]]
         assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(found, expected, strict=True)), name
-        losses = [list(read_metrics(tmp_path / f / "log")) for f in (f"two/{name}", f"one/1{name[1:]}")]
+        for step, expected_step in zip(gradients, expected_gradients, strict=True):
+            assert [g is None for g in step] == [g is None for g in expected_step], name
+            rare += step[0] is not None and step[2] is None
+            for a, b in zip(step, expected_step, strict=True):
+                assert a is None or b is None or torch.allclose(a, b, atol=1e-5), name
+        losses = [list(read_metrics(tmp_path / f / "log")) for f in (f"many/{name}", f"one/1{name[1:]}")]
         for a, b in zip(*losses, strict=True):
             assert a.pop("rare", None) is None or b.pop("rare") > 0  # no mean over all items: the parts' mean is logged
             assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    assert rare, "in no step had a parameter no gradient"
 
 
 def help_each_other(out: Path) -> dict[str, Any]:
     with distributed.build(out, "thing", {"a": 1}) as draft:
         (draft.folder / "mine").write_text(str(distributed.rank()))
         draft.counts["rank"] = distributed.rank()
-    gradient, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-    if distributed.rank() == 1:
-        gradient.grad = torch.ones(2)
-    distributed.sum_gradients([gradient, unused])
     return {
         "counts": artifacts.read(out).counts,
         "share": list(range(7))[distributed.share()],
@@ -69,7 +137,6 @@ def help_each_other(out: Path) -> dict[str, Any]:
         "total": distributed.total(distributed.rank() + 1),
         "gathered": distributed.gather(f"rank {distributed.rank()}"),
         "first": distributed.from_first(Path(f"of-{distributed.rank()}")),
-        "gradients": (gradient.grad, unused.grad),
     }
 
 
@@ -79,10 +146,6 @@ def test_what_processes_do_together(tmp_path: Path) -> None:
     assert sorted(first.pop("share") + second.pop("share")) == list(range(7))
     micro = first.pop("micro") + second.pop("micro")
     assert sorted(item for items in micro for item in items) == list(range(7))
-    gradients, others = first.pop("gradients"), second.pop("gradients")
-    assert torch.equal(gradients[0], torch.ones(2))
-    assert torch.equal(others[0], torch.ones(2))
-    assert gradients[1] is others[1] is None
     assert first == second
     assert first == {"counts": {"rank": 0}, "total": 3, "gathered": ["rank 0", "rank 1"], "first": Path("of-0")}
 
@@ -115,11 +178,53 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(tmp_path: Path) -> No
     assert (told_there, told_here) == (False, True)
 
 
+class Dying(nn.Linear):
+    """Ends the process in the backward pass, where the others wait for its gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        y.register_hook(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        return y
+
+
+def die_in_the_backward_pass(folder: Path) -> str:
+    m = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    if distributed.rank() == 1:
+        m[0] = Dying(4, 8)
+    try:
+        fit(m, data, loss, CONFIG, folder, "test")
+    except UserError as e:
+        return str(e)
+    raise AssertionError
+
+
+def test_a_process_that_dies_in_the_backward_pass_ends_all(tmp_path: Path) -> None:
+    left, dead = in_ranks(die_in_the_backward_pass, tmp_path, tmp_path / "run")
+    assert dead is None
+    assert "another process of this run has ended" in left
+    assert "\n" not in left
+
+
+def err_in_the_backward_pass(folder: Path) -> str:
+    def constant(m: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": x.mean()}
+
+    try:
+        fit(model(), data, constant, CONFIG, folder, "test")
+    except RuntimeError as e:
+        return str(e)
+    raise AssertionError
+
+
+def test_a_mistake_in_the_backward_pass_is_told_as_such(tmp_path: Path) -> None:
+    assert all("does not require grad" in told for told in in_ranks(err_in_the_backward_pass, tmp_path, tmp_path / "x"))
+
+
 def train_until(folder: Path, killed_before: int) -> list[Tensor]:
-    """Weights of a run whose second process is killed before a step."""
+    """Weights of a run whose last process is killed before a step."""
 
     def batch_at(step: int, part: slice) -> Tensor:
-        if step == killed_before and distributed.rank() == 1:
+        if step == killed_before and distributed.rank() == distributed.world_size() - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return data(step, part)
 
@@ -128,16 +233,39 @@ def train_until(folder: Path, killed_before: int) -> list[Tensor]:
     return weights(m)
 
 
-def test_killed_and_run_again_gives_the_same_weights(tmp_path: Path) -> None:
-    """The process that is left ends too."""
-    assert in_ranks(train_until, tmp_path, tmp_path / "run", 5) == [None, None]
+@pytest.mark.parametrize("num", [2, 3])
+def test_killed_and_run_again_gives_the_same_weights(num: int, tmp_path: Path) -> None:
+    """The processes that are left end too."""
+    assert in_ranks(train_until, tmp_path, tmp_path / "run", 5, num=num) == [None] * num
     assert (tmp_path / "run/checkpoints/step-00000003.pt").exists()
-    first, second = in_ranks(train_until, tmp_path, tmp_path / "run", -1)
-    whole, _ = in_ranks(train_until, tmp_path, tmp_path / "whole", -1)
-    for a, b, c in zip(first, second, whole, strict=True):
-        assert torch.equal(a, c)
-        assert torch.equal(b, c)
+    found = in_ranks(train_until, tmp_path, tmp_path / "run", -1, num=num)
+    whole = in_ranks(train_until, tmp_path, tmp_path / "whole", -1, num=num)[0]
+    for each in found:
+        assert all(map(torch.equal, each, whole))
     assert [line["step"] for line in read_metrics(tmp_path / "run/log")] == list(range(9))
+
+
+def train_half_until(folder: Path, stopped_before: int) -> list[Tensor]:
+    def batch_at(step: int, part: slice) -> Tensor | None:
+        if step == stopped_before:
+            raise UserError("stop")
+        return items(8)(step, part)
+
+    m = Half()
+    with nullcontext() if stopped_before < 0 else pytest.raises(UserError):
+        fit(m, batch_at, half_loss, replace(CONFIG, lr=1e-3), folder, "test")
+    return weights(m)
+
+
+def test_a_checkpoint_of_some_processes_is_one_for_any_number_of_them(tmp_path: Path) -> None:
+    whole = train_half_until(tmp_path / "whole", -1)
+    in_ranks(train_half_until, tmp_path, tmp_path / "two", 5)
+    train_half_until(tmp_path / "one", 5)
+    states = [torch.load(tmp_path / n / "checkpoints/step-00000003.pt", weights_only=False) for n in ("one", "two")]
+    assert [state["model"].keys() for state in states] == [Half().state_dict().keys()] * 2
+    ways = [train_half_until(tmp_path / "two", -1), *in_ranks(train_half_until, tmp_path, tmp_path / "one", -1)]
+    for found in ways:
+        assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(found, whole, strict=True))
 
 
 def test_verbs_that_do_not_train_refuse_torchrun(

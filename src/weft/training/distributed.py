@@ -7,6 +7,8 @@
         if distributed.is_first():
             save(model, draft.folder)
 
+Gradients are summed by torch's DistributedDataParallel while the backward pass goes on.
+
 In a process that was started alone every function here does nothing, or gives back what it was given. The processes
 must see the same disk. Each has the CPU, or the GPU of its place on its machine: "cuda" is that one.
 
@@ -16,8 +18,8 @@ Errors are told once: `first_to_tell` says which process prints its line, and a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from weft import artifacts, launch
 from weft.artifacts import Draft, Manifest
@@ -152,23 +155,40 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients of all processes, in fp32; a parameter that none of them used keeps having none.
+def data_parallel(module: nn.Module) -> nn.Module:
+    """`module` in DistributedDataParallel, or alone itself: all processes begin with the first one's parameters and
+    buffers, and `backward` gives the parameters that any of them used in a step the same gradients in all.
 
-    One all-reduce after the backward pass, and not DistributedDataParallel, because a step here is not one call of one
-    module: the losses call parts of a model and hook others, some parameters have no part in some steps, a process may
-    have no item of a step, and processes count by their items, where DDP would weigh them alike. The price: the
-    reduction does not overlap the backward pass, and needs one fp32 copy of the gradients.
+    A parameter that none of them used keeps having no gradient. Gradients are summed in their parameter's dtype, bucket
+    by bucket while the backward pass goes on. Buckets are cut once, by the order of the parameters: a run that goes on
+    from a checkpoint sums in the same order, and gives the same bits on a CPU, however many processes there are.
     """
     if world_size() == 1:
+        return module
+    with _peers():
+        parallel = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False  # what a quantizer learns, it shares itself, once a step
+    return parallel
+
+
+def no_sync(module: nn.Module) -> AbstractContextManager[None]:
+    """Around forward and `backward` of any but the last micro-batch of a step, which waits for no other process.
+
+    `module` is what `data_parallel` gave. The next micro-batch outside sums the gradients of all of them.
+    """
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def backward(loss: Tensor) -> None:
+    """The backward pass of this process's part of a `loss` that is a sum over all processes.
+
+    DistributedDataParallel makes the mean of their gradients, hence a loss times their number.
+    """
+    if world_size() == 1:
+        loss.backward()
         return
-    trained = [p for p in parameters if p.requires_grad]
-    used = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
-    flat = torch.cat([used, *((torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in trained)])
-    all_reduce(flat)
-    used, *gradients = flat.split([len(trained), *(p.numel() for p in trained)])
-    for p, by_any, gradient in zip(trained, used.tolist(), gradients, strict=True):
-        p.grad = gradient.view_as(p).to(p.dtype) if by_any else None
+    with _peers(computing=True):
+        (loss * world_size()).backward()
 
 
 @contextmanager
@@ -190,12 +210,16 @@ def build(
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
-    """Around every call that waits for other processes: one of them may be gone."""
+def _peers(computing: bool = False) -> Iterator[None]:
+    """Around every call that waits for other processes: one of them may be gone.
+
+    Where the call is `computing` too, it may also fail for reasons of its own, which are told as they are.
+    """
     try:
         yield
     except (RuntimeError, ValueError) as e:
-        if "out of memory" in str(e):
+        of_peers = not computing or isinstance(e, dist.DistError) or "gloo" in str(e)  # which has no class of its own
+        if not of_peers or "out of memory" in str(e):
             raise
         raise UserError(
             f"another process of this run has ended ({str(e).splitlines()[0]}): see what it said, then run the same "

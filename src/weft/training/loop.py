@@ -105,7 +105,7 @@ def fit(
     distributed.begin()
     optimizer = Optimizers.of(model, config)
     first_step = _restore(folder, model, optimizer)
-    distributed.broadcast(*model.state_dict().values())
+    objective = distributed.data_parallel(_Objective(model, loss_of))
     model.train()
     with (
         torch.random.fork_rng(),
@@ -117,8 +117,8 @@ def fit(
             torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             lr = learning_rate(config, step)
             optimizer.set_lr(lr)
-            model.zero_grad(set_to_none=True)
-            losses = _backward(model, batch_at, loss_of, config, step)
+            objective.zero_grad(set_to_none=True)
+            losses = _backward(objective, batch_at, config, step)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             if not torch.isfinite(norm):
                 raise UserError(f"{title}: the loss or its gradient is not finite at step {step}: lower train.lr")
@@ -129,7 +129,7 @@ def fit(
                 values = _mean(losses)
                 if log is not None:
                     log.write(step, {**values, **more, "lr": lr, "grad_norm": float(norm)})
-                note = f"loss {values['loss']:.3f}"
+                note = f"loss {values['loss']:.3f}" if values else ""  # a step may find nothing to train on
             advance(1, note)
             due = (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.steps
             if due and distributed.is_first():
@@ -139,24 +139,47 @@ def fit(
     return time.monotonic() - begun_sec
 
 
+class _Objective(nn.Module):
+    """A model's losses as what DistributedDataParallel wraps, the forward pass of one module: losses may call any parts
+    of the model.
+
+    Without a batch the loss is a zero that is no parameter's of the model. By its backward pass a process that has
+    nothing of a step takes part in summing the gradients, and neither trains on anything nor needs anything to read.
+    """
+
+    def __init__(self, model: nn.Module, loss_of: LossOf) -> None:
+        super().__init__()
+        self.model, self.loss_of = model, loss_of
+        self.nothing = nn.Parameter(next(model.parameters()).new_zeros(()))
+
+    def forward(self, batch: Sized | None) -> dict[str, Tensor]:
+        """The losses of a batch; only "loss" leads back to parameters, and those of the others alone are unused."""
+        losses = {"loss": 0 * self.nothing} if batch is None else self.loss_of(self.model, batch)
+        return {name: value if name == "loss" else value.detach() for name, value in losses.items()}
+
+
 _Losses = Sequence[tuple[float, dict[str, Tensor]]]  # of each micro-batch, with its share of the step
 
 
-def _backward(model: nn.Module, batch_at: BatchAt, loss_of: LossOf, config: TrainConfig, step: int) -> _Losses:
-    """Give the parameters the gradients of a step, all processes' together; return the losses of this one's part."""
-    device_type = next(model.parameters()).device.type
+def _backward(objective: nn.Module, batch_at: BatchAt, config: TrainConfig, step: int) -> _Losses:
+    """Give the parameters the gradients of a step, all processes' together; return the losses of this one's part.
+
+    Every process ends with one backward pass that sums them, whatever it has of the step; before, each is on its own.
+    """
+    device_type = next(objective.parameters()).device.type
     half = takes_bf16(config.precision, device_type)
     parts = (batch_at(step, distributed.share(i, config.accumulate)) for i in range(config.accumulate))
     batches = [part for part in parts if part is not None]
     total = max(1, distributed.total(sum(map(len, batches))))
     told = []
-    for batch in batches:
-        with torch.autocast(device_type, torch.bfloat16, enabled=half):
-            losses = loss_of(model, batch)
-        share = len(batch) / total
-        (share * losses["loss"]).backward()
-        told.append((share, {name: value.detach() for name, value in losses.items()}))
-    distributed.sum_gradients(model.parameters())
+    for i, batch in enumerate(batches or [None], 1):
+        share = 0.0 if batch is None else len(batch) / total
+        with nullcontext() if i >= len(batches) else distributed.no_sync(objective):
+            with torch.autocast(device_type, torch.bfloat16, enabled=half):
+                losses = objective(batch)
+            distributed.backward(share * losses["loss"])
+        if batch is not None:
+            told.append((share, {**losses, "loss": losses["loss"].detach()}))
     return told
 
 

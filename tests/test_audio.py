@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from weft.audio import LogMel, load, resample, save, wav_bytes
+from weft.audio import LogMel, file_of, load, num_samples, part_of, resample, save, wav_bytes
 from weft.errors import UserError
 
 RATE_HZ = 16_000
@@ -124,3 +124,46 @@ def test_features_are_whispers():
     samples = speech_like(30 * RATE_HZ)  # Whisper's whole window: a shorter one it fills up with silence
     expected = WhisperFeatureExtractor(feature_size=80)(samples, sampling_rate=RATE_HZ).input_features[0]
     np.testing.assert_allclose(LogMel(80)(torch.from_numpy(samples))[0].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_header_tells_how_many_samples_a_file_gives(tmp_path, rate_hz, suffix):
+    for found in (1, 4001, 22_051):
+        path = tmp_path / f"{found}.{suffix}"
+        soundfile.write(path, np.zeros((found, 2)), rate_hz)
+        assert num_samples(path) == len(load(path))
+        assert num_samples(path, 24_000) == len(load(path, 24_000))
+
+
+def test_a_header_tells_what_is_no_sound(tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"this is no sound")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "cut.wav", np.zeros(16_000), 16_000)
+    whole = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    for name, why in {"noise": "cannot be read", "empty": "no samples", "cut": "cut off", "gone": "not exist"}.items():
+        with pytest.raises(UserError, match=why):
+            num_samples(tmp_path / f"{name}.wav")
+
+
+def test_seconds_named_after_a_file_are_that_piece_of_it(tmp_path):
+    path = str(tmp_path / "a.flac")
+    soundfile.write(path, speech_like(RATE_HZ * 3), RATE_HZ)
+    whole = load(path)
+    for name, piece in {"#t=1,2.5": whole[16_000:40_000], "#t=2": whole[32_000:], "#t=,0.5": whole[:8_000]}.items():
+        np.testing.assert_array_equal(load(path + name), piece)
+        assert num_samples(path + name) == len(piece)
+        assert str(file_of(path + name)) == path
+    np.testing.assert_array_equal(load(part_of(path + "#t=1,2.5", 0.25, 1.0)), whole[20_000:32_000])
+    for name in ("#t=3,4", "#t=2,1", "#t=1,1"):
+        with pytest.raises(UserError, match=r"names nothing of the 3\.000 s"):
+            load(path + name)
+    with pytest.raises(UserError, match="does not exist"):
+        load(str(tmp_path / "b.flac#t=1,2"))
+
+
+def test_a_file_may_be_named_like_a_piece_of_another(tmp_path):
+    save(tmp_path / "a.wav", tone(2.0), RATE_HZ)
+    save(tmp_path / "a.wav#t=0,1", tone(0.5), RATE_HZ)
+    assert len(load(tmp_path / "a.wav#t=0,1")) == RATE_HZ // 2

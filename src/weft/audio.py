@@ -1,6 +1,7 @@
 """Sound in and out: files to float32 mono samples and back, and Whisper's log-mel features.
 
     audio = load("a.opus", sample_rate_hz=16_000)        # any rate, channels and width that soundfile reads
+    piece = load("talk.flac#t=30,58.4")                  # those seconds of it, as a W3C media fragment
     features = LogMel(num_mels=80)(torch.from_numpy(audio))   # (80, frames), one frame each 10 ms
 
 Shapes: S samples, M mel bands, T frames (100 a second).
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,9 @@ _LOUDEST = 100.0  # 40 dB over full scale: float samples beyond were written in 
 _LESS_SOUND = re.compile(r"^\s*(?:data|riff|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _TORN_OGG = "Junk after the last page"
 _UNKNOWN_BYTES = 0x7F000000  # a program that writes to a pipe promises about this much or more, and means no length
+# W3C media fragments, in seconds: a.wav#t=10,20 or a.wav#t=10
+_FRAGMENT = re.compile(r"(?P<file>.+)#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<stop>\d+(?:\.\d+)?))?", re.DOTALL)
+_ENDS = (("start", 0), ("stop", 1e9))
 _NEARLY_ALL = 0.99  # some formats only estimate their length
 
 
@@ -40,24 +46,73 @@ def load(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     Raises UserError, naming the file, for one that is missing, not audio, empty, cut off (where its format tells how
     long it should be), not finite or in other units.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: check the path, or the manifest that names it")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate_hz, promised_samples, log = file.samplerate, file.frames, file.extra_info
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as e:
-        raise UserError(f"{path} cannot be read as audio ({e.error_string.rstrip('.')}): is it a sound file?") from e
-    if len(samples) == 0:
-        raise UserError(f"{path} holds no samples: it is empty or cut off")
-    if len(samples) < _NEARLY_ALL * promised_samples or _is_cut(log):
-        raise UserError(f"{path} is cut off: it holds less sound than it promises; copy or export it again")
+    with _opened(path) as (file, span):
+        rate_hz, log = file.samplerate, file.extra_info
+        if span.start:
+            file.seek(span.start)
+        samples = file.read(len(span) if span.stop < file.frames else -1, dtype="float32", always_2d=True)
+    _require_whole(path, len(samples), len(span), log)
     if not np.isfinite(samples).all():
         raise UserError(f"{path} holds samples that are not finite numbers: export it again")
     if (loudest := float(np.abs(samples).max())) > _LOUDEST:
         raise UserError(f"{path} holds samples up to {loudest:.3g}, and full scale is 1: divide them by their scale")
     return resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
+
+
+def num_samples(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """How many samples `load` gives of a file, by its header alone; some formats only estimate it.
+
+    Raises UserError for what the header tells: a file that is missing, not audio, empty or cut off.
+    """
+    with _opened(path) as (file, span):
+        found, rate_hz, log = len(span), file.samplerate, file.extra_info
+    _require_whole(path, found, found, log)
+    return (2 * found * sample_rate_hz + rate_hz) // (2 * rate_hz)  # rounded, as the resampler does
+
+
+def file_of(audio: str | Path) -> Path:
+    """The file of what `load` takes, without the seconds that may be named after it."""
+    named = _FRAGMENT.fullmatch(str(audio))
+    return Path(named["file"]) if named and not Path(audio).is_file() else Path(audio)
+
+
+def part_of(audio: str, start_sec: float, stop_sec: float) -> str:
+    """Those seconds of a sound, counted from its own start, as what `load` takes."""
+    named = _FRAGMENT.fullmatch(audio) if file_of(audio) != Path(audio) else None
+    before_sec = float(named["start"] or 0) if named else 0.0
+    return f"{file_of(audio)}#t={before_sec + start_sec:.5f},{before_sec + stop_sec:.5f}"
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[soundfile.SoundFile, range]]:
+    """A sound file, and which of its frames are meant."""
+    file_path = file_of(path)
+    if not file_path.is_file():
+        raise UserError(f"{file_path} does not exist: check the path, or the manifest that names it")
+    try:
+        with soundfile.SoundFile(file_path) as file:
+            yield file, _span(path, file)
+    except soundfile.LibsndfileError as e:
+        raise UserError(f"{path} cannot be read as audio ({e.error_string.rstrip('.')}): is it a sound file?") from e
+
+
+def _span(path: str | Path, file: soundfile.SoundFile) -> range:
+    whole = range(file.frames)
+    if file_of(path) == Path(path):
+        return whole
+    named = _FRAGMENT.fullmatch(str(path))
+    assert named is not None
+    start, stop = (round(float(named[which] or default) * file.samplerate) for which, default in _ENDS)
+    if not start < min(stop, file.frames):
+        raise UserError(f"{path} names nothing of the {file.frames / file.samplerate:.3f} s that there are: mend it")
+    return whole[start:stop]
+
+
+def _require_whole(path: str | Path, found_samples: int, promised_samples: int, log: str) -> None:
+    if found_samples == 0:
+        raise UserError(f"{path} holds no samples: it is empty or cut off")
+    if found_samples < _NEARLY_ALL * promised_samples or _is_cut(log):
+        raise UserError(f"{path} is cut off: it holds less sound than it promises; copy or export it again")
 
 
 def _is_cut(log: str) -> bool:

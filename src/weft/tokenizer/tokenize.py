@@ -6,7 +6,7 @@ manifest = run(TokenizeConfig(audio=(Path("speech"),), tokenizer=Path("runs/toke
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.audio import SAMPLE_RATE_HZ, load
+from weft.audio import SAMPLE_RATE_HZ, file_of, load
 from weft.config import Count, Share
 from weft.data import job
 from weft.data.corpus import read_manifest
@@ -62,7 +62,7 @@ def run(config: TokenizeConfig) -> Manifest:
     parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
     tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
     precision: Precision = "bf16" if takes_bf16(config.precision, _device()) else "fp32"
-    settings = {"audio": _identity(utterances), "tasks": tasks, "precision": precision}
+    settings = {"audio": identity(utterances), "tasks": tasks, "precision": precision}
     if artifacts.is_made(config.out, "codes", settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, "codes", settings, parents) as draft:
@@ -144,9 +144,11 @@ def _summary(report: Report, tokenizer: SpeechTokenizer) -> dict[str, Any]:
     }
 
 
-def _identity(utterances: list[Utterance]) -> str:
-    """A hash of which files are tokenized, by name and size."""
+def identity(utterances: Sequence[Utterance]) -> str:
+    """A hash of which sound is meant, by name and size."""
+    files = [file_of(u.audio) for u in utterances]
     rows = [
-        (u.id, Path(u.audio).name, Path(u.audio).stat().st_size if Path(u.audio).is_file() else 0) for u in utterances
+        (u.id, Path(u.audio).name, file.stat().st_size if file.is_file() else 0)
+        for u, file in zip(utterances, files, strict=True)
     ]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -1,13 +1,15 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.quantizer import QuantizerConfig
+from weft.tokenizer.text import text_tokenizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
-from weft.tokenizer.train import text_tokenizer
 
 
 def tiny_whisper(vocab_size: int = 40, window_frames: int = 1500) -> WhisperForConditionalGeneration:
@@ -45,6 +47,24 @@ def make_tokenizer(**settings: Any) -> SpeechTokenizer:
         hidden = model.first_half(made.features(noise)[None])[0]
         model.quantizer.initialise(hidden, torch.Generator().manual_seed(2), iterations=1)
     return made
+
+
+def save_whisper(folder: Path, multilingual: bool = True, window_frames: int = 120) -> Path:
+    """A folder as Hugging Face's Whispers are, with random weights, and letters as bytes for text tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = WhisperTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    languages = ["<|en|>", "<|zh|>", "<|transcribe|>"] if multilingual else []
+    special = ["<|startoftranscript|>", *languages, "<|notimestamps|>"]
+    words.add_tokens([AddedToken(name, special=True) for name in special])
+    whisper = tiny_whisper(len(words), window_frames)
+    ids = {"eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id}
+    ids["decoder_start_token_id"] = words.convert_tokens_to_ids("<|startoftranscript|>")
+    for settings in (whisper.config, whisper.generation_config):
+        for name, value in ids.items():
+            setattr(settings, name, value)
+    whisper.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

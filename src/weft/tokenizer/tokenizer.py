@@ -13,11 +13,12 @@ Shapes: S samples, B batch, M mel bands, T encoder frames (50 a second; two mel 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ from weft.tokenizer.encoder import (
 )
 from weft.tokenizer.packed import Recordings, first_half, to_bf16
 from weft.tokenizer.quantizer import QuantizerConfig
+from weft.tokenizer.text import Prompt
 from weft.training.loop import Precision, takes_bf16
 from weft.weights import load_weights
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 KIND = "tokenizer"
 Codes = Sequence[int] | np.ndarray
+_Window = TypeVar("_Window")
 _BATCH_SEC = 200.0
 _PACK_SEC = 40.0  # of speech coded at once: what one layer makes of it fits the processor's cache
 _GPU_PACK_SEC = 1200.0
@@ -103,6 +106,11 @@ class SpeechTokenizer:
         """The text tokenizer of the half that reads codes."""
         assert self._text_tokenizer is not None, "there is no half that reads codes"
         return self._text_tokenizer
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """How the text of the half that reads codes begins."""
+        return Prompt.of(self.text_tokenizer, self.model.whisper_config)
 
     @classmethod
     def load(cls, folder: str | Path, precision: Precision = "fp32") -> SpeechTokenizer:
@@ -214,19 +222,46 @@ class SpeechTokenizer:
     # codes to text
 
     @torch.inference_mode()
-    def transcribe(self, codes: Sequence[Codes]) -> list[str]:
+    def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None] = ()) -> list[str]:
         """What the second half of the ASR model reads in codes, by greedy decoding.
 
-        Raises UserError for a code outside the codebook, and when the tokenizer is `encoder_only`.
+        `languages` tell a multilingual Whisper what is spoken, which it otherwise finds out. Raises UserError for a
+        code outside the codebook, for a language that it does not know, and when the tokenizer is `encoder_only`.
         """
-        windows = [(i, s) for i, c in enumerate(codes) for s in range(0, len(c), self.codes_per_window)]
-        texts = [""] * len(windows)
-        lengths = [min(len(codes[i]) - s, self.codes_per_window) for i, s in windows]
+        size = self.codes_per_window
+        windows = [[c[s : s + size] for s in range(0, len(c), size)] for c in codes]
+        return self._transcripts(windows, len, self._hear, languages)
+
+    @torch.inference_mode()
+    def transcribe_open(self, audio: Sequence[np.ndarray], languages: Sequence[str | None] = ()) -> list[str]:
+        """What the same model reads in 16 kHz mono recordings with the bottleneck open: pooled hidden states go on as
+        they are, not as codes. `languages` are as in `transcribe`.
+
+        Raises UserError for a language that it does not know, and when the tokenizer is `encoder_only`, or in bf16.
+        """
+        self._require_fp32()
+        size = self.codes_per_window * self.samples_per_code
+        windows = [[x[s : s + size] for s in range(0, len(x), size)] for x in audio]
+        return self._transcripts(windows, lambda x: -(-len(x) // self.samples_per_code), self._hear_open, languages)
+
+    def _transcripts(
+        self,
+        windows: Sequence[Sequence[_Window]],
+        num_codes: Callable[[_Window], int],
+        hear: Callable[[list[_Window]], tuple[Tensor, Tensor]],
+        languages: Sequence[str | None],
+    ) -> list[str]:
+        """What is read in recordings, each given as its windows, from the hidden states and valid codes of `hear`."""
+        places = [(i, n) for i, several in enumerate(windows) for n in range(len(several))]
+        texts = [[""] * len(several) for several in windows]
+        lengths = [num_codes(windows[i][n]) for i, n in places]
         for rows in batches_by_length(lengths, int(_BATCH_SEC * self.frame_rate_hz)):
-            heard, valid = self._hear([codes[windows[r][0]][windows[r][1] :][: lengths[r]] for r in rows])
-            for r, ids in zip(rows, self._read(heard, valid), strict=True):
-                texts[r] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(codes))]
+            at_once = [places[r] for r in rows]
+            heard, valid = hear([windows[i][n] for i, n in at_once])
+            spoken = [languages[i] if languages else None for i, _ in at_once]
+            for (i, n), ids in zip(at_once, self._read(heard, valid, spoken), strict=True):
+                texts[i][n] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return [" ".join(several) for several in texts]
 
     def _hear(self, codes: Sequence[Codes]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(c) for c in codes])
@@ -240,37 +275,38 @@ class SpeechTokenizer:
         valid = valid.to(self.device)
         return self.model.second_half(self.model.quantizer.lookup(padded.to(self.device)), valid), valid
 
-    def _read(self, heard: Tensor, valid: Tensor) -> list[list[int]]:
+    def _hear_open(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        batch, frames = self.collate([self.features(x) for x in windows], [len(x) for x in windows])
+        valid = self.real_codes(frames)
+        return self.model.second_half(self.model.first_half(batch, frames), valid), valid
+
+    def _prompted(self, heard: Tensor, valid: Tensor, languages: Sequence[str | None]) -> Tensor:
+        """The prompt (B, L) of each row, with the likeliest language where none is given."""
+        prompt = self.prompt
+        start = torch.full((len(heard), 1), prompt.start, device=heard.device)
+        if not prompt.languages:
+            return torch.cat([start, start.new_tensor(prompt.rest).expand(len(heard), -1)], dim=1)
+        known = start.new_tensor(list(prompt.languages.values()))
+        likeliest = known[self.model.text_logits(heard, valid, start)[:, -1, known].argmax(-1)].tolist()
+        spoken = [
+            prompt.languages[prompt.code(name)] if name else i for name, i in zip(languages, likeliest, strict=True)
+        ]
+        return start.new_tensor([[prompt.start, i, *prompt.rest] for i in spoken])
+
+    def _read(self, heard: Tensor, valid: Tensor, languages: Sequence[str | None]) -> list[list[int]]:
         whisper = self.model.whisper_config
         end = self.text_tokenizer.eos_token_id
         assert isinstance(end, int)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        ids = torch.full((len(heard), 1), whisper.decoder_start_token_id, device=heard.device)
+        ids = self._prompted(heard, valid, languages)
         read, ended = [ids], torch.zeros(len(heard), 1, dtype=torch.bool, device=heard.device)
-        for _ in range(whisper.max_target_positions - 1):
+        for _ in range(whisper.max_target_positions - ids.shape[1]):
             ids = self.model.text_logits(heard, valid, ids, cache)[:, -1:].argmax(-1)
             read.append(ids.masked_fill(ended, end))
             ended |= ids == end
             if ended.all():
                 break
         return torch.cat(read, dim=1).tolist()
-
-    @torch.inference_mode()
-    def transcribe_open(self, audio: Sequence[np.ndarray]) -> list[str]:
-        """What the same model reads in 16 kHz mono recordings with the bottleneck open: pooled hidden states go on as
-        they are, not as codes. Raises UserError when the tokenizer is `encoder_only`, or in bf16."""
-        self._require_fp32()
-        size = self.codes_per_window * self.samples_per_code
-        windows = [(i, x[s : s + size]) for i, x in enumerate(audio) for s in range(0, len(x), size)]
-        features = [self.features(x) for _, x in windows]
-        texts = [""] * len(windows)
-        for rows in batches_by_length([f.shape[1] for f in features], int(_BATCH_SEC * SAMPLE_RATE_HZ / HOP_SAMPLES)):
-            batch, frames = self.collate([features[r] for r in rows], [len(windows[r][1]) for r in rows])
-            valid = self.real_codes(frames)
-            heard = self.model.second_half(self.model.first_half(batch, frames), valid)
-            for r, ids in zip(rows, self._read(heard, valid), strict=True):
-                texts[r] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return [" ".join(t for (j, _), t in zip(windows, texts, strict=True) if j == i) for i in range(len(audio))]
 
 
 @torch.no_grad()

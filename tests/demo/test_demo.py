@@ -35,7 +35,8 @@ def test_results_hold_every_promised_key(bundle: Path) -> None:
     results = json.loads((bundle / "results.json").read_text())
     scores = [f"eval.topic_cloze.{d}.{k}" for d in ("T", "ST", "TS", "S") for k in ("accuracy", "low", "high", "n")]
     promised = [
-        "total_sec", "tokenizer.wer", "tokenizer.codes_used_share", "resynth.wer", "text_to_token.wer",
+        "total_sec", "tokenizer.wer", "tokenizer.codes_used_share", "tokenizer.warnings", "resynth.wer",
+        "text_to_token.wer",
         "interleave.speech_ratio", "interleave.documents", "interleave.tokens_per_sec", "pretrain.loss.text",
         "pretrain.loss.speech", "pretrain.tokens_per_sec", "chat.first_audio_ms", "chat.question", "chat.answer_text",
         "chat.wav", "stages.tokenizer.sec", *scores,

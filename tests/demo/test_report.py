@@ -34,7 +34,7 @@ RESULTS: dict[str, Any] = {
     "seed": 0,
     "stages": {"tokenizer": {"sec": 171.0, "done": True}, "pretrain": {"sec": 122.0, "done": True}},
     "tokenizer": {"wer": 0.1423, "wer_low": 0.118, "wer_high": 0.169, "wer_words": 1204, "codes_used_share": 0.873,
-                  "perplexity": 231.2, "bits_per_sec": 98.1},
+                  "perplexity": 231.2, "bits_per_sec": 98.1, "warnings": [f"it has collapsed {HOSTILE}"]},
     "resynth": {"wer": 0.211},
     "text_to_token": {"wer": 0.173},
     "interleave": {"speech_ratio": 0.3012, "documents": 1200, "tokens_per_sec": 2312.4},
@@ -196,6 +196,7 @@ def test_figures_intervals_and_verdicts_are_shown() -> None:
     text = " ".join(Page(html).text.split())
     for figure in ("14.2 %", "11.8 % to 16.9 %, 1,204 words", "87.3 %", "98.1", "1.03", "3.40", "243 ms", "8 min 12 s"):
         assert figure in text
+    assert f"it has collapsed {HOSTILE}" in text
     assert text.count("above chance") == 3
     assert "51.0 % of 400 not told from chance" in text
     assert "left:46.00%;width:10.00%" in html

@@ -1,7 +1,7 @@
 """What the bottleneck takes is measured against the same model without it; a collapsed codebook is told."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from tests.tokenizer.conftest import make_tokenizer
 from weft import artifacts, cli
 from weft.audio import save
 from weft.errors import UserError
-from weft.eval.tokenizer import codebook, measure, warnings
+from weft.eval.tokenizer import codebook, measure
 from weft.records import Utterance
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
@@ -64,8 +64,10 @@ def test_long_recordings_are_read_window_by_window(sounds: list[np.ndarray]) -> 
 
 def test_figures_are_those_of_known_transcripts(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer()
-    monkeypatch.setattr(tokenizer, "transcribe", lambda codes: ["the cat sat", "", "the hat", "a cat on the cat"])
-    monkeypatch.setattr(tokenizer, "transcribe_open", lambda audio: TEXTS)
+    monkeypatch.setattr(
+        tokenizer, "transcribe", lambda codes, languages: ["the cat sat", "", "the hat", "a cat on the cat"]
+    )
+    monkeypatch.setattr(tokenizer, "transcribe_open", lambda audio, languages: TEXTS)
     silent = Utterance("silent", utterances[0].audio, "...", "speaker-9")
     found = measure(tokenizer, [*utterances, silent])
     assert found["utterances"] == 4
@@ -89,10 +91,19 @@ def test_figures_are_those_of_known_transcripts(utterances: list[Utterance], mon
         measure(tokenizer, [silent])
 
 
+def test_languages_are_told_both_ways(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, told = make_tokenizer(), []
+    for name in ("transcribe", "transcribe_open"):
+        monkeypatch.setattr(tokenizer, name, lambda sounds, languages: told.append(languages) or [""] * len(sounds))
+    spoken = ["en", None, "zh", "en"]
+    measure(tokenizer, [replace(u, language=name) for u, name in zip(utterances, spoken, strict=True)])
+    assert told == [spoken, spoken]
+
+
 def test_the_chunks_it_works_in_do_not_matter(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer()
     whole = measure(tokenizer, utterances)
-    monkeypatch.setattr("weft.eval.tokenizer._CHUNK_UTTERANCES", 3)
+    monkeypatch.setattr("weft.tokenizer.hearing._CHUNK_UTTERANCES", 3)
     assert measure(tokenizer, utterances) == whole
 
 
@@ -105,33 +116,6 @@ def test_health_of_known_counts() -> None:
     assert even["most_frequent_share"] == pytest.approx(10 / 64)
     half = codebook(torch.tensor([7, 7, 0, 0]), 25.0)
     assert (half["codes_used_share"], half["bits_per_sec"], half["nominal_bits_per_sec"]) == (0.5, 25.0, 50.0)
-
-
-def counts(num_codes: int, **used: list[int]) -> torch.Tensor:
-    given = torch.zeros(num_codes, dtype=torch.long)
-    values = used["of"]
-    given[: len(values)] = torch.tensor(values)
-    return given
-
-
-@pytest.mark.parametrize(
-    ("used", "message"),
-    [
-        (counts(512, of=[100] * 512), None),
-        (counts(16384, of=[1] * 300), None),  # little speech, a large codebook
-        (counts(512, of=[5_000] + [10] * 500), None),  # half of it silence
-        (counts(16, of=[100] * 4), None),  # a small codebook
-        (counts(512, of=[1000] * 40), "only 40 of 512 codes are in use, on 40000 tokens"),
-        (counts(16384, of=[300]), "only 1 of 16384 codes are in use, on 300 tokens"),
-        (counts(512, of=[500] * 10 + [5] * 500), "10 of 512 codes take 67% of the tokens"),
-    ],
-)
-def test_a_collapsed_codebook_is_told_with_its_remedy(used: torch.Tensor, message: str | None) -> None:
-    told = warnings(used)
-    assert len(told) == (message is not None)
-    if message:
-        assert message in told[0]
-        assert "restart_share" in told[0]
 
 
 def test_the_verb_writes_and_prints_it(

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.ranks import in_ranks
 from weft.errors import UserError
 from weft.tokenizer import quantizer as module
-from weft.tokenizer.quantizer import Health, Quantizer, QuantizerConfig, VectorQuantizer, health
+from weft.tokenizer.quantizer import Health, Quantizer, QuantizerConfig, VectorQuantizer, collapse, health
 from weft.training import distributed
 
 
@@ -301,3 +301,32 @@ def test_two_processes_with_halves_of_a_batch_are_one_with_all_of_it(tmp_path: P
 def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         QuantizerConfig(**change)  # type: ignore[arg-type]
+
+
+def counts(num_codes: int, **used: list[int]) -> torch.Tensor:
+    given = torch.zeros(num_codes, dtype=torch.long)
+    values = used["of"]
+    given[: len(values)] = torch.tensor(values)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("used", "message"),
+    [
+        (counts(512, of=[100] * 512), None),
+        (counts(16384, of=[1] * 300), None),  # little speech, a large codebook
+        (counts(512, of=[5_000] + [10] * 500), None),  # half of it silence
+        (counts(16, of=[100] * 4), None),  # a small codebook
+        (counts(512, of=[1000] * 40), "only 40 of 512 codes are in use, on 40000 tokens"),
+        (counts(16384, of=[300]), "only 1 of 16384 codes are in use, on 300 tokens"),
+        (counts(512, of=[500] * 10 + [5] * 500), "10 of 512 codes take 67% of the tokens"),
+    ],
+)
+def test_a_collapsed_codebook_is_told_with_its_remedy(used: torch.Tensor, message: str | None) -> None:
+    told = collapse(used)
+    if message is None:
+        assert told is None
+        return
+    assert message in (told or "")
+    for setting in ("restart_every_steps", "restart_share", "quantize_from_step", "train.lr"):
+        assert setting in (told or "")

@@ -8,8 +8,8 @@ tokenizer.codes_used_share, resynth.wer, text_to_token.wer, interleave.{speech_r
 pretrain.loss.{text, speech}, pretrain.tokens_per_sec, eval.topic_cloze.{T, ST, TS, S}.{accuracy, low, high, n},
 chat.{first_audio_ms, question, answer_text, wav}; where known also `seed`, `machine`, and {wer_low, wer_high,
 wer_words} beside each wer, {tokenizer, text_to_token}.span_wer with the same three,
-tokenizer.{perplexity, bits_per_sec}, and mutual_information beside each accuracy. Whatever is missing is shown as
-missing.
+tokenizer.{perplexity, bits_per_sec, warnings}, and mutual_information beside each accuracy. Whatever is missing is
+shown as missing.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def tokenizer(road: Road) -> None:
         TokenizerConfig, "tokenizer", speech=m.speech, held_out=(m.held_out,), out=road.path("tokenizer")
     )
     recipe = replace(recipe, quantize_from_step=road.share_of(recipe.quantize_from_step))
-    road.results["tokenizer"] = run(recipe).counts
+    made = run(recipe)
+    warnings = [told] if (told := made.notes.get("warnings")) else []
+    road.results["tokenizer"] = {**made.counts, "warnings": warnings}
 
 
 def tokenize(road: Road) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -33,6 +33,9 @@ from weft.training import distributed
 MAX_CODES = 1 << 16  # codes are kept as uint16
 _DEFAULT_CODES = 1 << 14
 _ROWS, _CODES = 1 << 16, 1 << 10  # of a distance matrix made at once, at most: 256 MiB, few enough codes for a cache
+_MOST_FREQUENT = 10
+_LEAST_USED_SHARE = 0.1  # of the codes that could be in use, below which a codebook has collapsed
+_LARGEST_HEAD = 0.6  # share of all tokens that ten codes may take: silence, in one or a few codes, stays below
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Health:
-    """How a codebook is used: codes ever seen in the given counts, their share, perplexity, bits a code, and codes
+    """How a codebook is used: codes ever seen in the given counts (K,), their share, perplexity, bits a code, and codes
     restarted since training began."""
 
     codes_used: int
@@ -99,6 +102,7 @@ class Health:
     perplexity: float
     bits: float
     restarts: int = 0
+    counts: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def health(counts: Tensor) -> Health:
@@ -107,7 +111,61 @@ def health(counts: Tensor) -> Health:
     p = counts.double() / total
     bits = float(-(p * p.clamp(min=1e-12).log2()).sum())
     used = int((counts > 0).sum())
-    return Health(used, used / len(counts), 2.0**bits, bits)
+    return Health(used, used / len(counts), 2.0**bits, bits, counts=counts)
+
+
+def most_frequent_share(counts: Tensor) -> float:
+    """Share of all uses that the ten most frequent codes have, from how often each code (K,) was used."""
+    return float(counts.topk(min(_MOST_FREQUENT, len(counts))).values.sum() / counts.sum().clamp(min=1))
+
+
+def collapse(counts: Tensor) -> str | None:
+    """What is wrong with a codebook used so often (K,), and what to do about it: None where it is healthy.
+
+    Of a codebook far larger than the speech is long, as many codes are expected to be in use as there are tokens.
+    """
+    num_codes, tokens, used = len(counts), int(counts.sum()), int((counts > 0).sum())
+    if used < _LEAST_USED_SHARE * min(num_codes, tokens):
+        what = f"only {used} of {num_codes} codes are in use, on {tokens} tokens"
+    elif num_codes > 10 * _MOST_FREQUENT and most_frequent_share(counts) > _LARGEST_HEAD:
+        what = f"{_MOST_FREQUENT} of {num_codes} codes take {most_frequent_share(counts):.0%} of the tokens"
+    else:
+        return None
+    return (
+        f"the codebook has collapsed: {what}. Train again with unused codes restarted sooner (restart_every_steps, "
+        "restart_share = 0.1 of model.quantizer) or with kind = 'fsq', which has no codebook to lose; with the "
+        "bottleneck closed later, on hidden states that mean something (quantize_from_step); with a lower train.lr, "
+        "fewer codes or more speech. The training's log/metrics.jsonl shows when it went"
+    )
+
+
+class CodebookWatch:
+    """Watches over a codebook while it trains, and says when it has collapsed.
+
+        if warning := watch.see(quantizer.update()): print(warning)
+
+    It judges by spans of steps in which every code could have been seen many times. A run that continues another begins
+    a new span.
+    """
+
+    LEAST_STEPS = 100
+    USES_PER_CODE = 10
+
+    def __init__(self) -> None:
+        self.warning: str | None = None
+        """What was wrong in the last whole span, if anything."""
+        self._counts: Tensor | None = None
+        self._num_steps = 0
+
+    def see(self, step: Health) -> str | None:
+        """Take note of a step; at the end of a span, say what is wrong with it, if anything."""
+        assert step.counts is not None
+        self._counts = step.counts if self._counts is None else self._counts + step.counts
+        self._num_steps += 1
+        if self._num_steps < self.LEAST_STEPS or self._counts.sum() < self.USES_PER_CODE * len(self._counts):
+            return None
+        self.warning, self._counts, self._num_steps = collapse(self._counts), None, 0
+        return self.warning
 
 
 class Quantizer(nn.Module, ABC):

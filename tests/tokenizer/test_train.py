@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ranks import in_ranks
+from tests.tokenizer.conftest import save_whisper, tiny_whisper
 from weft import artifacts
 from weft.audio import load, save
 from weft.data.corpus import read_manifest
 from weft.errors import UserError
 from weft.tokenizer import train
+from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.encoder import BottleneckConfig
-from weft.tokenizer.quantizer import QuantizerConfig
+from weft.tokenizer.quantizer import CodebookWatch, QuantizerConfig, VectorQuantizer
+from weft.tokenizer.recipe import TokenizerConfig, WhisperShape
 from weft.tokenizer.tokenize import TokenizeConfig
 from weft.tokenizer.tokenize import run as tokenize
 from weft.tokenizer.tokenizer import SpeechTokenizer
-from weft.tokenizer.train import TokenizerConfig, WhisperShape, run
+from weft.tokenizer.train import run
 from weft.training.loop import TrainConfig
+from weft.training.metrics import read_metrics
 from weft.voices import Line, speak_corpus
 
 SENTENCES = ["the cat sat", "a dog ran off", "birds sing", "one red boat", "the old house", "rain and wind"]
@@ -78,7 +84,7 @@ def test_killed_at_any_step_and_run_again_gives_the_same_weights(
 
 def test_what_is_saved_is_what_was_trained(speech: Path, tmp_path: Path) -> None:
     made = run(config(speech, tmp_path / "tokenizer"))
-    assert {"wer", "codes_used_share", "parameters"} <= made.counts.keys()
+    assert {"wer", "cer", "codes_used_share", "parameters"} <= made.counts.keys()
     tokenizer = SpeechTokenizer.load(tmp_path / "tokenizer")
     codes = tokenizer.encode([load(u.audio) for u in read_manifest(speech)])
     assert all(c.max() < 16 for c in codes)
@@ -89,10 +95,100 @@ def test_what_is_saved_is_what_was_trained(speech: Path, tmp_path: Path) -> None
     assert not (tmp_path / "tokenizer/checkpoints").exists()
 
 
+def test_a_run_on_two_kinds_of_augmented_speech_read_on_the_fly_continues_exactly(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = config(speech, tmp_path / "whole")
+    recipe = replace(
+        plain,
+        pseudo=(speech,),
+        supervised_share=0.5,
+        cache_gb=0.0,
+        augment=AugmentConfig(1, 10, 1, 10, speeds=(0.9, 1.1)),
+        train=replace(plain.train, accumulate=2),
+    )
+    whole = run(recipe)
+    assert whole.fingerprint != run(replace(recipe, augment=AugmentConfig(), out=tmp_path / "as_is")).fingerprint
+    real, calls = train.AsrObjective.losses, iter(range(1000))
+
+    def dies(self: train.AsrObjective, *arguments: object) -> object:
+        if next(calls) == 9:
+            raise KeyboardInterrupt
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train.AsrObjective, "losses", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(recipe, out=tmp_path / "resumed"))
+    assert run(replace(recipe, out=tmp_path / "resumed", cache_gb=1.0)).fingerprint == whole.fingerprint
+
+
+def logged(recipe: TokenizerConfig) -> list[dict[str, float]]:
+    run(recipe)
+    return list(read_metrics(recipe.out / "log"))
+
+
+def test_two_processes_train_on_augmented_speech_as_one_does(speech: Path, tmp_path: Path) -> None:
+    """Until the codebook begins, for which each process draws from hidden states of its own."""
+    plain = config(speech, tmp_path / "one")
+    recipe = replace(
+        plain,
+        held_out=(),
+        pseudo=(speech,),
+        supervised_share=0.5,
+        augment=AugmentConfig(1, 10, 1, 10, speeds=(0.9, 1.1)),
+        quantize_from_step=7,
+        ctc_outputs=0,  # CTC is a mean over letters, and parts of a step are weighed by text tokens
+    )
+    found, alone = in_ranks(logged, tmp_path, replace(recipe, out=tmp_path / "two"))[0], logged(recipe)
+    assert len(found) == len(alone) == 8
+    for a, b in zip(found[:7], alone[:7], strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("multilingual", [True, False])
+def test_a_real_whisper_is_prompted_as_it_was_trained(speech: Path, tmp_path: Path, multilingual: bool) -> None:
+    base = save_whisper(tmp_path / "whisper", multilingual, window_frames=1500)
+    plain = config(speech, tmp_path / "out")
+    recipe = replace(plain, base=base, train=replace(plain.train, steps=4), quantize_from_step=0)
+    assert "wer" in run(recipe).counts
+    made = SpeechTokenizer.load(tmp_path / "out")
+    codes = made.encode([load(u.audio) for u in read_manifest(speech)][:2])
+    prompts = {}
+    for given in (None, "en", "zh"):
+        heard, valid = made._hear(codes)
+        rows = made._prompted(heard, valid, [given, given]).tolist()
+        prompts[given] = [made.text_tokenizer.convert_ids_to_tokens(row) for row in rows]
+        assert [row[: len(rows[0])] for row in made._read(heard, valid, [given, given])] == rows
+    if not multilingual:
+        assert all(rows == [["<|startoftranscript|>", "<|notimestamps|>"]] * 2 for rows in prompts.values())
+        return
+    for language, rows in prompts.items():
+        for row in rows:
+            assert [row[0], *row[2:]] == ["<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"]
+            assert row[1] == f"<|{language}|>" if language else row[1] in ("<|en|>", "<|zh|>")
+    with pytest.raises(UserError, match="'fr' is none that this Whisper knows"):
+        made.transcribe(codes, ["fr", "en"])
+
+
+def test_held_out_speech_is_in_the_recipes_language_where_it_names_none(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)]
+    rows[0]["language"], rows[1]["text"] = "en", "..."
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = replace(
+        config(speech, tmp_path / "out"), base=save_whisper(tmp_path / "whisper", True, 1500), language="zh"
+    )
+    heard = []
+    monkeypatch.setattr(train, "measure", lambda _, utterances: heard.extend(utterances) or {})
+    run(replace(plain, held_out=(tmp_path / "manifest.jsonl",), train=replace(plain.train, steps=4)))
+    assert [u.language for u in heard] == ["en", *["zh"] * 4]
+    assert rows[1]["id"] not in {u.id for u in heard}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # large Whispers are published in fp16
 def test_a_whisper_folder_is_a_base_and_its_weights_are_kept(speech: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    from tests.tokenizer.conftest import tiny_whisper
-    from weft.tokenizer.train import text_tokenizer
+    from weft.tokenizer.text import text_tokenizer
 
     words = text_tokenizer(SENTENCES, 60)
     whisper = tiny_whisper(len(words)).to(dtype)
@@ -133,3 +229,17 @@ def test_a_tokenizer_tokenizes_a_folder_once(speech: Path, tmp_path: Path) -> No
     assert made.parents["tokenizer"] == artifacts.read(tmp_path / "tokenizer").fingerprint
     assert made.counts["utterances"] == len(SENTENCES)
     assert tokenize(recipe) == made
+
+
+def test_a_collapsed_codebook_is_told_with_the_remedy(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CodebookWatch, "LEAST_STEPS", 2)
+    monkeypatch.setattr(CodebookWatch, "USES_PER_CODE", 1)
+    healthy = config(speech, tmp_path / "healthy")
+    assert "warnings" not in run(healthy).notes
+    quantizer = replace(healthy.model.quantizer, restart_every_steps=0, decay=0.0)
+    monkeypatch.setattr(VectorQuantizer, "nearest", lambda self, hidden: torch.zeros(hidden.shape[:-1]).long())
+    made = run(replace(healthy, out=tmp_path / "dead", model=replace(healthy.model, quantizer=quantizer)))
+    assert "has collapsed: only 1 of 16 codes" in made.notes["warnings"]
+    assert re.search(r"weft: step \d: the codebook has collapsed.*restart_every_steps", capsys.readouterr().err)

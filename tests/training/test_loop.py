@@ -83,6 +83,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         fit(model(), data, bad, CONFIG, tmp_path, "test")
 
 
+def test_a_step_without_data_changes_nothing(tmp_path: Path) -> None:
+    m, every = model(), replace(CONFIG, log_every_steps=1)
+    fit(m, lambda step, part: None, loss, every, tmp_path, "test")
+    assert all(map(torch.equal, m.parameters(), model().parameters()))
+    logged = [json.loads(line) for line in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == list(range(every.steps))
+    assert not any("loss" in line for line in logged)
+
+
 def test_only_the_newest_whole_checkpoint_is_kept(tmp_path: Path) -> None:
     for step in (3, 6):
         checkpoint.save(tmp_path, step, {"weight": torch.full((2,), float(step))})

@@ -38,6 +38,9 @@ VERBS = {
     "demo": Verb("weft.demo.demo", "DemoConfig", "The whole road, small, in one command."),
     "speak": Verb("weft.speak", "SpeakConfig", "Lines of text to sound and a manifest."),
     "train-tokenizer": Verb("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", recipe=True),
+    "pseudo-label": Verb(
+        "weft.tokenizer.pseudo_label", "PseudoLabelConfig", "Transcripts for speech that has none, by a Whisper."
+    ),
     "import-glm": Verb("weft.tokenizer.glm", "ImportConfig", "A released GLM-4-Voice tokenizer as one of ours."),
     "tokenize": Verb("weft.tokenizer.tokenize", "TokenizeConfig", "Speech to codes."),
     "train-decoder": Verb("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", recipe=True),

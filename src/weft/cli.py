@@ -37,7 +37,9 @@ class Verb:
 VERBS = {
     "demo": Verb("weft.demo.demo", "DemoConfig", "The whole road, small, in one command."),
     "speak": Verb("weft.speak", "SpeakConfig", "Lines of text to sound and a manifest."),
-    "train-tokenizer": Verb("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", recipe=True),
+    "train-tokenizer": Verb(
+        "weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", recipe=True, run="command"
+    ),
     "pseudo-label": Verb(
         "weft.tokenizer.pseudo_label", "PseudoLabelConfig", "Transcripts for speech that has none, by a Whisper."
     ),

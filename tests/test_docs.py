@@ -26,7 +26,7 @@ def test_a_new_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert program == "weft"
             assert cli.run(arguments) == 0, line
             commands.append(arguments[0])
-    assert commands == ["speak", "speak", "train-tokenizer", "eval", "tokenize", "info"]
+    assert commands == ["speak", "speak", "train-tokenizer", "train-tokenizer", "eval", "tokenize", "info"]
     found = json.loads((tmp_path / "runs/german/results.json").read_text())["tokenizer"]
     assert found["utterances"] == artifacts.read(tmp_path / "runs/german/codes").counts["utterances"] == 8
     assert found["frame_rate_hz"] == 12.5

@@ -11,6 +11,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from weft.cli import VERBS
 from weft.config import load_recipe, recipes_folder
+from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.encoder import BottleneckWhisper, kept_parameters
 
 RECIPES = {str(path.relative_to(recipes_folder())): path for path in sorted(recipes_folder().rglob("*.toml"))}
@@ -79,6 +80,21 @@ def test_the_papers_tokenizer_has_its_published_size_and_rates() -> None:
     assert kept_parameters(paper["12.5"].model, large) == 343_599_360  # of the released tokenizer
     assert {r: 50 / p.model.pooling for r, p in paper.items()} == {"50": 50, "25": 25, "12.5": 12.5, "6.25": 6.25}
     assert [p.model.quantizer.num_codes for p in paper.values()] == [4096, 4096, 16384, 65536]
+
+
+def test_the_papers_mixture_is_two_epochs_of_its_pseudo_labelled_hours() -> None:
+    for recipe in [load(name) for name in TOKENIZERS if name.startswith("paper/")]:
+        assert recipe.pseudo
+        hours = recipe.train.steps * recipe.batch_sec / 3600
+        assert (1 - recipe.supervised_share) * hours == pytest.approx(2 * 700_000, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if load(name).base])
+def test_a_multilingual_whisper_is_told_what_is_spoken(name: str) -> None:
+    """By the recipe, or by the manifests of the paper's, which are of two languages."""
+    recipe = load(name)
+    assert recipe.language or name.startswith("paper/")
+    assert (recipe.augment != AugmentConfig()) == (not name.startswith("paper/"))
 
 
 def test_the_papers_rates_differ_in_nothing_else() -> None:

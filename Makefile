@@ -8,8 +8,8 @@ demo: .venv/installed
 	$(BIN)/weft demo $(ARGS)
 
 test: .venv/installed
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 

@@ -228,7 +228,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     num_scores = q[..., 0].numel() * k.shape[2]
     if q.device.type != "cpu" or num_scores > _MAX_SCORES:
         return F.scaled_dot_product_attention(q, k, v, mask)
-    scores = (q @ k.transpose(2, 3)).mul_(q.shape[3] ** -0.5)
+    scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
     if mask is not None:
         scores.masked_fill_(~mask, -torch.inf)
     return scores.softmax(-1) @ v

@@ -36,7 +36,7 @@ from weft.tokenizer.tokenize import identity
 from weft.tokenizer.transcriber import Heard, Transcriber, windows
 
 KIND = "audio"
-_TASK_SEC = 3600.0
+_TASK_SEC = 600.0
 _PARTS = Path("log/parts")
 _BATCHES_PER_CALL = 16  # whose windows are sorted by length together
 

@@ -139,6 +139,18 @@ def test_an_utterance_is_not_stretched_beyond_the_window_nor_under_its_transcrip
     assert found["short"] == {40, 64}
 
 
+@pytest.mark.parametrize(("ctc_outputs", "most_letters"), [(3, 6), (0, 8)])
+def test_a_transcript_longer_than_its_sound_allows_is_left_out(
+    tmp_path: Path, ctc_outputs: int, most_letters: int
+) -> None:
+    save(tmp_path / "two_codes.wav", np.full(2 * 1280, 0.1, np.float32), 16_000)
+    texts = {"fits": "tatatata"[:most_letters], "too long": "tatatatat"[: most_letters + 1]}
+    rows = [{"id": id, "audio": "two_codes.wav", "text": text} for id, text in texts.items()]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with read(replace(CONFIG, ctc_outputs=ctc_outputs), tmp_path) as speech:
+        assert speech.skipped.bad == [("too long", "its transcript is longer than its sound allows")]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 1.0])
 def test_the_two_kinds_of_speech_take_turns_by_their_share(tmp_path: Path, share: float) -> None:
     folders = write_speech(tmp_path / "supervised", 6), write_speech(tmp_path / "pseudo", 9, seed=1)

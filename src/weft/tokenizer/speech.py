@@ -130,7 +130,8 @@ class TranscribedSpeech:
         return np.array([*prompt.ids(language), *ids], dtype=np.int32)
 
     def _unfit(self, item: Item, speed: float) -> str | None:
-        """Why an utterance cannot be trained on at a speed, if so."""
+        """Why an utterance cannot be trained on at a speed, if so: a transcript has at most a letter for each output of
+        the CTC head, or without one for each encoder frame, 50 a second."""
         tokenizer, letters = self._tokenizer, item.letters.tolist()
         num_codes = -(-samples_at_speed(item.num_samples, speed) // tokenizer.samples_per_code)
         repeats = sum(a == b for a, b in pairwise(letters))
@@ -139,7 +140,7 @@ class TranscribedSpeech:
             return "it has no transcript"
         if num_codes > tokenizer.codes_per_window:
             return f"it is longer than {tokenizer.codes_per_window / tokenizer.frame_rate_hz:g} s: cut it"
-        if self._config.ctc_outputs and len(letters) + repeats > num_codes * self._config.ctc_outputs:
+        if len(letters) + repeats > num_codes * (self._config.ctc_outputs or tokenizer.model.config.pooling):
             return "its transcript is longer than its sound allows"
         if len(item.text_ids) > most_ids:
             return f"its transcript is {len(item.text_ids)} tokens, and the decoder reads {most_ids}: cut it"

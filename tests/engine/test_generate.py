@@ -1,4 +1,9 @@
-"""The engine: the same ids as transformers' own generate, draws that belong to their request, sessions apart."""
+"""The engine: the same ids as transformers' own generate, draws that belong to their request, sessions apart.
+
+What is said of generation holds both for the quick way and for models that only transformers can run.
+"""
+
+import copy
 
 import numpy as np
 import pytest
@@ -10,10 +15,13 @@ from transformers import (
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
     Qwen3NextConfig,
 )
 
-from weft.engine.generate import Engine, Request, Sampling, draw
+from weft.engine import cohorts
+from weft.engine.generate import Engine, Request, Sampling
+from weft.engine.sampling import draw, went_in_circles
 from weft.errors import UserError
 
 VOCAB = 61
@@ -21,7 +29,12 @@ _SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_
           "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
 CONFIGS = {
     "llama": LlamaConfig(**_SMALL),
+    "llama, scaled angles": LlamaConfig(**_SMALL, rope_parameters={
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16}),
     "qwen2": Qwen2Config(**_SMALL),
+    "qwen2, sliding window": Qwen2Config(**_SMALL, use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "qwen3": Qwen3Config(**_SMALL, head_dim=16),
     "mistral, sliding window": MistralConfig(**_SMALL, sliding_window=6),
     "gpt2, absolute positions": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=128),
     "qwen3-next, linear attention": Qwen3NextConfig(
@@ -29,6 +42,7 @@ CONFIGS = {
         linear_key_head_dim=8, linear_value_head_dim=8, layer_types=["linear_attention", "full_attention"],
     ),
 }  # fmt: skip
+QUICK = {"llama", "llama, scaled angles", "qwen2", "qwen3"}
 GREEDY = Sampling(temperature=0)
 
 
@@ -47,6 +61,11 @@ def llama():
     return new_model(CONFIGS["llama"])
 
 
+@pytest.fixture(scope="module", params=["llama", "gpt2, absolute positions"])
+def model(request):
+    return new_model(CONFIGS[request.param])
+
+
 def prompts(num: int, seed: int = 0) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, VOCAB, rng.integers(1, 12)).tolist() for _ in range(num)]
@@ -55,6 +74,7 @@ def prompts(num: int, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_batches_equal_transformers_generate_one_by_one(name):
     model = new_model(CONFIGS[name])
+    assert cohorts.suits(model) == (name in QUICK)
     caps = [3, 9, 20, 14, 1, 20]
     requests = [Request(p, cap) for p, cap in zip(prompts(len(caps)), caps, strict=True)]
     stop = _common_id(model, requests)
@@ -86,23 +106,70 @@ def _common_id(model, requests) -> int:
     return max(in_some, key=lambda i: sum(i in a for a in answers))
 
 
-def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours(llama):
+def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours(model):
     requests = [Request(p, 20, seed=i) for i, p in enumerate(prompts(12))]
     sampling = Sampling(temperature=1.0, top_p=0.9)
-    together = Engine(llama).generate(requests, sampling, stop_ids={3})
-    reversed_in_threes = Engine(llama, batch_size=3).generate(requests[::-1], sampling, stop_ids={3})[::-1]
+    together = Engine(model).generate(requests, sampling, stop_ids={3})
+    reversed_in_threes = Engine(model, batch_size=3).generate(requests[::-1], sampling, stop_ids={3})[::-1]
     assert together == reversed_in_threes
-    other_seed = Engine(llama).generate([Request(r.ids, 20, seed=r.seed + 100) for r in requests], sampling, {3})
+    other_seed = Engine(model).generate([Request(r.ids, 20, seed=r.seed + 100) for r in requests], sampling, {3})
     assert all(a != b for a, b in zip(together, other_seed, strict=True))
 
 
-def test_only_allowed_ids_are_drawn_for_each_request(llama):
-    low, high = torch.arange(VOCAB) < 10, torch.arange(VOCAB) >= 50
-    requests = [Request(p, 15, seed=i, allowed=[low, high, None][i % 3]) for i, p in enumerate(prompts(9))]
-    found = Engine(llama).generate(requests, Sampling(temperature=2.0))
-    assert all(i < 10 for g in found[0::3] for i in g.ids)
-    assert all(i >= 50 for g in found[1::3] for i in g.ids)
-    assert any(10 <= i < 50 for g in found[2::3] for i in g.ids)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_result_depends_on_its_company_among_many(llama, dtype):
+    rng = np.random.default_rng(0)
+    model = copy.deepcopy(llama).to(dtype)
+    requests = [Request(p, int(rng.integers(1, 40)), seed=i) for i, p in enumerate(prompts(1000, seed=1))]
+    sampling = Sampling(temperature=1.0)
+    alike = {"stop_ids": {3, 5}, "allowed": range(2, 57)}
+    expected = Engine(model).generate(requests, sampling, **alike)
+    assert Engine(model, batch_size=50).generate(requests[::-1], sampling, **alike)[::-1] == expected
+    for i in range(0, 1000, 200):
+        assert Engine(model).generate(requests[i : i + 1], sampling, **alike) == expected[i : i + 1]
+
+
+def test_the_quick_way_draws_what_transformers_forward_draws(llama, monkeypatch):
+    requests = [Request(p, 30, seed=i) for i, p in enumerate(prompts(100, seed=2))]
+    quick = Engine(llama, batch_size=32).generate(requests, Sampling(top_k=20), {3}, range(2, 57), 5)
+    monkeypatch.setattr(cohorts, "suits", lambda model: False)
+    assert Engine(llama, batch_size=32).generate(requests, Sampling(top_k=20), {3}, range(2, 57), 5) == quick
+    assert len({g.stopped for g in quick}) == 2
+
+
+def test_a_row_that_goes_in_circles_is_left_there(model):
+    requests = [Request(p, 60) for p in prompts(20, seed=3)]
+    free = Engine(model).generate(requests, GREEDY)
+    watched = Engine(model).generate(requests, GREEDY, max_repeats=6)
+    assert went_in_circles([g.ids for g in watched], 6) == [len(g.ids) < 60 for g in watched]
+    assert any(went_in_circles([g.ids for g in watched], 6))
+    for whole, cut in zip(free, watched, strict=True):
+        assert cut.ids == whole.ids[: len(cut.ids)]
+        assert not cut.stopped
+        assert not went_in_circles([cut.ids[:-1]], 6)[0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "circles"),
+    [
+        ([7, 7, 7, 7, 7], True),  # four that equal the one before
+        ([7, 7, 7, 7, 1, 7, 7, 7], False),
+        ([9, 1, 2, 1, 2, 1, 2, 9], True),
+        ([1, 2, 1, 2, 1], False),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3], True),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3], False),  # a cycle of nine is a phrase
+        ([], False),
+    ],
+)
+def test_circles_are_cycles_of_up_to_eight(ids, circles):
+    assert went_in_circles([ids, [1, 2, 3], ids], 4) == [circles, False, circles]
+    assert went_in_circles([ids], None) == [False]
+
+
+def test_only_allowed_ids_are_drawn(model):
+    requests = [Request(p, 15, seed=i) for i, p in enumerate(prompts(9))]
+    drawn = [i for g in Engine(model).generate(requests, Sampling(temperature=2.0), allowed=[50, 9, 60]) for i in g.ids]
+    assert set(drawn) == {9, 50, 60}
 
 
 def test_draws_follow_the_distribution_cut_by_top_k_and_top_p():

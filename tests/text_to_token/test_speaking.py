@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.completions import StandIn, completion, served
 from weft import artifacts
 from weft.data.shards import write_codes
 from weft.errors import UserError
@@ -123,6 +124,25 @@ def test_a_model_that_never_ends_gives_none(trained, tmp_path):
         draft.counts.update(manifest.counts)
     codes = Synthesizer.load(tmp_path / "endless").speak(sentences(8, seed=4), range(8))
     assert codes.count(None) > 4
+
+
+def test_a_server_of_the_model_speaks_as_the_model_does(trained):
+    """By ids and by text; what the stand-in says is read off the prompt, as a model that spells without fault would."""
+    vocab = SpeechVocab.of(load_hf(trained.out, torch.float32)[1])
+    texts = [*sentences(5, seed=6), "..."]
+
+    def speak(body):
+        *words, begin = body["prompt"]
+        assert begin == vocab.begin_of_audio_id
+        ids = [*vocab.codes_to_ids(codes_of(vocab.tokenizer.decode(words))).tolist(), vocab.end_of_audio_id]
+        assert set(ids) <= set(body["allowed_token_ids"])
+        assert body["stop_token_ids"] == ids[-1:]
+        said = {"token_ids": ids} if body["seed"] % 2 else {"text": vocab.tokenizer.decode(ids[:-1])}
+        return 200, completion(**said, finish_reason="stop")
+
+    with served(StandIn(speak)) as url:
+        spoken = Synthesizer.load(trained.out, url).speak(texts, range(6))
+    assert spoken == [*map(codes_of, texts[:-1]), None]
 
 
 def test_the_artifact_tells_what_it_was_made_from(trained, synthesizer):

@@ -1,16 +1,16 @@
 """Ids in, ids out: batched sampling from any Hugging Face causal LM, and step by step for a conversation.
 
     engine = Engine(model)
-    request = Request(ids=prompt, max_new_tokens=60, seed=seed_of(document, span), allowed=mask)
-    results = engine.generate(requests, Sampling(temperature=0.8), stop_ids={end_id})
+    request = Request(ids=prompt, max_new_tokens=60, seed=seed_of(document, span))
+    results = engine.generate([request, ...], Sampling(temperature=0.8), stop_ids={end_id}, allowed=ids)
 
     session = engine.session(seed=7)
     session.feed(prompt)
     next_id = session.sample(Sampling(temperature=0.8), allowed=mask)
 
-Every request draws from its own seed, so its result does not depend on its neighbours, save where arithmetic on
-another batch shape rounds a probability across a draw. Requests run in groups of similar length, finished rows leave
-the group, and the cache holds no more than what was generated: on a CPU, memory traffic is most of the price.
+Every request draws from its own seed. Llama-like models run in `weft.engine.cohorts`, where a result does not depend on
+the request's neighbours at all. Any other runs as transformers has it, in groups of similar length that finished rows
+leave; there arithmetic on another batch shape can round a probability across a draw.
 
 Shapes: B rows, T cached positions, V vocabulary entries.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,39 +26,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from weft.engine import cohorts
+from weft.engine.sampling import Generated, History, Request, Sampling, draw, uniform_draws
 from weft.errors import UserError
 
+__all__ = ["Engine", "Generated", "Request", "Sampling", "Session"]
+
 _SHRINK_AT = 0.85  # a group is compacted when less than this share of its rows is still running
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next id is drawn."""
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest id."""
-    top_k: int | None = None
-    """Draw among this many likeliest ids; None for all."""
-    top_p: float = 1.0
-    """Draw among the likeliest ids that together have this probability."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt to continue by at most `max_new_tokens` ids. `allowed` (V, bool) masks what may be drawn."""
-
-    ids: Sequence[int]
-    max_new_tokens: int
-    seed: int = 0
-    allowed: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Generated:
-    """New ids, without the stop id; `stopped` is False when the request ran into its `max_new_tokens`."""
-
-    ids: list[int]
-    stopped: bool
 
 
 class Engine:
@@ -74,21 +47,32 @@ class Engine:
         self._takes_logits_to_keep = "logits_to_keep" in accepted
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, stop_ids: Collection[int] = ()
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stop_ids: Collection[int] = (),
+        allowed: Collection[int] | None = None,
+        max_repeats: int | None = None,
     ) -> list[Generated]:
-        """Continue every request, in the order given. Raises UserError where one cannot fit the model's positions."""
+        """Continue every request, in the order given, until it draws a stop id or goes in circles (see `History`).
+
+        Only ids that are `allowed` are drawn; None allows all. Raises UserError where a request cannot fit the model's
+        positions.
+        """
         for r in requests:
             if not r.ids:
                 raise ValueError("a request needs a prompt of at least one id")
             self.check_fits(len(r.ids) + r.max_new_tokens)
+        ids = None if allowed is None else sorted(set(allowed))
+        if cohorts.suits(self.model):
+            return cohorts.generate(self.model, requests, sampling, stop_ids, ids, max_repeats, self.batch_size)
         by_length = sorted(range(len(requests)), key=lambda i: (requests[i].max_new_tokens, len(requests[i].ids)))
-        results: list[Generated | None] = [None] * len(requests)
+        results: dict[int, Generated] = {}
         for first in range(0, len(requests), self.batch_size):
             group = by_length[first : first + self.batch_size]
-            done = self._generate_group([requests[i] for i in group], sampling, stop_ids)
-            for i, generated in zip(group, done, strict=True):
-                results[i] = generated
-        return [r for r in results if r is not None]
+            done = self._generate_group([requests[i] for i in group], sampling, stop_ids, ids, max_repeats)
+            results |= zip(group, done, strict=True)
+        return [results[i] for i in range(len(requests))]
 
     def session(self, seed: int = 0) -> Session:
         """A new conversation with a cache of its own."""
@@ -104,17 +88,21 @@ class Engine:
 
     @torch.inference_mode()
     def _generate_group(
-        self, requests: Sequence[Request], sampling: Sampling, stop_ids: Collection[int]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stop_ids: Collection[int],
+        allowed: Sequence[int] | None,
+        max_repeats: int | None,
     ) -> list[Generated]:
         device = self.model.device
         ids, mask = _left_padded([r.ids for r in requests], device)  # (B, T)
         caps = torch.tensor([r.max_new_tokens for r in requests], device=device)
-        allowed = _allowed_rows(requests, device)
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
         max_steps = int(caps.max())
-        draws = torch.from_numpy(np.stack([_draws(np.random.default_rng(r.seed), max_steps) for r in requests]))
+        draws = torch.from_numpy(np.stack([uniform_draws(np.random.default_rng(r.seed), max_steps) for r in requests]))
         draws = draws.to(device)
-        new_ids = torch.zeros(len(requests), max_steps, dtype=torch.long, device=device)
+        history = History(len(requests), max_steps, max_repeats, device)
         lengths, stopped = torch.zeros_like(caps), torch.zeros_like(caps, dtype=torch.bool)
 
         rows = (caps > 0).nonzero()[:, 0]  # which request each row of the cache belongs to
@@ -123,12 +111,16 @@ class Engine:
         running = torch.ones_like(rows, dtype=torch.bool)
         for step in range(max_steps):
             logits = self.forward(ids, mask, cache)
-            ids = draw(logits, draws[rows, step], sampling, None if allowed is None else allowed[rows])[:, None]
-            new_ids[rows, step] = ids[:, 0]
+            drawable = None
+            if allowed is not None:
+                drawable = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
+                drawable[allowed] = True
+            ids = draw(logits, draws[rows, step], sampling, drawable)[:, None]
             at_stop = running & torch.isin(ids[:, 0], stops)
+            circling = history.append(rows, torch.full_like(rows, step), ids[:, 0])
             stopped[rows[at_stop]] = True
             lengths[rows[running & ~at_stop]] = step + 1
-            running &= ~at_stop & (step + 1 < caps[rows])
+            running &= ~at_stop & ~circling & (step + 1 < caps[rows])
             num_running = int(running.sum())
             if num_running == 0:
                 break
@@ -137,8 +129,8 @@ class Engine:
                 rows, ids, mask, running = rows[kept], ids[kept], mask[kept], running[kept]
                 cache.reorder_cache(kept)  # type: ignore[arg-type]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        kept_ids = zip(new_ids.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
-        return [Generated(row[:length], stop) for row, length, stop in kept_ids]
+        kept_ids = zip(history.lists(lengths), stopped.tolist(), strict=True)
+        return [Generated(ids, stop) for ids, stop in kept_ids]
 
     def forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Append `ids` (B, N) to the cache; `mask` (B, T) marks all positions so far. Logits (B, V) after the last."""
@@ -176,7 +168,7 @@ class Session:
         self._catch_up()
         if self._logits is None:
             raise ValueError("sample() needs at least one id fed before it")
-        draws = torch.from_numpy(_draws(self._rng, 1)).to(self._logits.device)
+        draws = torch.from_numpy(uniform_draws(self._rng, 1)).to(self._logits.device)
         mask = None if allowed is None else allowed.to(self._logits.device)[None]
         self.ids.append(int(draw(self._logits, draws, sampling, mask)))
         return self.ids[-1]
@@ -188,26 +180,6 @@ class Session:
             mask = torch.ones(1, len(self.ids), dtype=torch.long, device=device)
             self._logits = self._engine.forward(torch.tensor([unseen], device=device), mask, self._cache)
             self._num_seen = len(self.ids)
-
-
-def draw(logits: Tensor, draws: Tensor, sampling: Sampling, allowed: Tensor | None = None) -> Tensor:
-    """Ids (B,) drawn from `logits` (B, V) by the uniform numbers `draws` (B,), each in (0, 1]."""
-    if allowed is not None:
-        logits = logits.masked_fill(~allowed, -torch.inf)
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / sampling.temperature
-    order = None
-    if sampling.top_k is not None or sampling.top_p < 1:
-        logits, order = logits.topk(min(sampling.top_k or logits.shape[1], logits.shape[1]))
-    shares = logits.softmax(-1).cumsum(-1)  # the last column is 1, but for rounding
-    last = shares[:, -1:]
-    if sampling.top_p < 1:
-        num_kept = (shares < sampling.top_p).sum(-1, keepdim=True)
-        last = shares.gather(1, num_kept.clamp_max(shares.shape[1] - 1))
-    # The first column that reaches a draw above zero has itself a probability above zero.
-    chosen = torch.searchsorted(shares, draws[:, None].to(shares.dtype) * last)
-    return (chosen if order is None else order.gather(1, chosen))[:, 0]
 
 
 class _BufferedLayer(DynamicLayer):
@@ -249,20 +221,8 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
-def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
-    return (1 - rng.random(count)).astype(np.float32)
-
-
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max(len(p) for p in prompts)
     ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     return ids, mask
-
-
-def _allowed_rows(requests: Sequence[Request], device: torch.device) -> Tensor | None:
-    masks = [r.allowed for r in requests if r.allowed is not None]
-    if not masks:
-        return None
-    every = torch.ones_like(masks[0])
-    return torch.stack([every if r.allowed is None else r.allowed for r in requests]).to(device)

@@ -1,0 +1,65 @@
+"""A stand-in for a server of OpenAI's completions protocol, on a port of this machine.
+
+with served(StandIn(lambda body: (200, completion(token_ids=[1, 2], finish_reason="stop")))) as url:
+    ...
+"""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class StandIn:
+    """A server of completions. `answer(body)` gives status and payload, a JSON value or bytes."""
+
+    def __init__(self, answer):
+        self.bodies: list[dict] = []
+        self.num_at_once = self.most_at_once = 0
+        self.answer = answer
+        self.lock = threading.Lock()
+
+
+def completion(**choice):
+    return {"object": "text_completion", "choices": [{"index": 0, "text": "", **choice}]}
+
+
+@contextmanager
+def served(stand_in):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply(200, {"object": "list", "data": [{"id": "spoken", "object": "model"}]})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/v1/completions"
+            with stand_in.lock:
+                stand_in.bodies.append(body)
+                stand_in.num_at_once += 1
+                stand_in.most_at_once = max(stand_in.most_at_once, stand_in.num_at_once)
+            try:
+                self.reply(*stand_in.answer(body))
+            finally:
+                with stand_in.lock:
+                    stand_in.num_at_once -= 1
+
+        def reply(self, status, payload):
+            content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *args: None  # clients that lost patience
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

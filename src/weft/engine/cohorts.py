@@ -10,8 +10,8 @@ precision of the model's weights.
 
 A request's ids depend on the request and not on its company: a row's cache begins at position 0 whatever its
 neighbours' lengths, and the kernels compute a row of a product alike for any number of rows and any number of masked
-keys as long as both come in whole vectors (`_ROWS`, `_KEYS`). The tests hold that; another processor's kernels may
-round otherwise.
+keys as long as both come in whole vectors (`_ROWS`, `_KEYS`). The tests hold that on a CPU, for fp32 and bf16, whatever
+the number of threads; other kernels may round otherwise. It is written for a GPU as well, and was not run on one yet.
 
 Shapes: M rows, S ids of a row, N rows of a cohort, G key-value heads, R queries a key-value head, E head width,
 T positions, D width, V ids that may be drawn.

@@ -134,7 +134,7 @@ class CompletionsEngine:
             except (OSError, HTTPException) as e:
                 reason = str(getattr(e, "reason", e)) or type(e).__name__
             except (ValueError, LookupError, TypeError, AttributeError) as e:
-                reason = f"its answer is no completion ({e})"
+                reason = f"its answer cannot be read ({e})"
         told = " ".join(reason.split())
         raise UserError(f"{address} failed {_TRIES} times; {told}: see that a completions server runs there")
 

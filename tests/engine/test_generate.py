@@ -124,14 +124,24 @@ def test_no_result_depends_on_its_company_among_many(llama, dtype):
     sampling = Sampling(temperature=1.0)
     alike = {"stop_ids": {3, 5}, "allowed": range(2, 57)}
     expected = Engine(model).generate(requests, sampling, **alike)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(3 - min(num_threads, 2))  # one, or two
-    try:
-        assert Engine(model, batch_size=50).generate(requests[::-1], sampling, **alike)[::-1] == expected
-    finally:
-        torch.set_num_threads(num_threads)
+    assert Engine(model, batch_size=50).generate(requests[::-1], sampling, **alike)[::-1] == expected
     for i in range(0, 1000, 200):
         assert Engine(model).generate(requests[i : i + 1], sampling, **alike) == expected[i : i + 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_are_the_same_on_one_thread_and_two(llama, dtype):
+    model = copy.deepcopy(llama).to(dtype)
+    requests = [Request(p, 12, seed=i) for i, p in enumerate(prompts(64, seed=1))]
+    num_threads = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(Engine(model).generate(requests, Sampling()))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert found[0] == found[1]
 
 
 def test_the_quick_way_draws_what_transformers_forward_draws(llama, monkeypatch):

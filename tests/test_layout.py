@@ -7,7 +7,19 @@ import weft
 
 ROOT = Path(weft.__file__).parent
 FLOORS = [
-    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak", "launch"},
+    {
+        "errors",
+        "records",
+        "audio",
+        "artifacts",
+        "config",
+        "progress",
+        "wer",
+        "weights",
+        "espeak",
+        "launch",
+        "sentences",
+    },
     {"training", "data", "vocab", "voices", "rhythm"},
     {"tokenizer", "decoder", "lm", "engine", "speak"},
     {"text_to_token", "eval"},

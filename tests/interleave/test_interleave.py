@@ -62,6 +62,35 @@ def test_counts_and_meta_say_what_was_achieved(made, tmp_path):
         assert d.meta.seconds == pytest.approx(sum(len(s.codes) for s in spoken) / 12.5)
 
 
+def test_what_cannot_be_spoken_stays_text_and_is_counted(made, tmp_path):
+    counts = made("out").counts
+    documents = documents_of(tmp_path / "out")
+    num_urls = sum(d.text.count("https://") for d in documents)
+    assert num_urls > 0
+    assert counts["left_as_text"] == {"address": num_urls}
+    assert counts["documents_left_whole"] == 0
+    assert not any("https://" in s.text for d in documents for s in d.segments if s.type == "speech")
+
+
+def test_documents_of_code_stay_whole(tmp_path, text_to_token):
+    texts = ["def f(x):\n    return x\n\nprint(f(1))", "Now this can be said by all of us, and so it is."]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    config = InterleaveConfig((tmp_path / "mixed.jsonl",), text_to_token, tmp_path / "mixed", speech_ratio=0.5)
+    counts = run(config, load).counts
+    assert (counts["documents_left_whole"], counts["left_as_text"]) == (1, {"code": 5})
+    assert [s.type for s in documents_of(tmp_path / "mixed")[0].segments] == ["text"]
+
+
+@pytest.mark.parametrize("policy", ["sentences", "alternate"])
+def test_policies_are_counted_alike_and_told_apart(made, tmp_path, policy):
+    poisson, other = made("poisson"), made(policy, policy=policy)
+    assert other.settings["policy"] == policy
+    assert other.counts.keys() == poisson.counts.keys()
+    assert other.counts["speech_ratio"] == pytest.approx(0.3, abs=0.02)
+    with pytest.raises(UserError, match="was made with another policy"):
+        made("poisson", policy=policy)
+
+
 def test_workers_and_tasks_do_not_change_the_documents(made, tmp_path):
     one, two = made("one", tasks=4), made("two", tasks=4, workers=2)
     made("three", tasks=7)
@@ -90,8 +119,9 @@ def test_a_finished_artifact_is_left_and_another_plan_is_refused(made, tmp_path)
 def test_a_full_share_leaves_no_text_but_what_ran_away(made, tmp_path):
     counts = made("out", speech_ratio=1.0).counts
     documents = documents_of(tmp_path / "out")
-    assert sum(s.type == "text" for d in documents for s in d.segments) <= counts["rejected_spans"]
-    assert counts["speech_ratio"] > 0.9
+    num_text = sum(s.type == "text" for d in documents for s in d.segments)
+    assert num_text <= counts["rejected_spans"] + counts["left_as_text"]["address"]
+    assert counts["speech_ratio"] + counts["left_as_text"]["address"] / counts["words"] > 0.9
 
 
 @pytest.mark.parametrize("bad", [{"speech_ratio": 0}, {"speech_ratio": 1.1}, {"mean_span_words": 0.5}])

@@ -33,7 +33,8 @@ from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
 from weft.interleave.interleave import Synthesizer, load_synthesizer
-from weft.interleave.spans import hash64, num_words
+from weft.interleave.spans import hash64
+from weft.interleave.words import num_words
 from weft.records import ROLES, Document, Meta, Segment
 
 _DIALOGUES_PER_TASK = 200  # some 600 turns: enough to batch, and little to lose to a kill

@@ -23,9 +23,10 @@ from weft.config import Count
 from weft.data.corpus import read_manifest, read_texts
 from weft.demo.world import World
 from weft.errors import UserError
-from weft.eval.cloze import ClozePair, sentences_of, write_pairs
+from weft.eval.cloze import ClozePair, write_pairs
 from weft.interleave.spans import draw, hash64
 from weft.records import Utterance
+from weft.sentences import sentences_of
 from weft.speak import speak_lines
 from weft.voices import Line
 
@@ -158,8 +159,8 @@ def _training_lines(world: World, documents: Iterable[str], sizes: Sizes) -> lis
 def _spans(documents: Iterable[str], seed: int) -> Iterator[tuple[str, str]]:
     """Names and texts of spans, cut as interleaving cuts them, half of the words of each document."""
     for i, document in enumerate(documents):
-        parts = draw(document, _SPAN_SHARE, _SPAN_WORDS, np.random.default_rng(hash64(seed, "span", i)))
-        yield from ((f"span-{i}.{j}", part.text.strip()) for j, part in enumerate(parts) if part.spoken)
+        drawn = draw(document, _SPAN_SHARE, _SPAN_WORDS, np.random.default_rng(hash64(seed, "span", i)))
+        yield from ((f"span-{i}.{j}", part.text.strip()) for j, part in enumerate(drawn.parts) if part.spoken)
 
 
 def _held_out_lines(world: World, num: int) -> list[Line]:

@@ -11,7 +11,6 @@ the paper, section 4 (Topic-StoryCloze, after Hassid et al. 2023); chance is 50 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ from weft.errors import UserError
 from weft.eval.likelihood import DIRECTIONS, Accuracy, Pair, choose_likelier
 from weft.lm.model import LanguageModel
 from weft.records import Segment
+from weft.sentences import sentences_of
 from weft.voices import Line
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,6 @@ class ClozePair:
         """What is spoken, each piece on its own, by the id of its utterance."""
         sentences = {f"{self.id}.{i}": s for i, s in enumerate(sentences_of(self.beginning))}
         return {**sentences, f"{self.id}.right": self.right, f"{self.id}.wrong": self.wrong}
-
-
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a text, cut after . ! or ?"""
-    return _SENTENCE_END.split(text.strip())
 
 
 def read_pairs(path: Path) -> list[ClozePair]:

@@ -24,7 +24,7 @@ from weft.data.corpus import TextCorpus
 from weft.data.job import Report
 from weft.data.shards import Rows, tokenizer_of, write_documents
 from weft.errors import UserError
-from weft.interleave.spans import num_words
+from weft.interleave.words import num_words
 from weft.records import CodedUtterance, Document, Meta, Segment
 
 _BYTES_PER_TASK = 32 << 20

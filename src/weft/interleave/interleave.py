@@ -26,7 +26,9 @@ from weft.data.formats import TextDocument
 from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
-from weft.interleave.spans import Part, draw, hash64
+from weft.interleave import words
+from weft.interleave.spans import Drawn, Part, Policy, draw, hash64
+from weft.interleave.speakable import KINDS
 from weft.records import Document, Meta, Segment
 
 _BYTES_PER_TASK = 128 << 10  # some 650 spans: enough to batch, and little to lose to a kill
@@ -45,9 +47,11 @@ class InterleaveConfig:
     out: Path
     """Folder to write the documents to."""
     speech_ratio: float = 0.3
-    """Share of a document's words that is spoken; 1.0 speaks all of it, sentence by sentence."""
+    """Share of a document's words that is spoken, or all that can be; 1.0 speaks it sentence by sentence."""
     mean_span_words: Positive = 10.0
-    """Mean length of a spoken span in words (Poisson)."""
+    """Mean length of a spoken span in words (Poisson); three times as long is the longest sentence spoken in one."""
+    policy: Policy = "poisson"
+    """Spans anywhere (poisson, the paper's), whole sentences, or written and spoken stretches in turn (alternate)."""
     seed: Natural = 0
     """Seed of the spans and of the speech."""
     tasks: Count | None = None
@@ -93,6 +97,8 @@ def run(config: InterleaveConfig, load: Callable[[Path], Synthesizer] = load_syn
         "corpus": corpus.identity,
         "speech_ratio": config.speech_ratio,
         "mean_span_words": config.mean_span_words,
+        "policy": config.policy,
+        "segmenter": words.segmenter(),
         "seed": config.seed,
         "tasks": tasks,
     }
@@ -127,33 +133,37 @@ class _Interleave:
         write_documents(self.folder, task, documents)
         return report
 
-    def _draw(self, document: TextDocument) -> _Drawn:
+    def _draw(self, document: TextDocument) -> _Named:
         rng = np.random.default_rng(hash64(self.config.seed, document.id))
-        return _Drawn(document.id, draw(document.text, self.config.speech_ratio, self.config.mean_span_words, rng))
+        config = self.config
+        drawn = draw(document.text, config.speech_ratio, config.mean_span_words, rng, config.policy)
+        return _Named(document.id, drawn)
 
-    def _speak(self, batch: list[_Drawn], counts: Counter[str]) -> Iterator[Document]:
+    def _speak(self, batch: list[_Named], counts: Counter[str]) -> Iterator[Document]:
         spans = [(hash64(self.config.seed, d.id, i), part.text) for d in batch for i, part in enumerate(d.spans)]
         found = self.synthesizer.speak([" ".join(text.split()) for _, text in spans], [seed for seed, _ in spans])
         codes = (c if c is not None and len(c) else None for c in found)  # silence is no speech either
         for d in batch:
-            spoken = [(part, next(codes) if part.spoken else None) for part in d.parts]
+            spoken = [(part, next(codes) if part.spoken else None) for part in d.drawn.parts]
+            counts.update({f"unspeakable {kind}": n for kind, n in d.drawn.unspeakable_words.items()})
+            counts["documents_left_whole"] += d.drawn.left_whole
             yield _document(d.id, spoken, self.synthesizer.frame_rate_hz, counts)
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Named:
     """A document with its spans drawn and not yet spoken."""
 
     id: str
-    parts: list[Part]
+    drawn: Drawn
 
     @property
     def spans(self) -> list[Part]:
-        return [part for part in self.parts if part.spoken]
+        return [part for part in self.drawn.parts if part.spoken]
 
 
-def _batches(drawn: Iterable[_Drawn]) -> Iterator[list[_Drawn]]:
-    batch: list[_Drawn] = []
+def _batches(drawn: Iterable[_Named]) -> Iterator[list[_Named]]:
+    batch: list[_Named] = []
     num_spans = 0
     for document in drawn:
         batch.append(document)
@@ -203,7 +213,8 @@ def _bucket(num_words: int) -> str:
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    """The counts of the manifest. Ratios are by words; `tokens_per_sec` is a worker's speed in speech codes."""
+    """The counts of the manifest. Ratios are of all words, also of those that cannot be spoken, which `left_as_text`
+    counts by kind; `tokens_per_sec` is a worker's speed in speech codes."""
     counts = report.counts
     if not counts["words"]:
         raise UserError("the corpus holds no words to interleave: give other text")
@@ -217,6 +228,8 @@ def _summary(report: Report) -> dict[str, Any]:
             b: round(counts[f"spoken_words {b}"] / max(1, counts[f"words {b}"]), 4) for b in buckets
         },
         "codes_per_spoken_word": round(counts["speech_codes"] / max(1, counts["spoken_words"]), 3),
+        "left_as_text": {kind: n for kind in KINDS if (n := counts[f"unspeakable {kind}"])},
+        "documents_left_whole": counts["documents_left_whole"],
         "skipped_documents": len(report.skipped.bad),
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
     }

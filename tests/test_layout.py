@@ -7,20 +7,8 @@ import weft
 
 ROOT = Path(weft.__file__).parent
 FLOORS = [
-    {
-        "errors",
-        "records",
-        "audio",
-        "artifacts",
-        "config",
-        "progress",
-        "wer",
-        "weights",
-        "espeak",
-        "launch",
-        "sentences",
-    },
-    {"training", "data", "vocab", "voices", "rhythm"},
+    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak", "launch"},
+    {"training", "data", "vocab", "voices", "rhythm", "sentences"},
     {"tokenizer", "decoder", "lm", "engine", "speak"},
     {"text_to_token", "eval"},
     {"interleave", "chat"},

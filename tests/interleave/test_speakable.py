@@ -22,6 +22,7 @@ PIECES = {
     "name\tage\tcity\nAnn\t30\tBonn": "table",
     "<table><tr><td>one two</td></tr></table>": "table",
     "<b>": "markup",
+    "<!DOCTYPE html>": "markup",
     "<!-- a note -->": "markup",
     "&nbsp;": "markup",
     "$E = mc^2$": "formula",
@@ -69,6 +70,10 @@ def kinds(text):
 def test_what_cannot_be_spoken_is_found_in_prose(piece, kind):
     glue = "\n" if "\n" in piece or piece.startswith("SELECT") else " "
     assert kinds(f"You will see this here:{glue}{piece}{glue}and then no more of it.") == [(piece, kind)]
+
+
+def test_an_address_ends_where_a_script_without_spaces_goes_on():
+    assert kinds("请看https://a.org/b吧。ดูที่www.a.orgนะ") == [("https://a.org/b", "address"), ("www.a.org", "address")]
 
 
 @pytest.mark.parametrize("text", PROSE)

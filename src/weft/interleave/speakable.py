@@ -83,7 +83,7 @@ def _inline(text: str) -> Found:
 
 
 _ELEMENT = re.compile(r"<(table|pre|code|script|style|svg|math)\b[^<>]*+>|<!--", re.IGNORECASE)
-_TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,300}+>|&(?:[A-Za-z]{2,8}|#x?[0-9A-Fa-f]{1,6});")
+_TAG = re.compile(r"<[/!]?[A-Za-z][^<>\n]{0,300}+>|&(?:[A-Za-z]{2,8}|#x?[0-9A-Fa-f]{1,6});")
 
 
 def _markup(text: str) -> Found:
@@ -120,7 +120,7 @@ def _tables(text: str) -> Found:
     if "|" in text:
         yield from _blocks(text, _lines_with(text, _BAR.finditer(text)), least=1)
     if "\t" in text or "   " in text:
-        gaps = (gap for gap in _GAP.finditer(text) if text[gap.start() - 1] not in ".!?:;,")
+        gaps = (gap for gap in _GAP.finditer(text) if gap.start() and text[gap.start() - 1] not in ".!?:;,")
         yield from _blocks(text, _lines_with(text, gaps), least=2)
 
 
@@ -161,7 +161,7 @@ _CODE = re.compile(
     | (?:if|elif|for|while|with)\b.*[()=<>\[\]].*:\s*$ | (?:else|try|finally|except(?:\ [\w.]+(?:\ as\ \w+)?)?):\s*$
     | (?:if|for|while|switch|catch|foreach)\s*\(.*[=<>!;&|:$\[].*\)\s*\{?\s*$
     | for\s+\w+\s+in\s+(?:[\w.]+:\s*$|\w+\(.*)
-    | return\s+(?:.*[=()\[\]{}].*|[\w.\[\]-]+);?\s*$ (?<!\w\ .) (?<=[;)\]}\w])
+    | return\s+(?:.*(?:[=\[\]{}]|\w\().*(?<=[;)\]}\w])|[\w.\[\]-]+;?)\s*$
     | (?:public|private|protected|static|final|const|let|var|function|func|fn|void|int|float|double|char|bool
         |string|String|unsigned|struct|enum|package|module)\s+[\w<>\[\]*&:]+.*[;{(=].*$ (?<=[;{}(),>\])\w'"])
     | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | <\?php | \#!/ | @\w+(?:\(.*\))?\s*$
@@ -235,7 +235,7 @@ _REACH = 120  # characters either side of a relation
 def _formulas(text: str) -> Found:
     if "$" in text or "\\" in text:
         for tex in _TEX.finditer(text):
-            if tex[0][0] == "\\" or _TEX_MATH.search(tex[0].strip("$")) or _TEX_MATH.search(tex[0]):
+            if _TEX_MATH.search(tex[0]):
                 yield tex.start(), tex.end(), "formula"
         for block in _TEX_BLOCK.finditer(text):
             end = text.find(f"\\end{{{block[1]}{block[2]}}}", block.end(), block.end() + 5000)
@@ -274,8 +274,8 @@ def _equations(text: str) -> Found:
 
 
 # Addresses and odd tokens. A token is a run without white space, and without letters of scripts that use none.
-_URL = re.compile(r"(?:https?|ftp|file)://[^\s<>\"]+|\bwww\.[^\s<>\"]+", re.IGNORECASE)
 _BREAK = rf"\s{UNSPACED}\u2e80-\U0010ffff"
+_URL = re.compile(rf"(?:(?:https?|ftp|file)://|\bwww\.)[^{_BREAK}<>\"]+", re.IGNORECASE)
 _REST = re.compile(rf"[^{_BREAK}]*+")
 _IS_BREAK = re.compile(rf"[{_BREAK}]")
 _ODD = re.compile(r"[@/\\_<>{}=^~|\[\]#*&$+]|\d[A-Za-z]|\(\)|\.(?:com|org|net|edu|gov|mil|io|ai|co|info|biz|dev|app)\b")

@@ -18,17 +18,14 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+from figures import write
 
-import weft
 from weft import artifacts, cli
 from weft.config import recipe_path
 from weft.data.corpus import read_manifest
@@ -88,9 +85,7 @@ def main() -> int:
         show([COLUMNS, *rows])
         print(*(f"{r.hz:g}/s: {w}" for r in RATES for w in figures[f"{quantizer}.{r.hz:g}hz"]["warnings"]), sep="\n")
     if arguments.json:
-        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "cuda": torch.cuda.is_available()}
-        versions = {m.__name__: m.__version__ for m in (weft, torch, transformers)}
-        artifacts.write_json(arguments.json, {"figures": figures, "machine": machine, "versions": versions})
+        write(arguments.json, figures)
     return 0
 
 

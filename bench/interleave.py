@@ -14,17 +14,12 @@ times counts. Floor: the products alone, at the rate of one large product of the
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Figure, in_turn, show, write
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
@@ -37,16 +32,6 @@ NUM_TEXT_IDS, NUM_CODES = 4096, 16_384
 SPAN_WORDS, IDS_PER_WORD, CODES_PER_WORD = 10, 1.5, 3.8
 SAMPLING = Sampling(temperature=0.8)
 ALLOWED = range(NUM_TEXT_IDS, NUM_TEXT_IDS + NUM_CODES + 1)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table. `ratio` is how many times better ours is."""
-
-    ours: float
-    peer: float | None
-    ratio: float | None
-    unit: str
 
 
 def new_model() -> PreTrainedModel:
@@ -112,17 +97,6 @@ def ours(model: PreTrainedModel, requests: Sequence[Request]) -> None:
     Engine(model, BATCH_SIZE).generate(requests, SAMPLING, allowed=ALLOWED)
 
 
-def in_turn(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
-    """The median seconds of each of `works`, done one after another `rounds` times."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            begun_sec = time.perf_counter()
-            work()
-            taken[name].append(time.perf_counter() - begun_sec)
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
 def floor_sec(model: PreTrainedModel, requests: Sequence[Request], dtype: torch.dtype) -> float:
     """Seconds of the products alone: those of layers for every id, those of the head for every code."""
     a, b = (torch.randn(2048, 2048, dtype=dtype) for _ in range(2))
@@ -140,7 +114,6 @@ def speed(num_requests: int, rounds: int) -> dict[str, Figure]:
     few = sorted(requests, key=lambda r: len(r.ids))[first : first + BATCH_SIZE]
     whole = new_model()
     best, name = (new_model().to(torch.bfloat16), "bf16") if multiplies_bf16("cpu") else (whole, "fp32")
-    ours(best, requests)  # which makes its kernels
     taken = in_turn(rounds, ours=lambda: ours(best, requests), peer=lambda: peer_generate(whole, few))
     rate, peer = num_codes / taken["ours"], sum(r.max_new_tokens for r in few) / taken["peer"]
     floor = num_codes / floor_sec(whole, requests, best.dtype)
@@ -151,22 +124,6 @@ def speed(num_requests: int, rounds: int) -> dict[str, Figure]:
     }
 
 
-def machine() -> dict[str, object]:
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "threads": NUM_THREADS, "multiplies_bf16": multiplies_bf16("cpu")}
-
-
-def show(figures: dict[str, Figure]) -> None:
-    print(f"{'figure':<48}{'ours':>10}{'peer':>10}{'ratio':>8}")
-    for name, f in figures.items():
-        peer = "" if f.peer is None else f"{f.peer:.0f}"
-        ratio = "" if f.ratio is None else f"{f.ratio:.2f}"
-        print(f"{name:<48}{f.ours:>10.0f}{peer:>10}{ratio:>8}  {f.unit}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -175,11 +132,8 @@ def main() -> None:
     torch.set_num_threads(NUM_THREADS)
     figures = speed(512, 1 if given.quick else 5)
     show(figures)
-    versions = {name: version(name) for name in ("weft-speech", "torch", "transformers", "numpy")}
     if given.json:
-        told = {name: vars(f) for name, f in figures.items()}
-        report = {"figures": told, "machine": machine(), "versions": versions | {"python": platform.python_version()}}
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+        write(given.json, figures)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,16 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Figure, in_turn, show, write
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +42,6 @@ from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.packed import to_bf16
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.tokenizer.tokenizer import SpeechTokenizer, batches_by_length
-from weft.training.loop import multiplies_bf16
 
 NUM_THREADS = 2
 WINDOW_SEC = 30
@@ -98,16 +95,6 @@ class Shape:
 
 BASE = Shape(width=512, heads=8, num_layers=6, layer=3, num_codes=16_384)
 NANO = Shape(width=192, heads=4, num_layers=4, layer=1, num_codes=512)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table. `ratio` is how many times better ours is, or what share of the peer's."""
-
-    ours: float
-    peer: float | None
-    ratio: float | None
-    unit: str
 
 
 # what is tokenized
@@ -185,17 +172,6 @@ def stock_windows(tokenizer: SpeechTokenizer, sounds: Sequence[np.ndarray]) -> l
     """Log-mel features of each sound (1, 80, 3000), padded to 30 s."""
     room = WINDOW_SEC * SAMPLE_RATE_HZ
     return [tokenizer.features(np.pad(x[:room], (0, max(0, room - len(x)))))[None] for x in sounds]
-
-
-def in_turn(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
-    """The median seconds of each of `works`, done one after another `rounds` times, and once before."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(1 + rounds):
-        for name, work in works.items():
-            begun_sec = time.perf_counter()
-            work()
-            taken[name].append(time.perf_counter() - begun_sec)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
 def changed_share(one: SpeechTokenizer, other: SpeechTokenizer, sounds: Sequence[np.ndarray]) -> float:
@@ -335,23 +311,6 @@ def on_gpu(half: SpeechTokenizer, sounds: list[np.ndarray], rounds: int) -> dict
     return rate | products("GPU, base", half, many, rounds)
 
 
-def machine() -> dict[str, object]:
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), cpu)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "threads": NUM_THREADS, "multiplies_bf16": multiplies_bf16("cpu"), "gpu": gpu}
-
-
-def show(figures: dict[str, Figure]) -> None:
-    print(f"{'figure':<48}{'ours':>10}{'peer':>10}{'ratio':>8}")
-    for name, f in figures.items():
-        peer = "" if f.peer is None else f"{f.peer:.2f}"
-        ratio = "" if f.ratio is None else f"{f.ratio:.2f}"
-        print(f"{name:<48}{f.ours:>10.2f}{peer:>10}{ratio:>8}  {f.unit}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, help="manifest or folder of speech to take instead of noise")
@@ -381,11 +340,8 @@ def main() -> None:
     if torch.cuda.is_available():
         figures |= on_gpu(half, sounds, rounds)
     show(figures)
-    versions = {name: version(name) for name in ("weft-speech", "torch", "transformers", "numpy")}
     if given.json:
-        told = {name: vars(f) for name, f in figures.items()}
-        report = {"figures": told, "machine": machine(), "versions": versions | {"python": platform.python_version()}}
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+        write(given.json, figures)
 
 
 if __name__ == "__main__":

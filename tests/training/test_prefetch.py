@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -43,3 +45,16 @@ def test_what_goes_wrong_is_raised_at_its_step() -> None:
         assert [ahead.batch_at(step, distributed.share()) for step in range(2)] == [0, 1]
         with pytest.raises(UserError, match="item 17"):
             ahead.batch_at(2, distributed.share())
+
+
+def test_threads_beside_training_have_no_helpers_and_leave_the_training_thread_its_own() -> None:
+    script = (
+        "import torch\n"
+        "from weft.training.prefetch import beside_training\n"
+        "with beside_training(2) as threads:\n"
+        "    print(*threads.map(lambda _: torch.get_num_threads(), range(4)), torch.get_num_threads())\n"
+    )
+    before = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+    own = subprocess.run(before, capture_output=True, text=True).stdout.strip()
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert told.stdout.split() == ["1", "1", "1", "1", own], told.stderr

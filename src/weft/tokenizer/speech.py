@@ -40,6 +40,7 @@ from weft.tokenizer.recipe import TokenizerConfig
 from weft.tokenizer.text import spoken_form
 from weft.tokenizer.tokenizer import SpeechTokenizer, batches_by_length
 from weft.training import distributed
+from weft.training.prefetch import beside_training
 
 _Features = tuple[Tensor, int]  # (M, 2T) in half precision, and of how many samples
 _Key = tuple[int, float]  # an item's number and its speed
@@ -85,7 +86,7 @@ class TranscribedSpeech:
         self._config, self._tokenizer = config, tokenizer
         self.skipped, self._unreadable = Skipped(), dict[str, str]()
         self._cache, self._cache_bytes, self._lock = dict[_Key, _Features](), 0, threading.Lock()
-        self._threads = ThreadPoolExecutor(config.load_threads, thread_name_prefix="load")
+        self._threads = beside_training(config.load_threads)
         spoken = [spoken_form([u.text or "" for u in source]) for source in sources]
         self.alphabet = sorted({letter for texts in spoken for text in texts for letter in text})
         self._sources = [self._scan(*both) for both in zip(sources, spoken, strict=True) if both[0]]

@@ -12,12 +12,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from weft.training import distributed
 from weft.training.loop import BatchAt, TrainConfig
 
 _AHEAD = 2  # batches that wait: one would do if all took as long
 
 Asked = tuple[int, slice]  # a step, and which part of its items
+
+
+def beside_training(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that may call torch while a model trains in another: each works alone.
+
+    With helpers of their own they would be more than there are processors, and OpenMP would put the training thread's
+    helpers to sleep after every operation instead of letting them wait awake: on two cores a step took 1.8 times as
+    long.
+    """
+    torch.get_num_threads()  # settles that of this thread, which would else be theirs too
+    return ThreadPoolExecutor(num_threads, "beside-training", torch.set_num_threads, (1,))
 
 
 class Prefetch:
@@ -29,7 +42,7 @@ class Prefetch:
 
     def __init__(self, batch_at: BatchAt, config: TrainConfig) -> None:
         self._batch_at, self._config = batch_at, config
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._thread = beside_training(1)
         self._begun: deque[tuple[Asked, Future[Any]]] = deque()
         self._to_come: Iterator[Asked] = iter(())
 

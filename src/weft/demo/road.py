@@ -25,16 +25,16 @@ T = TypeVar("T")
 
 # Seconds of each stage on two cores of a current server, from which the time left is estimated.
 EXPECTED_SEC = {
-    "speak": 36,
-    "tokenizer": 129,
-    "tokenize": 26,
+    "speak": 32,
+    "tokenizer": 126,
+    "tokenize": 23,
     "decoder": 32,
-    "resynth": 14,
-    "text_to_token": 76,
-    "interleave": 44,
+    "resynth": 11,
+    "text_to_token": 57,
+    "interleave": 28,
     "documents": 1,
-    "pretrain": 185,
-    "sft": 31,
+    "pretrain": 170,
+    "sft": 32,
     "eval": 15,
     "chat": 1,
 }

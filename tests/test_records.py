@@ -23,7 +23,7 @@ DOCUMENT = Document(
         Segment.of_text(" you", "assistant"),
         Segment.of_speech([0, 65535], None, "assistant"),
     ),
-    Meta(0.5, 4, 2.0, 0.25, "s", "book"),
+    Meta(0.5, 4, 2.0, 0.25, "s", "book", [0.25, None]),
 )
 UTTERANCE = CodedUtterance("u", [0, 65535], None, 0.5, "s", "en", "book")
 

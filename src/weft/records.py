@@ -44,6 +44,7 @@ _META = pa.struct(
         ("wer", pa.float32()),
         ("speaker", pa.string()),
         ("source", pa.string()),
+        ("span_wer", pa.list_(pa.float32())),
     ]
 )
 DOCUMENT_SCHEMA = pa.schema(
@@ -121,7 +122,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What is known of a document: achieved speech share of its words, words, seconds of speech, read-back WER."""
+    """What is known of a document: achieved speech share of its words, words, seconds of speech, read-back WER.
+
+    `span_wer` has a value for each speech segment, None where a segment was not measured; `wer` is their mean over the
+    words of the measured ones.
+    """
 
     speech_ratio: float | None = None
     words: int | None = None
@@ -129,6 +134,7 @@ class Meta:
     wer: float | None = None
     speaker: str | None = None
     source: str | None = None
+    span_wer: Sequence[float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

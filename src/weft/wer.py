@@ -14,10 +14,15 @@ from functools import cache
 
 import jiwer
 import numpy as np
+import regex
 
 from weft.errors import UserError
 
 _RESAMPLINGS = 1000
+_SPACELESS = regex.compile(
+    r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
+    r"\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     """(substitutions + deletions + insertions, reference characters) of one utterance, normalised here. Spaces do not
     count, as in Whisper's evaluation of languages that need none: there, transcripts differ in them."""
     return _errors(_spelt(reference), _spelt(hypothesis))
+
+
+def is_spaceless(text: str) -> bool:
+    """Whether a text has letters of a script that puts no spaces between words: characters are to be counted there."""
+    return _SPACELESS.search(text) is not None
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:

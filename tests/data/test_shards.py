@@ -40,6 +40,16 @@ def test_documents_survive_and_any_range_of_rows_can_be_read(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
 
 
+def test_documents_from_before_spans_had_error_rates_are_read(tmp_path):
+    write_documents(tmp_path, 0, DOCUMENTS[:3])
+    part = tmp_path / "part-00000.parquet"
+    table = pq.read_table(part)
+    fields = [f for f in table.schema.field("meta").type if f.name != "span_wer"]
+    meta = [{f.name: row["meta"][f.name] for f in fields} for row in table.to_pylist()]
+    pq.write_table(table.set_column(3, "meta", pa.array(meta, pa.struct(fields))), part)
+    assert list(Rows.of(tmp_path).documents()) == DOCUMENTS[:3]
+
+
 def test_codes_survive(tmp_path):
     utterances = [CodedUtterance(str(i), [i, 65535], None, i / 4, "s", "en", None) for i in range(3)]
     arrays = [replace(u, codes=np.array(u.codes, np.uint16)) for u in utterances]

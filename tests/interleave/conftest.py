@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -28,6 +29,18 @@ def text_to_token(tmp_path):
     with artifacts.build(tmp_path / "text_to_token", "text_to_token", {}, {"tokenizer": TOKENIZER}):
         pass
     return tmp_path / "text_to_token"
+
+
+@pytest.fixture
+def make_tokenizer(tmp_path):
+    """make_tokenizer(name, fingerprint, **model) -> folder of a tokenizer without weights."""
+
+    def make(name="tokenizer", fingerprint=TOKENIZER.fingerprint, **model):
+        manifest = Manifest("tokenizer", fingerprint, settings={"model": model})
+        artifacts.write_json(tmp_path / name / artifacts.MANIFEST, asdict(manifest))
+        return tmp_path / name
+
+    return make
 
 
 @pytest.fixture

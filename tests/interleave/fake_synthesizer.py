@@ -1,6 +1,6 @@
-"""A stand-in for the text-to-token model, and an interleave job that a test can start and kill.
+"""Stand-ins for the text-to-token model and the tokenizer, and an interleave job that a test can start and kill.
 
-python fake_synthesizer.py CORPUS TEXT_TO_TOKEN OUT WORKERS
+python fake_synthesizer.py CORPUS TEXT_TO_TOKEN OUT WORKERS TOKENIZER
 """
 
 import sys
@@ -11,10 +11,33 @@ from weft.interleave.interleave import InterleaveConfig, run
 
 SLOW_SEC = 0.15
 NUM_CODES = 512
+GATE = {"max_wer": 0.3, "tries": 2}
+WORDS = [
+    "the",
+    "cat",
+    "and",
+    "dog",
+    "sat",
+    "on",
+    "13",
+    "old",
+    "mats",
+    "while",
+    "we",
+    "all",
+    "looked",
+    "at",
+    "in",
+    "sun",
+]
+_SLIP = 256  # a word's first code: it is read as a word that was never said
 
 
 class FakeSynthesizer:
-    """Four codes a word, decided by the seed; one span in 40 runs away, and one is silence."""
+    """Four codes a word, the first of which tells the word; one span in 40 runs away, and one is silence.
+
+    By its seed, a span slips in none, a quarter, a half or all of its words.
+    """
 
     frame_rate_hz = 12.5
 
@@ -28,7 +51,21 @@ class FakeSynthesizer:
     def codes(self, text, seed):
         if seed % 40 < 2:
             return None if seed % 40 else []
-        return [(seed >> i) % NUM_CODES for i in range(4 * len(text.split()))]
+        words = [word.strip(",.") for word in text.split()]
+        num_slips = len(words) * (0, 1, 2, 4)[seed // 40 % 4] // 4
+        codes = [(seed >> i) % NUM_CODES for i in range(4 * len(words))]
+        codes[::4] = [
+            _SLIP if i < num_slips else WORDS.index(word) if word in WORDS else len(WORDS)
+            for i, word in enumerate(words)
+        ]
+        return codes
+
+
+class FakeReader:
+    """Reads the first of each four codes."""
+
+    def transcribe(self, codes):
+        return [" ".join("slip" if c == _SLIP else [*WORDS, "other"][c] for c in row[::4]) for row in codes]
 
 
 def load(folder):
@@ -41,7 +78,15 @@ def load_slow(folder):
     return FakeSynthesizer(SLOW_SEC)
 
 
+def load_reader(folder):
+    return FakeReader()
+
+
 if __name__ == "__main__":
-    corpus, text_to_token, out, workers = sys.argv[1:]
-    config = InterleaveConfig((Path(corpus),), Path(text_to_token), Path(out), tasks=12, workers=int(workers))
-    run(config, load_slow)
+    corpus, text_to_token, out, workers, tokenizer = sys.argv[1:]
+    gate = {"tokenizer": Path(tokenizer), **GATE}
+    run(
+        InterleaveConfig((Path(corpus),), Path(text_to_token), Path(out), tasks=12, workers=int(workers), **gate),
+        load_slow,
+        load_reader,
+    )

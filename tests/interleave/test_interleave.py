@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_synthesizer
 import pytest
-from fake_synthesizer import load
+from fake_synthesizer import GATE, FakeReader, load, load_reader
 
 from weft.data.corpus import read_texts
 from weft.data.shards import Rows
@@ -27,7 +27,19 @@ def documents_of(folder):
 @pytest.fixture
 def made(tmp_path, corpus, text_to_token):
     """made(name, **settings) -> the manifest of TMP/name."""
-    return lambda name, **settings: run(InterleaveConfig((corpus,), text_to_token, tmp_path / name, **settings), load)
+
+    def make(name, **settings):
+        return run(InterleaveConfig((corpus,), text_to_token, tmp_path / name, **settings), load, load_reader)
+
+    return make
+
+
+def spoken_in(document):
+    return [s for s in document.segments if s.type == "speech"]
+
+
+def said_of(texts):
+    return [text.replace(",", "").replace(".", "").split() for text in texts]
 
 
 def test_removing_the_speech_gives_back_the_text(made, tmp_path, corpus):
@@ -72,6 +84,66 @@ def test_what_cannot_be_spoken_stays_text_and_is_counted(made, tmp_path):
     assert not any("https://" in s.text for d in documents for s in d.segments if s.type == "speech")
 
 
+def test_the_gate_keeps_what_reads_back_and_says_how_well(made, tmp_path, make_tokenizer):
+    counts = made("out", tokenizer=make_tokenizer(), **GATE).counts
+    documents = documents_of(tmp_path / "out")
+    num_words = num_wrong = 0
+    for d in documents:
+        spoken = spoken_in(d)
+        assert len(d.meta.span_wer) == len(spoken)
+        heard = [text.split() for text in FakeReader().transcribe([s.codes for s in spoken])]
+        said = said_of(s.text for s in spoken)
+        wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(heard, said, strict=True)]
+        assert d.meta.span_wer == pytest.approx([n / len(s) for n, s in zip(wrong, said, strict=True)])
+        assert max(d.meta.span_wer, default=0) <= GATE["max_wer"]
+        if spoken:
+            assert d.meta.wer == pytest.approx(sum(wrong) / sum(map(len, said)))
+        else:
+            assert d.meta.wer is None
+        num_words += sum(map(len, said))
+        num_wrong += sum(wrong)
+    read_back = counts["read_back"]
+    assert read_back["wer_after"] == pytest.approx(num_wrong / num_words, abs=1e-4)
+    assert read_back["wer_before"] > 2 * read_back["wer_after"] > 0
+    assert not {"cer_before", "cer_after"} & read_back.keys()
+    assert read_back["dropped_share"] == pytest.approx((counts["rejected_spans"]) / counts["spans"], abs=0.01)
+    assert 0.2 < read_back["dropped_share"] < 0.35
+    assert 0.45 < counts["retried_share"] < 0.6
+    assert sum(len(spoken_in(d)) for d in documents) == counts["spans"] - counts["rejected_spans"]
+
+
+def test_without_a_threshold_the_gate_only_measures(made, tmp_path, make_tokenizer):
+    made("plain", tries=1)
+    measured = made("measured", tries=1, tokenizer=make_tokenizer())
+    gated = made("gated", tokenizer=make_tokenizer(), **GATE | {"tries": 1})
+    plain = documents_of(tmp_path / "plain")
+    assert [d.segments for d in documents_of(tmp_path / "measured")] == [d.segments for d in plain]
+    assert {(d.meta.wer, d.meta.span_wer) for d in plain} == {(None, None)}
+    found, before = measured.counts["read_back"], gated.counts["read_back"]
+    assert found["wer_after"] == found["wer_before"] == before["wer_before"]
+    assert found["span_wer"] == before["span_wer"]
+    assert found["dropped_share"] == 0
+    assert sum(found["span_wer"].values()) == measured.counts["spans"] - measured.counts["rejected_spans"]
+    rates = [rate for d in documents_of(tmp_path / "measured") for rate in d.meta.span_wer]
+    assert found["span_wer"]["0"] == rates.count(0.0)
+    assert found["span_wer"]["to 1"] == sum(0.5 < rate <= 1 for rate in rates)
+
+
+def test_a_span_is_tried_with_every_seed_before_it_stays_text(made, tmp_path):
+    rejected = [made(f"tries{n}", tries=n).counts["rejected_spans"] for n in (1, 2, 4)]
+    assert rejected[0] > rejected[1] > rejected[2] == 0
+
+
+def test_a_tokenizer_that_cannot_read_the_codes_is_refused(made, tmp_path, make_tokenizer):
+    with pytest.raises(UserError, match="was made with tokenizer aaaa, not bbbb"):
+        made("out", tokenizer=make_tokenizer("other", "bbbb"))
+    with pytest.raises(UserError, match="is encoder_only, and cannot read codes"):
+        made("out", tokenizer=make_tokenizer("half", encoder_only=True))
+    with pytest.raises(UserError, match=r"max_wer is 0.3, and nothing reads spans back: give the --tokenizer"):
+        made("out", max_wer=0.3)
+    assert not [*tmp_path.glob("out*")]
+
+
 def test_documents_of_code_stay_whole(tmp_path, text_to_token):
     texts = ["def f(x):\n    return x\n\nprint(f(1))", "Now this can be said by all of us, and so it is."]
     (tmp_path / "mixed.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -91,13 +163,16 @@ def test_policies_are_counted_alike_and_told_apart(made, tmp_path, policy):
         made("poisson", policy=policy)
 
 
-def test_workers_and_tasks_do_not_change_the_documents(made, tmp_path):
-    one, two = made("one", tasks=4), made("two", tasks=4, workers=2)
-    made("three", tasks=7)
+@pytest.mark.parametrize("gated", [False, True])
+def test_workers_and_tasks_do_not_change_the_documents(made, tmp_path, make_tokenizer, gated):
+    gate = {"tokenizer": make_tokenizer(), **GATE} if gated else {}
+    one, two = made("one", tasks=4, **gate), made("two", tasks=4, workers=2, **gate)
+    made("three", tasks=7, **gate)
     assert one.fingerprint == two.fingerprint
+    assert {**one.counts, "tokens_per_sec": 0} == {**two.counts, "tokens_per_sec": 0}
     assert parts_of(tmp_path / "one") == parts_of(tmp_path / "two")
     assert documents_of(tmp_path / "one") == documents_of(tmp_path / "three")
-    assert documents_of(tmp_path / "one") != documents_of((made("four", seed=1), tmp_path / "four")[1])
+    assert documents_of(tmp_path / "one") != documents_of((made("four", seed=1, **gate), tmp_path / "four")[1])
 
 
 def test_the_model_is_loaded_once_a_worker(made, tmp_path):
@@ -130,8 +205,8 @@ def test_settings_out_of_range_are_refused(made, bad):
         made("out", **bad)
 
 
-def start(corpus, text_to_token, out, workers):
-    command = [sys.executable, fake_synthesizer.__file__, corpus, text_to_token, out, str(workers)]
+def start(corpus, text_to_token, out, workers, tokenizer):
+    command = [sys.executable, fake_synthesizer.__file__, corpus, text_to_token, out, str(workers), tokenizer]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
@@ -154,11 +229,14 @@ def is_alive(pid):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(made, tmp_path, corpus, text_to_token, workers):
-    made("whole", tasks=12)
+def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(
+    made, tmp_path, corpus, text_to_token, make_tokenizer, workers
+):
+    tokenizer = make_tokenizer()
+    made("whole", tasks=12, tokenizer=tokenizer, **GATE)
     out, partial = tmp_path / "killed", tmp_path / "killed.partial"
     for num_done, delay_sec in ((0, 0.03), (3, 0.1), (7, 0.07)):
-        job = start(corpus, text_to_token, out, workers)
+        job = start(corpus, text_to_token, out, workers, tokenizer)
         wait_for(lambda n=num_done: len(list(partial.glob("log/job/completions/*"))) >= n and partial.exists())
         time.sleep(delay_sec)
         assert job.poll() is None
@@ -166,7 +244,7 @@ def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(made, tmp_path, co
         job.wait()
     assert not out.exists()
     (partial / "part-00011.parquet.tmp").write_text("left by a killed writer")
-    assert start(corpus, text_to_token, out, workers).wait() == 0
+    assert start(corpus, text_to_token, out, workers, tokenizer).wait() == 0
     assert parts_of(out) == parts_of(tmp_path / "whole")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("killed", "whole")]
     for manifest in manifests:
@@ -175,8 +253,8 @@ def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(made, tmp_path, co
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
-def test_workers_do_not_outlive_a_killed_parent(tmp_path, corpus, text_to_token):
-    job = start(corpus, text_to_token, tmp_path / "out", 2)
+def test_workers_do_not_outlive_a_killed_parent(tmp_path, corpus, text_to_token, make_tokenizer):
+    job = start(corpus, text_to_token, tmp_path / "out", 2, make_tokenizer())
     wait_for(lambda: len(list((tmp_path / "out.partial").glob("log/job/completions/*"))) >= 2)
     children = children_of(job.pid)
     assert len(children) >= 2

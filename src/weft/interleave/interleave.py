@@ -8,8 +8,8 @@ Source: section 3 of arXiv 2411.17607. What is made is a documents artifact that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count, Natural, Positive, Share
+from weft.config import Count, Natural, NonNegative, Positive, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.formats import TextDocument
@@ -30,10 +30,13 @@ from weft.interleave import words
 from weft.interleave.spans import Drawn, Part, Policy, draw, hash64
 from weft.interleave.speakable import KINDS
 from weft.records import Document, Meta, Segment
+from weft.text_to_token import gate
+from weft.text_to_token.gate import Outcome, Said
 
 _BYTES_PER_TASK = 128 << 10  # some 650 spans: enough to batch, and little to lose to a kill
 _SPANS_PER_CALL = 4096
 _BUCKETS = (10, 50, 200, 1000)  # words of a document, for the achieved ratios in the manifest
+_WER_BUCKETS = {0.0: "0", 0.1: "to 0.1", 0.2: "to 0.2", 0.3: "to 0.3", 0.5: "to 0.5", 1.0: "to 1", np.inf: "over 1"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class InterleaveConfig:
     """Mean length of a spoken span in words (Poisson); three times as long is the longest sentence spoken in one."""
     policy: Policy = "poisson"
     """Spans anywhere (poisson, the paper's), whole sentences, or written and spoken stretches in turn (alternate)."""
+    tokenizer: Path | None = None
+    """Speech tokenizer of the text-to-token model: it reads every span back, and tells its word error rate."""
+    max_wer: NonNegative | None = None
+    """Word error rate over which a span is not taken, such as 0.3; by default it is only measured."""
+    tries: Count = 2
+    """Seeds that a span is tried with until it is said, and within `max_wer`; one that never is stays text."""
     seed: Natural = 0
     """Seed of the spans and of the speech."""
     tasks: Count | None = None
@@ -66,15 +75,14 @@ class InterleaveConfig:
             raise UserError(f"speech_ratio is {self.speech_ratio}: give a share above 0, and at most 1")
         if self.mean_span_words < 1:
             raise UserError(f"mean_span_words is {self.mean_span_words}: give at least 1 word")
+        if self.max_wer is not None and self.tokenizer is None:
+            raise UserError(f"max_wer is {self.max_wer}, and nothing reads spans back: give the --tokenizer too")
 
 
-class Synthesizer(Protocol):
-    """What speaks: `weft.text_to_token.synthesize.Synthesizer`, or anything that does the same."""
+class Synthesizer(gate.Speaker, Protocol):
+    """What speaks, and how many of its codes make a second."""
 
     frame_rate_hz: float
-
-    def speak(self, texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sequence[int] | None]:
-        """Codes for each text, decided by the text and its seed alone; None where it ran away."""
 
 
 def load_synthesizer(folder: Path) -> Synthesizer:
@@ -84,12 +92,30 @@ def load_synthesizer(folder: Path) -> Synthesizer:
     return Synthesizer.load(folder)
 
 
-def run(config: InterleaveConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
+def load_reader(folder: Path) -> gate.Reader:
+    """What reads codes, from the folder of a speech tokenizer, onto a GPU where there is one."""
+    import torch
+
+    from weft.tokenizer.tokenizer import SpeechTokenizer
+
+    tokenizer = SpeechTokenizer.load(folder)
+    tokenizer.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer
+
+
+def run(
+    config: InterleaveConfig,
+    load: Callable[[Path], Synthesizer] = load_synthesizer,
+    load_reader: Callable[[Path], gate.Reader] = load_reader,
+) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
-    Raises UserError for a corpus without documents or with too many bad ones.
+    Raises UserError for a corpus without documents or with too many bad ones, and for a tokenizer that the
+    text-to-token model does not speak in, or that cannot read.
     """
     speaker = artifacts.read(config.text_to_token, "text_to_token")
+    if config.tokenizer is not None:
+        _require_reader(config.tokenizer, speaker)
     parents = {"text_to_token": speaker, **tokenizer_of({"text_to_token": speaker})}
     corpus = TextCorpus.of(*config.corpus)
     tasks = config.tasks or job.tasks_for(corpus.size_bytes, _BYTES_PER_TASK)
@@ -99,16 +125,26 @@ def run(config: InterleaveConfig, load: Callable[[Path], Synthesizer] = load_syn
         "mean_span_words": config.mean_span_words,
         "policy": config.policy,
         "segmenter": words.segmenter(),
+        "read_back": config.tokenizer is not None,
+        "max_wer": config.max_wer,
+        "tries": config.tries,
         "seed": config.seed,
         "tasks": tasks,
     }
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, "documents", settings, parents) as draft:
-        work = _Interleave(config, corpus, draft.folder, tasks, load)
+        work = _Interleave(config, corpus, draft.folder, tasks, load, load_reader)
         report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
-        draft.counts.update(_summary(report))
+        draft.counts.update(_summary(report, config.tokenizer is not None))
     return artifacts.read(config.out)
+
+
+def _require_reader(folder: Path, speaker: Manifest) -> None:
+    tokenizer = artifacts.read(folder, "tokenizer")
+    artifacts.require_parent(speaker, "tokenizer", tokenizer)
+    if tokenizer.settings.get("model", {}).get("encoder_only"):
+        raise UserError(f"{folder} is encoder_only, and cannot read codes: leave tokenizer and max_wer out")
 
 
 @dataclass
@@ -120,10 +156,15 @@ class _Interleave:
     folder: Path
     num_tasks: int
     load: Callable[[Path], Synthesizer]
+    load_reader: Callable[[Path], gate.Reader]
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
         return self.load(self.config.text_to_token)
+
+    @cached_property
+    def reader(self) -> gate.Reader | None:
+        return None if self.config.tokenizer is None else self.load_reader(self.config.tokenizer)
 
     def __call__(self, task: int) -> Report:
         report = Report()
@@ -140,14 +181,67 @@ class _Interleave:
         return _Named(document.id, drawn)
 
     def _speak(self, batch: list[_Named], counts: Counter[str]) -> Iterator[Document]:
-        spans = [(hash64(self.config.seed, d.id, i), part.text) for d in batch for i, part in enumerate(d.spans)]
-        found = self.synthesizer.speak([" ".join(text.split()) for _, text in spans], [seed for seed, _ in spans])
-        codes = (c if c is not None and len(c) else None for c in found)  # silence is no speech either
+        config = self.config
+        spans = [(d.id, i) for d in batch for i in range(len(d.spans))]
+        texts = [" ".join(part.text.split()) for d in batch for part in d.spans]
+        seeds = [[hash64(config.seed, name, i, attempt) for name, i in spans] for attempt in range(config.tries)]
+        outcomes = iter(gate.say(self.synthesizer, texts, seeds, self.reader, config.max_wer))
         for d in batch:
-            spoken = [(part, next(codes) if part.spoken else None) for part in d.drawn.parts]
+            spoken = [(part, next(outcomes) if part.spoken else None) for part in d.drawn.parts]
             counts.update({f"unspeakable {kind}": n for kind, n in d.drawn.unspeakable_words.items()})
             counts["documents_left_whole"] += d.drawn.left_whole
-            yield _document(d.id, spoken, self.synthesizer.frame_rate_hz, counts)
+            for _, outcome in spoken:
+                if outcome is not None:
+                    _count(outcome, counts)
+            yield self._document(d.id, [(part, outcome.kept if outcome else None) for part, outcome in spoken], counts)
+
+    def _document(self, name: str, spoken: list[tuple[Part, Said | None]], counts: Counter[str]) -> Document:
+        """The document of parts with their codes; a span without codes stays text, one with the text around it."""
+        segments: list[Segment] = []
+        for silent, run in groupby(spoken, key=lambda pair: pair[1] is None):
+            if silent:
+                segments.append(Segment.of_text("".join(part.text for part, _ in run)))
+            else:
+                segments += [Segment.of_speech(said.codes, part.text) for part, said in run if said is not None]
+        kept = [(part, said) for part, said in spoken if said is not None]
+        num_words = sum(part.num_words for part, _ in spoken)
+        spoken_words = sum(part.num_words for part, _ in kept)
+        num_codes = sum(len(said.codes) for _, said in kept)
+        bucket = _bucket(num_words)
+        counts.update(
+            {
+                "documents": 1,
+                "words": num_words,
+                "spoken_words": spoken_words,
+                "speech_codes": num_codes,
+                f"words {bucket}": num_words,
+                f"spoken_words {bucket}": spoken_words,
+            }
+        )
+        ratio = spoken_words / num_words if num_words else 0.0
+        meta = Meta(ratio, num_words, num_codes / self.synthesizer.frame_rate_hz)
+        return Document(name, "interleaved", tuple(segments), meta if self.reader is None else _measured(meta, kept))
+
+
+def _measured(meta: Meta, kept: list[tuple[Part, Said]]) -> Meta:
+    """With the error rates of what is spoken, and their mean over its words."""
+    rates = [said.errors.rate if said.errors else None for _, said in kept]
+    known = [(rate, part.num_words) for rate, (part, _) in zip(rates, kept, strict=True) if rate is not None]
+    wer = sum(rate * n for rate, n in known) / sum(n for _, n in known) if known else None
+    return replace(meta, wer=wer, span_wer=rates)
+
+
+def _count(outcome: Outcome, counts: Counter[str]) -> None:
+    counts["spans"] += 1
+    counts["retried_spans"] += outcome.num_tries > 1
+    counts["rejected_spans"] += outcome.kept is None
+    counts["misread_spans"] += outcome.kept is None and outcome.first is not None
+    for when, said in (("before", outcome.first), ("after", outcome.kept)):
+        if said is not None and said.errors is not None:
+            rate = "cer" if said.errors.in_characters else "wer"
+            counts.update({f"{rate} {when} errors": said.errors.errors, f"{rate} {when} units": said.errors.units})
+            if when == "before":
+                counts[f"span_wer {next(b for edge, b in _WER_BUCKETS.items() if said.errors.rate <= edge)}"] += 1
 
 
 @dataclass(frozen=True)
@@ -175,44 +269,13 @@ def _batches(drawn: Iterable[_Named]) -> Iterator[list[_Named]]:
         yield batch
 
 
-Spoken = list[tuple[Part, Sequence[int] | None]]
-
-
-def _document(name: str, spoken: Spoken, frame_rate_hz: float, counts: Counter[str]) -> Document:
-    """The document of parts with their codes; a span without codes stays text, one with the text around it."""
-    segments: list[Segment] = []
-    for silent, run in groupby(spoken, key=lambda pair: pair[1] is None):
-        if silent:
-            segments.append(Segment.of_text("".join(part.text for part, _ in run)))
-        else:
-            segments += [Segment.of_speech(codes, part.text) for part, codes in run if codes is not None]
-    num_words = sum(part.num_words for part, _ in spoken)
-    spoken_words = sum(part.num_words for part, codes in spoken if codes is not None)
-    num_codes = sum(len(codes) for _, codes in spoken if codes is not None)
-    bucket = _bucket(num_words)
-    counts.update(
-        {
-            "documents": 1,
-            "words": num_words,
-            "spoken_words": spoken_words,
-            "speech_codes": num_codes,
-            "spans": sum(part.spoken for part, _ in spoken),
-            "rejected_spans": sum(part.spoken and codes is None for part, codes in spoken),
-            f"words {bucket}": num_words,
-            f"spoken_words {bucket}": spoken_words,
-        }
-    )
-    ratio = spoken_words / num_words if num_words else 0.0
-    return Document(name, "interleaved", tuple(segments), Meta(ratio, num_words, num_codes / frame_rate_hz))
-
-
 def _bucket(num_words: int) -> str:
     low = max((edge for edge in _BUCKETS if edge <= num_words), default=0)
     high = next((f"-{edge - 1}" for edge in _BUCKETS if edge > num_words), " or more")
     return f"{low}{high}"
 
 
-def _summary(report: Report) -> dict[str, Any]:
+def _summary(report: Report, read_back: bool) -> dict[str, Any]:
     """The counts of the manifest. Ratios are of all words, also of those that cannot be spoken, which `left_as_text`
     counts by kind; `tokens_per_sec` is a worker's speed in speech codes."""
     counts = report.counts
@@ -227,11 +290,28 @@ def _summary(report: Report) -> dict[str, Any]:
         "speech_ratio_by_words": {
             b: round(counts[f"spoken_words {b}"] / max(1, counts[f"words {b}"]), 4) for b in buckets
         },
+        "retried_share": round(counts["retried_spans"] / max(1, counts["spans"]), 4),
         "codes_per_spoken_word": round(counts["speech_codes"] / max(1, counts["spoken_words"]), 3),
         "left_as_text": {kind: n for kind in KINDS if (n := counts[f"unspeakable {kind}"])},
         "documents_left_whole": counts["documents_left_whole"],
+        **({"read_back": _read_back(counts)} if read_back else {}),
         "skipped_documents": len(report.skipped.bad),
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
+    }
+
+
+def _read_back(counts: Counter[str]) -> dict[str, Any]:
+    """What the gate found and did; the rates before it are those of the first codes that each span got."""
+    rates = {
+        f"{rate}_{when}": round(counts[f"{rate} {when} errors"] / units, 4)
+        for rate in ("wer", "cer")
+        for when in ("before", "after")
+        if (units := counts[f"{rate} {when} units"])
+    }
+    return {
+        **rates,
+        "span_wer": {bucket: counts[f"span_wer {bucket}"] for bucket in _WER_BUCKETS.values()},
+        "dropped_share": round(counts["misread_spans"] / max(1, counts["spans"]), 4),
     }
 
 

@@ -68,13 +68,13 @@ class FakeReader:
         return [" ".join("slip" if c == _SLIP else [*WORDS, "other"][c] for c in row[::4]) for row in codes]
 
 
-def load(folder):
+def load(folder, url):
     with (folder.parent / "loads").open("a") as f:
-        f.write("x")
+        f.write(f"{url}\n")
     return FakeSynthesizer()
 
 
-def load_slow(folder):
+def load_slow(folder, url):
     return FakeSynthesizer(SLOW_SEC)
 
 

@@ -38,6 +38,10 @@ def spoken_in(document):
     return [s for s in document.segments if s.type == "speech"]
 
 
+def loads(folder):
+    return (folder / "loads").read_text().split()
+
+
 def said_of(texts):
     return [text.replace(",", "").replace(".", "").split() for text in texts]
 
@@ -177,9 +181,17 @@ def test_workers_and_tasks_do_not_change_the_documents(made, tmp_path, make_toke
 
 def test_the_model_is_loaded_once_a_worker(made, tmp_path):
     made("one", tasks=8)
-    assert (tmp_path / "loads").read_text() == "x"
+    assert loads(tmp_path) == ["None"]
     made("two", tasks=8, workers=2)
-    assert len((tmp_path / "loads").read_text()) <= 3
+    assert len(loads(tmp_path)) <= 3
+
+
+def test_a_server_may_move_but_not_take_over(made, tmp_path):
+    first = made("out", url="http://one/v1")
+    assert loads(tmp_path) == ["http://one/v1"]
+    assert made("out", url="http://two/v1") == first
+    with pytest.raises(UserError, match="was made with another by_url"):
+        made("out")
 
 
 def test_a_finished_artifact_is_left_and_another_plan_is_refused(made, tmp_path):

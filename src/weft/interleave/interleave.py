@@ -49,6 +49,8 @@ class InterleaveConfig:
     """Folder of the text-to-token model that speaks."""
     out: Path
     """Folder to write the documents to."""
+    url: str | None = None
+    """OpenAI-compatible server of the text-to-token folder, such as http://127.0.0.1:8000/v1; without, it runs here."""
     speech_ratio: float = 0.3
     """Share of a document's words that is spoken, or all that can be; 1.0 speaks it sentence by sentence."""
     mean_span_words: Positive = 10.0
@@ -85,11 +87,11 @@ class Synthesizer(gate.Speaker, Protocol):
     frame_rate_hz: float
 
 
-def load_synthesizer(folder: Path) -> Synthesizer:
+def load_synthesizer(folder: Path, url: str | None = None) -> Synthesizer:
     """What speaks, from the folder of a text-to-token model; its libraries load here and not before."""
     from weft.text_to_token.synthesize import Synthesizer
 
-    return Synthesizer.load(folder)
+    return Synthesizer.load(folder, url)
 
 
 def load_reader(folder: Path) -> gate.Reader:
@@ -105,7 +107,7 @@ def load_reader(folder: Path) -> gate.Reader:
 
 def run(
     config: InterleaveConfig,
-    load: Callable[[Path], Synthesizer] = load_synthesizer,
+    load: Callable[[Path, str | None], Synthesizer] = load_synthesizer,
     load_reader: Callable[[Path], gate.Reader] = load_reader,
 ) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
@@ -129,6 +131,7 @@ def run(
         "max_wer": config.max_wer,
         "tries": config.tries,
         "seed": config.seed,
+        "by_url": config.url is not None,
         "tasks": tasks,
     }
     if artifacts.is_made(config.out, "documents", settings, parents):
@@ -155,12 +158,12 @@ class _Interleave:
     corpus: TextCorpus
     folder: Path
     num_tasks: int
-    load: Callable[[Path], Synthesizer]
+    load: Callable[[Path, str | None], Synthesizer]
     load_reader: Callable[[Path], gate.Reader]
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
-        return self.load(self.config.text_to_token)
+        return self.load(self.config.text_to_token, self.config.url)
 
     @cached_property
     def reader(self) -> gate.Reader | None:

@@ -11,6 +11,7 @@ from weft.interleave.interleave import InterleaveConfig, run
 
 SLOW_SEC = 0.15
 NUM_CODES = 512
+SPEAKERS = ("ann", "bob", "cy")
 GATE = {"max_wer": 0.3, "tries": 2}
 WORDS = [
     "the",
@@ -36,16 +37,19 @@ _SLIP = 256  # a word's first code: it is read as a word that was never said
 class FakeSynthesizer:
     """Four codes a word, the first of which tells the word; one span in 40 runs away, and one is silence.
 
-    By its seed, a span slips in none, a quarter, a half or all of its words.
+    By its seed, a span slips in none, a quarter, a half or all of its words. With several speakers, all codes are the
+    speaker's number.
     """
 
     frame_rate_hz = 12.5
 
-    def __init__(self, slow_sec=0.0):
-        self.slow_sec = slow_sec
+    def __init__(self, slow_sec=0.0, speakers=()):
+        self.slow_sec, self.speakers = slow_sec, speakers
 
-    def speak(self, texts, seeds):
+    def speak(self, texts, seeds, speakers=None):
         time.sleep(self.slow_sec)
+        if speakers is not None:
+            return [[SPEAKERS.index(s)] * 4 * len(text.split()) for text, s in zip(texts, speakers, strict=True)]
         return [self.codes(text, seed) for text, seed in zip(texts, seeds, strict=True)]
 
     def codes(self, text, seed):
@@ -72,6 +76,10 @@ def load(folder, url):
     with (folder.parent / "loads").open("a") as f:
         f.write(f"{url}\n")
     return FakeSynthesizer()
+
+
+def load_choir(folder, url):
+    return FakeSynthesizer(speakers=SPEAKERS)
 
 
 def load_slow(folder, url):

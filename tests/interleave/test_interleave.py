@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_synthesizer
 import pytest
-from fake_synthesizer import GATE, FakeReader, load, load_reader
+from fake_synthesizer import GATE, SPEAKERS, FakeReader, load, load_choir, load_reader
 
 from weft.data.corpus import read_texts
 from weft.data.shards import Rows
@@ -28,7 +28,7 @@ def documents_of(folder):
 def made(tmp_path, corpus, text_to_token):
     """made(name, **settings) -> the manifest of TMP/name."""
 
-    def make(name, **settings):
+    def make(name, load=load, **settings):
         return run(InterleaveConfig((corpus,), text_to_token, tmp_path / name, **settings), load, load_reader)
 
     return make
@@ -146,6 +146,20 @@ def test_a_tokenizer_that_cannot_read_the_codes_is_refused(made, tmp_path, make_
     with pytest.raises(UserError, match=r"max_wer is 0.3, and nothing reads spans back: give the --tokenizer"):
         made("out", max_wer=0.3)
     assert not [*tmp_path.glob("out*")]
+
+
+def test_each_document_has_one_voice_of_its_own(made, tmp_path):
+    made("one", load_choir, tasks=2)
+    made("two", load_choir, tasks=5)
+    made("three", load_choir, seed=1)
+    documents = documents_of(tmp_path / "one")
+    assert documents == documents_of(tmp_path / "two")
+    for d in documents:
+        spoken = {code for s in spoken_in(d) for code in s.codes}
+        assert spoken == ({SPEAKERS.index(d.meta.speaker)} if d.meta.speaker else set())
+    voices = [d.meta.speaker for d in documents]
+    assert all(20 < voices.count(name) < 60 for name in SPEAKERS)
+    assert voices != [d.meta.speaker for d in documents_of(tmp_path / "three")]
 
 
 def test_documents_of_code_stay_whole(tmp_path, text_to_token):

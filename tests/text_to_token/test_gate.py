@@ -11,7 +11,7 @@ class Speaker:
     def __init__(self, heard):
         self.heard, self.asked = heard, []
 
-    def speak(self, texts, seeds):
+    def speak(self, texts, seeds, speakers):
         self.asked.append(list(zip(texts, seeds, strict=True)))
         said = [self.heard[pair] for pair in zip(texts, seeds, strict=True)]
         return [None if text is None else [ord(c) for c in text] for text in said]
@@ -34,6 +34,17 @@ def test_a_text_is_said_again_until_it_reads_back():
     assert hard.first.errors == SpanErrors(2, 4, False)
     assert easy.kept is easy.first
     assert [len(asked) for asked in speaker.asked] == [2, 1, 1, 1]
+
+
+def test_a_text_is_said_again_by_its_own_speaker():
+    class Choir(Speaker):
+        def speak(self, texts, seeds, speakers):
+            self.asked.append(speakers)
+            return [None if seed == 0 else [1] for seed in seeds]
+
+    choir = Choir({})
+    say(choir, ["a", "b", "c"], [[1, 0, 0], [1, 1, 1]], speakers=["x", "y", "z"])
+    assert choir.asked == [["x", "y", "z"], ["y", "z"]]
 
 
 def test_what_never_reads_back_is_not_kept():

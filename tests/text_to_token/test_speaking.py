@@ -5,6 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tests.completions import StandIn, completion, served
@@ -14,7 +16,7 @@ from weft.errors import UserError
 from weft.lm.model import LmConfig, load_hf, save
 from weft.records import CodedUtterance
 from weft.text_to_token.gate import read_back
-from weft.text_to_token.model import prompt_ids, spoken_form
+from weft.text_to_token.model import prompt_ids, spoken_form, tokenizer_text
 from weft.text_to_token.synthesize import Synthesizer
 from weft.text_to_token.train import TextToTokenConfig, run
 from weft.training.loop import TrainConfig
@@ -151,6 +153,60 @@ def test_the_artifact_tells_what_it_was_made_from(trained, synthesizer):
     assert (manifest.counts["utterances"], manifest.counts["left_out_utterances"]) == (400, 2)
     assert synthesizer.frame_rate_hz == 12.5
     assert run(trained) == manifest
+
+
+@pytest.fixture(scope="module")
+def choir(tmp_path_factory):
+    """A model of two voices with codes of their own, each trained on the same texts; "high: up" has fewer."""
+    folder = tmp_path_factory.mktemp("choir")
+    tokenizer = new_tokenizer(folder / "tokenizer")
+    voices = [("low", 0, 80), ("high: up", 7, 60), (None, 3, 9)]
+    utterances = [
+        CodedUtterance(f"{name} {i}", [first + code % 7 for code in codes_of(text)], text, speaker=name)
+        for name, first, num in voices
+        for i, text in enumerate(sentences(num, seed=1))
+    ]
+    config = TextToTokenConfig(
+        out=folder / "model",
+        codes=(new_codes(folder / "codes", tokenizer, utterances),),
+        tokenizer=tokenizer,
+        speakers=True,
+        model=LmConfig(hidden=48, layers=2, heads=2, ffn=96, max_position_tokens=128),
+        vocab_size=300,
+        batch_utterances=16,
+        row_tokens=96,
+        train=TrainConfig(steps=60, lr=5e-3, warmup_steps=10, precision="fp32"),
+    )
+    run(config)
+    return config
+
+
+def test_each_speaker_has_a_voice(choir):
+    counts = artifacts.read(choir.out).counts
+    assert counts["speakers"] == {"low": 80, "high: up": 60}
+    assert (counts["utterances"], counts["left_out_utterances"]) == (140, 9)
+    synthesizer = Synthesizer.load(choir.out)
+    assert synthesizer.speakers == ("low", "high: up")
+    texts = sentences(12, seed=9)
+    low, high = (synthesizer.speak(texts, range(12), [name] * 12) for name in synthesizer.speakers)
+    assert synthesizer.speak(texts, range(12)) == low
+    alternating = synthesizer.speak(texts, range(12), [*synthesizer.speakers] * 6)
+    assert alternating == [(low, high)[i % 2][i] for i in range(12)]
+    below, above = ([code < 7 for row in rows for code in row or []] for rows in (low, high))
+    assert np.mean(below) > 0.95
+    assert np.mean(above) < 0.05
+
+
+def test_an_unknown_speaker_is_refused(choir, synthesizer):
+    with pytest.raises(UserError, match=r"speaker 'Low' is none .* knows \(2\): give one of low, high: up"):
+        Synthesizer.load(choir.out).speak(["a dog"], [0], ["Low"])
+    with pytest.raises(UserError, match=r"speaker 'low' is none .* was trained without"):
+        synthesizer.speak(["a dog"], [0], ["low"])
+
+
+@given(st.text(), st.text(min_size=1))
+def test_a_prompt_tells_speaker_and_text_apart(text, name):
+    assert tokenizer_text(text, name).rsplit(": ", 1) == [f" {name}", spoken_form(text)]
 
 
 def test_unfit_codes_are_refused(trained, tmp_path):

@@ -81,10 +81,11 @@ class InterleaveConfig:
             raise UserError(f"max_wer is {self.max_wer}, and nothing reads spans back: give the --tokenizer too")
 
 
-class Synthesizer(gate.Speaker, Protocol):
-    """What speaks, and how many of its codes make a second."""
+class Synthesizer(gate.Synthesizer, Protocol):
+    """What speaks, how many of its codes make a second, and the voices that it knows by name, or none."""
 
     frame_rate_hz: float
+    speakers: tuple[str, ...]
 
 
 def load_synthesizer(folder: Path, url: str | None = None) -> Synthesizer:
@@ -181,14 +182,17 @@ class _Interleave:
         rng = np.random.default_rng(hash64(self.config.seed, document.id))
         config = self.config
         drawn = draw(document.text, config.speech_ratio, config.mean_span_words, rng, config.policy)
-        return _Named(document.id, drawn)
+        voices = self.synthesizer.speakers
+        voice = voices[hash64(config.seed, document.id, "speaker") % len(voices)] if voices else None
+        return _Named(document.id, drawn, voice)
 
     def _speak(self, batch: list[_Named], counts: Counter[str]) -> Iterator[Document]:
         config = self.config
         spans = [(d.id, i) for d in batch for i in range(len(d.spans))]
         texts = [" ".join(part.text.split()) for d in batch for part in d.spans]
         seeds = [[hash64(config.seed, name, i, attempt) for name, i in spans] for attempt in range(config.tries)]
-        outcomes = iter(gate.say(self.synthesizer, texts, seeds, self.reader, config.max_wer))
+        voices = [d.voice for d in batch for _ in d.spans if d.voice is not None] or None
+        outcomes = iter(gate.say(self.synthesizer, texts, seeds, self.reader, config.max_wer, voices))
         for d in batch:
             spoken = [(part, next(outcomes) if part.spoken else None) for part in d.drawn.parts]
             counts.update({f"unspeakable {kind}": n for kind, n in d.drawn.unspeakable_words.items()})
@@ -196,9 +200,9 @@ class _Interleave:
             for _, outcome in spoken:
                 if outcome is not None:
                     _count(outcome, counts)
-            yield self._document(d.id, [(part, outcome.kept if outcome else None) for part, outcome in spoken], counts)
+            yield self._document(d, [(part, outcome.kept if outcome else None) for part, outcome in spoken], counts)
 
-    def _document(self, name: str, spoken: list[tuple[Part, Said | None]], counts: Counter[str]) -> Document:
+    def _document(self, named: _Named, spoken: list[tuple[Part, Said | None]], counts: Counter[str]) -> Document:
         """The document of parts with their codes; a span without codes stays text, one with the text around it."""
         segments: list[Segment] = []
         for silent, run in groupby(spoken, key=lambda pair: pair[1] is None):
@@ -222,8 +226,10 @@ class _Interleave:
             }
         )
         ratio = spoken_words / num_words if num_words else 0.0
-        meta = Meta(ratio, num_words, num_codes / self.synthesizer.frame_rate_hz)
-        return Document(name, "interleaved", tuple(segments), meta if self.reader is None else _measured(meta, kept))
+        meta = Meta(ratio, num_words, num_codes / self.synthesizer.frame_rate_hz, speaker=named.voice if kept else None)
+        return Document(
+            named.id, "interleaved", tuple(segments), meta if self.reader is None else _measured(meta, kept)
+        )
 
 
 def _measured(meta: Meta, kept: list[tuple[Part, Said]]) -> Meta:
@@ -249,10 +255,11 @@ def _count(outcome: Outcome, counts: Counter[str]) -> None:
 
 @dataclass(frozen=True)
 class _Named:
-    """A document with its spans drawn and not yet spoken."""
+    """A document with its spans drawn and not yet spoken, and who is to speak them."""
 
     id: str
     drawn: Drawn
+    voice: str | None
 
     @property
     def spans(self) -> list[Part]:

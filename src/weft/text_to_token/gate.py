@@ -26,11 +26,13 @@ class Reader(Protocol):
         """The text of each row of codes."""
 
 
-class Speaker(Protocol):
+class Synthesizer(Protocol):
     """What speaks: `weft.text_to_token.synthesize.Synthesizer`, or anything that does the same."""
 
-    def speak(self, texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Codes | None]:
-        """Codes for each text, decided by the text and its seed alone; None where it ran away."""
+    def speak(
+        self, texts: Sequence[str], seeds: Sequence[int], speakers: Sequence[str] | None = None
+    ) -> Sequence[Codes | None]:
+        """Codes for each text, decided by the text, its seed and its speaker alone; None where it ran away."""
 
 
 def read_back(reader: Reader, codes: Sequence[Codes | None], texts: Sequence[str]) -> ErrorRate:
@@ -71,16 +73,17 @@ class Outcome:
 
 
 def say(
-    speaker: Speaker,
+    synthesizer: Synthesizer,
     texts: Sequence[str],
     seeds: Sequence[Sequence[int]],
     reader: Reader | None = None,
     max_wer: float | None = None,
+    speakers: Sequence[str] | None = None,
 ) -> list[Outcome]:
     """Say each text, again with its next seed where it ran away, was silent, or reads back over `max_wer`.
 
-    `seeds` has a row for each try, with a seed for each text. Without a reader nothing is measured; without `max_wer`
-    all is kept that has codes. What cannot be measured, a text of symbols, is kept too.
+    `seeds` has a row for each try, with a seed for each text; `speakers` are of the texts. Without a reader nothing is
+    measured; without `max_wer` all is kept that has codes. What cannot be measured, a text of symbols, is kept too.
     """
     first: list[Said | None] = [None] * len(texts)
     kept = list(first)
@@ -89,7 +92,8 @@ def say(
     for row in seeds:
         if not left:
             break
-        found = _said(speaker, [texts[i] for i in left], [row[i] for i in left], reader)
+        voices = None if speakers is None else [speakers[i] for i in left]
+        found = _said(synthesizer, [texts[i] for i in left], [row[i] for i in left], voices, reader)
         for i, said in zip(left, found, strict=True):
             num_tries[i] += 1
             first[i] = first[i] or said
@@ -99,8 +103,14 @@ def say(
     return [Outcome(*fields) for fields in zip(kept, first, num_tries, strict=True)]
 
 
-def _said(speaker: Speaker, texts: Sequence[str], seeds: Sequence[int], reader: Reader | None) -> list[Said | None]:
-    found = speaker.speak(texts, seeds)
+def _said(
+    synthesizer: Synthesizer,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    speakers: Sequence[str] | None,
+    reader: Reader | None,
+) -> list[Said | None]:
+    found = synthesizer.speak(texts, seeds, speakers)
     codes = [c if c is not None and len(c) else None for c in found]  # silence is no speech either
     if reader is None:
         return [None if c is None else Said(c) for c in codes]

@@ -1,6 +1,8 @@
 """The text-to-token model as a folder: a causal language model whose vocabulary is text and speech codes.
 
-A prompt is the text's spoken form and `<|begin_of_audio|>`; what follows are codes and `<|end_of_audio|>`.
+A prompt is the text's spoken form and `<|begin_of_audio|>`; what follows are codes and `<|end_of_audio|>`. Of a model
+with several speakers, the prompt begins with the name of one, `name: text`. A spoken form has colons inside numbers
+only, so that the last one before a space ends the name, whatever the name is.
 
 Texts are read in a spoken form, because spans for interleaved data are cut anywhere from a document, while speech to
 train on is often whole sentences: a capital or a full stop would tell one from the other. Its price: a pause at a comma
@@ -42,19 +44,21 @@ def _is_spoken(text: str, i: int) -> bool:
     return not c.isspace() and text[i - 1 : i].isdigit() and text[i + 1 : i + 2].isdigit()
 
 
-def tokenizer_text(text: str) -> str:
-    """The spoken form behind a space, so that the first word has the ids that it has anywhere else."""
-    return " " + spoken_form(text)
+def tokenizer_text(text: str, speaker: str | None = None) -> str:
+    """The speaker's name and the spoken form, each behind a space: every word has the ids that it has anywhere else."""
+    return f"{f' {speaker}:' if speaker else ''} {spoken_form(text)}"
 
 
-def prompt_ids(vocab: SpeechVocab, text: str) -> np.ndarray:
+def prompt_ids(vocab: SpeechVocab, text: str, speaker: str | None = None) -> np.ndarray:
     """Ids (int64) that the codes of `text` follow."""
-    return np.append(vocab.text_ids(tokenizer_text(text)), vocab.begin_of_audio_id)
+    return np.append(vocab.text_ids(tokenizer_text(text, speaker)), vocab.begin_of_audio_id)
 
 
-def document_ids(vocab: SpeechVocab, text: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def document_ids(
+    vocab: SpeechVocab, text: str, codes: np.ndarray, speaker: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids of a whole training row, and which of them are trained: the codes and their end marker."""
-    prompt, speech = prompt_ids(vocab, text), vocab.speech_ids(codes)[1:]
+    prompt, speech = prompt_ids(vocab, text, speaker), vocab.speech_ids(codes)[1:]
     return np.concatenate([prompt, speech]), np.arange(len(prompt) + len(speech)) >= len(prompt)
 
 

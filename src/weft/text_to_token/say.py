@@ -29,12 +29,15 @@ class SayConfig:
     """Folder of the speech decoder."""
     out: Path
     """WAV file to write."""
+    speaker: str | None = None
+    """Name of the voice, of a text-to-token model trained with several; by default the one it heard most of."""
     seed: Natural = 0
     """Seed of the codes and of the decoder's noise."""
 
 
 def run(config: SayConfig) -> None:
-    """Write the sound of a text. Raises UserError when the parts do not fit or the text cannot be said."""
+    """Write the sound of a text. Raises UserError when the parts do not fit, and for a text or a speaker that cannot be
+    said."""
     speaker, decoder = read(config.text_to_token, "text_to_token"), read(config.decoder, "decoder")
     if speaker.parents.get("tokenizer") != decoder.parents.get("tokenizer"):
         raise UserError(
@@ -43,7 +46,8 @@ def run(config: SayConfig) -> None:
     if not spoken_form(config.text):
         raise UserError(f"there is nothing to say in {config.text!r}: give words")
     check_writable(config.out, ".wav")
-    codes = Synthesizer.load(config.text_to_token).speak([config.text], [config.seed])[0]
+    speakers = None if config.speaker is None else [config.speaker]
+    codes = Synthesizer.load(config.text_to_token).speak([config.text], [config.seed], speakers)[0]
     if not codes:
         raise UserError("the text-to-token model ran away on this text: try another --seed, or shorter text")
     voice = SpeechDecoder.load(config.decoder)

@@ -7,7 +7,8 @@ Next-code loss on the speech side (the paper, section 2.3; initialisation and da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class TextToTokenConfig:
     """Codes datasets with transcripts."""
     tokenizer: Path
     """Speech tokenizer that made them."""
+    speakers: bool = False
+    """Whether the model learns the codes' speakers by name, to speak as any of them."""
     base: Path | None = None
     """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
     model: LmConfig = field(default_factory=LmConfig)
@@ -61,9 +64,9 @@ class TextToTokenConfig:
 def run(config: TextToTokenConfig) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
-    Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row), and what the
-    speech was like: the codes a second, and a pace that none of it exceeds. Raises UserError for codes of another
-    tokenizer, and where too few utterances are left.
+    Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row; with `speakers`,
+    no speaker), the utterances of each speaker, and what the speech was like: the codes a second, and a pace that none
+    of it exceeds. Raises UserError for codes of another tokenizer, and where too few utterances are left.
     """
     tokenizer = artifacts.read(config.tokenizer, "tokenizer")
     manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
@@ -77,14 +80,16 @@ def run(config: TextToTokenConfig) -> Manifest:
         return artifacts.read(config.out)
     all_utterances = list(Rows.of(*config.codes).utterances())
     utterances = [u for u in all_utterances if spoken_form(u.text or "") and len(u.codes)]
+    if config.speakers:
+        utterances = [u for u in utterances if u.speaker]
     with distributed.build(config.out, KIND, settings, parents) as draft:
         model, words = _start(config, utterances)
         check_rows(model, config.row_tokens)
-        rows = _rows(SpeechVocab.of(words), utterances, config.row_tokens)
+        fitting = _fitting(SpeechVocab.of(words), utterances, config)
+        rows = [row for _, row in fitting]
         if len(rows) < config.batch_utterances:
-            raise UserError(
-                f"only {len(rows)} utterances with transcripts fit row_tokens {config.row_tokens}: give more"
-            )
+            needed = "transcripts and speakers" if config.speakers else "transcripts"
+            raise UserError(f"only {len(rows)} utterances with {needed} fit row_tokens {config.row_tokens}: give more")
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         fit(model, _Batches(rows, config), _loss, config.train, draft.folder, "text-to-token")
         if distributed.is_first():
@@ -93,6 +98,8 @@ def run(config: TextToTokenConfig) -> Manifest:
         draft.counts["parameters"] = model.num_parameters()
         draft.counts["utterances"] = len(rows)
         draft.counts["left_out_utterances"] = len(all_utterances) - len(rows)
+        if config.speakers:
+            draft.counts["speakers"] = _by_speaker(u for u, _ in fitting)
         paces = ((u.text or "", len(u.codes)) for u in utterances)
         draft.counts["max_codes_per_character"] = max_codes_per_character(paces)
         draft.counts["frame_rate_hz"] = frame_rate_hz
@@ -106,7 +113,7 @@ def _start(
     if config.base is not None:
         model, words = load_hf(config.base, dtype="auto")
         return model, extend_lm(model, words, len(codebook), seed, codebook)
-    texts = (tokenizer_text(u.text or "") for u in utterances)
+    texts = (tokenizer_text(u.text or "", _speaker(u, config)) for u in utterances)
     words = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))
     return new_lm(config.model, words, seed, codebook), words
 
@@ -114,9 +121,22 @@ def _start(
 Row = tuple[np.ndarray, np.ndarray]
 
 
-def _rows(vocab: SpeechVocab, utterances: Sequence[CodedUtterance], row_tokens: int) -> list[Row]:
-    rows = [document_ids(vocab, u.text or "", np.asarray(u.codes)) for u in utterances]
-    return [row for row in rows if len(row[0]) <= row_tokens]
+def _fitting(
+    vocab: SpeechVocab, utterances: Sequence[CodedUtterance], config: TextToTokenConfig
+) -> list[tuple[CodedUtterance, Row]]:
+    """The utterances that are no longer than a row, with theirs."""
+    rows = ((u, document_ids(vocab, u.text or "", np.asarray(u.codes), _speaker(u, config))) for u in utterances)
+    return [(u, row) for u, row in rows if len(row[0]) <= config.row_tokens]
+
+
+def _speaker(utterance: CodedUtterance, config: TextToTokenConfig) -> str | None:
+    return utterance.speaker if config.speakers else None
+
+
+def _by_speaker(utterances: Iterable[CodedUtterance]) -> dict[str, int]:
+    """Utterances of each speaker, the one with the most first."""
+    counts = Counter(u.speaker or "" for u in utterances)
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)

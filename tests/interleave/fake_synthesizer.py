@@ -52,6 +52,9 @@ class FakeSynthesizer:
             return [[SPEAKERS.index(s)] * 4 * len(text.split()) for text, s in zip(texts, speakers, strict=True)]
         return [self.codes(text, seed) for text, seed in zip(texts, seeds, strict=True)]
 
+    def normalize(self, text):
+        return text
+
     def codes(self, text, seed):
         if seed % 40 < 2:
             return None if seed % 40 else []

@@ -16,6 +16,9 @@ class Speaker:
         said = [self.heard[pair] for pair in zip(texts, seeds, strict=True)]
         return [None if text is None else [ord(c) for c in text] for text in said]
 
+    def normalize(self, text):
+        return text.replace("13", "thirteen")
+
 
 class Reader:
     def transcribe(self, codes):
@@ -74,6 +77,8 @@ def test_without_a_threshold_the_first_codes_are_kept():
         ("ภาษาไทย", "ภาษาไท", SpanErrors(1, 7, True)),
         ("한국어 텍스트", "한국어", SpanErrors(1, 2, False)),
         ("%&", "per cent and", None),
+        ("13 mats", "thirteen mats", SpanErrors(0, 2, False)),
+        ("thirteen mats", "13 mats", SpanErrors(0, 2, False)),
     ],
 )
 def test_errors_are_of_words_or_where_there_are_no_spaces_of_characters(text, heard, errors):

@@ -1,6 +1,7 @@
 """Text-to-token: training, speaking and reading back, on speech whose codes are the letters of its text."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ WORDS = ("a", "red", "dog", "ran", "to", "me", "and", "sat", "bird", "all", "is"
 
 def codes_of(text: str) -> list[int]:
     return [LETTERS.index(c) for c in spoken_form(text)]
+
+
+class Num2words:
+    """A stand-in for the module of that name."""
+
+    @staticmethod
+    def num2words(number, lang, to="cardinal"):
+        return ["zero", "one", "two"][number]
 
 
 class LetterTokenizer:
@@ -195,6 +204,24 @@ def test_each_speaker_has_a_voice(choir):
     below, above = ([code < 7 for row in rows for code in row or []] for rows in (low, high))
     assert np.mean(below) > 0.95
     assert np.mean(above) < 0.05
+
+
+def test_numbers_are_said_as_the_model_was_trained(trained, synthesizer, tmp_path, monkeypatch):
+    manifest = artifacts.read(trained.out)
+
+    def copy(name, settings):
+        parents = {"tokenizer": artifacts.read(trained.tokenizer)}
+        with artifacts.build(tmp_path / name, manifest.kind, settings, parents) as draft:
+            save(*load_hf(trained.out, torch.float32), draft.folder)
+            draft.counts.update(manifest.counts)
+        return tmp_path / name
+
+    monkeypatch.setitem(sys.modules, "num2words", Num2words)
+    in_words = Synthesizer.load(copy("words", manifest.settings | {"normalize": "numbers"}))
+    assert in_words.speak(["2 dogs ran", "a dog"], [0, 1]) == synthesizer.speak(["two dogs ran", "a dog"], [0, 1])
+    assert in_words.normalize("1") != synthesizer.normalize("1") == "1"
+    older = {name: value for name, value in manifest.settings.items() if name not in ("normalize", "language")}
+    assert Synthesizer.load(copy("older", older)).normalize("1") == "1"
 
 
 def test_an_unknown_speaker_is_refused(choir, synthesizer):

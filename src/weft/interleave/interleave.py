@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,17 +26,14 @@ from weft.data.formats import TextDocument
 from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
-from weft.interleave import words
+from weft.interleave import tally, words
 from weft.interleave.spans import Drawn, Part, Policy, draw, hash64
-from weft.interleave.speakable import KINDS
 from weft.records import Document, Meta, Segment
 from weft.text_to_token import gate
-from weft.text_to_token.gate import Outcome, Said
+from weft.text_to_token.gate import Said
 
 _BYTES_PER_TASK = 128 << 10  # some 650 spans: enough to batch, and little to lose to a kill
 _SPANS_PER_CALL = 4096
-_BUCKETS = (10, 50, 200, 1000)  # words of a document, for the achieved ratios in the manifest
-_WER_BUCKETS = {0.0: "0", 0.1: "to 0.1", 0.2: "to 0.2", 0.3: "to 0.3", 0.5: "to 0.5", 1.0: "to 1", np.inf: "over 1"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def run(
     with artifacts.build(config.out, "documents", settings, parents) as draft:
         work = _Interleave(config, corpus, draft.folder, tasks, load, load_reader)
         report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
-        draft.counts.update(_summary(report, config.tokenizer is not None))
+        draft.counts.update(tally.summary(report, config.tokenizer is not None))
     return artifacts.read(config.out)
 
 
@@ -199,7 +196,7 @@ class _Interleave:
             counts["documents_left_whole"] += d.drawn.left_whole
             for _, outcome in spoken:
                 if outcome is not None:
-                    _count(outcome, counts)
+                    tally.count_span(outcome, counts)
             yield self._document(d, [(part, outcome.kept if outcome else None) for part, outcome in spoken], counts)
 
     def _document(self, named: _Named, spoken: list[tuple[Part, Said | None]], counts: Counter[str]) -> Document:
@@ -214,17 +211,7 @@ class _Interleave:
         num_words = sum(part.num_words for part, _ in spoken)
         spoken_words = sum(part.num_words for part, _ in kept)
         num_codes = sum(len(said.codes) for _, said in kept)
-        bucket = _bucket(num_words)
-        counts.update(
-            {
-                "documents": 1,
-                "words": num_words,
-                "spoken_words": spoken_words,
-                "speech_codes": num_codes,
-                f"words {bucket}": num_words,
-                f"spoken_words {bucket}": spoken_words,
-            }
-        )
+        tally.count_document(num_words, spoken_words, num_codes, counts)
         ratio = spoken_words / num_words if num_words else 0.0
         meta = Meta(ratio, num_words, num_codes / self.synthesizer.frame_rate_hz, speaker=named.voice if kept else None)
         return Document(
@@ -238,19 +225,6 @@ def _measured(meta: Meta, kept: list[tuple[Part, Said]]) -> Meta:
     known = [(rate, part.num_words) for rate, (part, _) in zip(rates, kept, strict=True) if rate is not None]
     wer = sum(rate * n for rate, n in known) / sum(n for _, n in known) if known else None
     return replace(meta, wer=wer, span_wer=rates)
-
-
-def _count(outcome: Outcome, counts: Counter[str]) -> None:
-    counts["spans"] += 1
-    counts["retried_spans"] += outcome.num_tries > 1
-    counts["rejected_spans"] += outcome.kept is None
-    counts["misread_spans"] += outcome.kept is None and outcome.first is not None
-    for when, said in (("before", outcome.first), ("after", outcome.kept)):
-        if said is not None and said.errors is not None:
-            rate = "cer" if said.errors.in_characters else "wer"
-            counts.update({f"{rate} {when} errors": said.errors.errors, f"{rate} {when} units": said.errors.units})
-            if when == "before":
-                counts[f"span_wer {next(b for edge, b in _WER_BUCKETS.items() if said.errors.rate <= edge)}"] += 1
 
 
 @dataclass(frozen=True)
@@ -277,53 +251,3 @@ def _batches(drawn: Iterable[_Named]) -> Iterator[list[_Named]]:
             batch, num_spans = [], 0
     if batch:
         yield batch
-
-
-def _bucket(num_words: int) -> str:
-    low = max((edge for edge in _BUCKETS if edge <= num_words), default=0)
-    high = next((f"-{edge - 1}" for edge in _BUCKETS if edge > num_words), " or more")
-    return f"{low}{high}"
-
-
-def _summary(report: Report, read_back: bool) -> dict[str, Any]:
-    """The counts of the manifest. Ratios are of all words, also of those that cannot be spoken, which `left_as_text`
-    counts by kind; `tokens_per_sec` is a worker's speed in speech codes."""
-    counts = report.counts
-    if not counts["words"]:
-        raise UserError("the corpus holds no words to interleave: give other text")
-    names = ("documents", "words", "spoken_words", "speech_codes", "spans", "rejected_spans")
-    buckets = sorted((name.removeprefix("words ") for name in counts if name.startswith("words ")), key=_leading_number)
-    return {
-        **{name: counts[name] for name in names},
-        "text_words": counts["words"] - counts["spoken_words"],
-        "speech_ratio": round(counts["spoken_words"] / counts["words"], 4),
-        "speech_ratio_by_words": {
-            b: round(counts[f"spoken_words {b}"] / max(1, counts[f"words {b}"]), 4) for b in buckets
-        },
-        "retried_share": round(counts["retried_spans"] / max(1, counts["spans"]), 4),
-        "codes_per_spoken_word": round(counts["speech_codes"] / max(1, counts["spoken_words"]), 3),
-        "left_as_text": {kind: n for kind in KINDS if (n := counts[f"unspeakable {kind}"])},
-        "documents_left_whole": counts["documents_left_whole"],
-        **({"read_back": _read_back(counts)} if read_back else {}),
-        "skipped_documents": len(report.skipped.bad),
-        "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
-    }
-
-
-def _read_back(counts: Counter[str]) -> dict[str, Any]:
-    """What the gate found and did; the rates before it are those of the first codes that each span got."""
-    rates = {
-        f"{rate}_{when}": round(counts[f"{rate} {when} errors"] / units, 4)
-        for rate in ("wer", "cer")
-        for when in ("before", "after")
-        if (units := counts[f"{rate} {when} units"])
-    }
-    return {
-        **rates,
-        "span_wer": {bucket: counts[f"span_wer {bucket}"] for bucket in _WER_BUCKETS.values()},
-        "dropped_share": round(counts["misread_spans"] / max(1, counts["spans"]), 4),
-    }
-
-
-def _leading_number(bucket: str) -> int:
-    return int(bucket.split("-")[0].split()[0])

@@ -34,6 +34,9 @@ class Synthesizer(Protocol):
     ) -> Sequence[Codes | None]:
         """Codes for each text, decided by the text, its seed and its speaker alone; None where it ran away."""
 
+    def normalize(self, text: str) -> str:
+        """What is said where a text is spoken, such as numbers in words."""
+
 
 def read_back(reader: Reader, codes: Sequence[Codes | None], texts: Sequence[str]) -> ErrorRate:
     """Word error rate of what the tokenizer reads in codes; a text without codes counts as not said at all."""
@@ -115,11 +118,15 @@ def _said(
     if reader is None:
         return [None if c is None else Said(c) for c in codes]
     heard = iter(reader.transcribe([c for c in codes if c is not None]))
-    return [None if c is None else Said(c, _errors(t, next(heard))) for c, t in zip(codes, texts, strict=True)]
+    said = [synthesizer.normalize(text) for text in texts]
+    return [
+        None if c is None else Said(c, _errors(text, synthesizer.normalize(next(heard))))
+        for c, text in zip(codes, said, strict=True)
+    ]
 
 
 def _errors(text: str, heard: str) -> SpanErrors | None:
-    """Of what is spoken of the text: a transcript's normaliser would leave out what stands in brackets."""
+    """Of what is spoken of the text: a transcript's normalizer would leave out what stands in brackets."""
     spoken = spoken_form(text)
     in_characters = is_spaceless(spoken)
     errors, units = (character_errors if in_characters else word_errors)(spoken, heard)

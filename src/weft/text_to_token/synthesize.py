@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from weft.engine.generate import Engine, Request, Sampling
 from weft.errors import UserError
 from weft.lm.model import load_hf
 from weft.text_to_token.model import KIND, most_codes, prompt_ids, spoken_form
+from weft.text_to_token.normalize import normalizer
 from weft.training.loop import multiplies_bf16
 from weft.vocab import SpeechVocab
 
@@ -38,8 +38,8 @@ second, the longest circle was a pause: one code for 1.2 s."""
 class Synthesizer:
     """A trained text-to-token model.
 
-    `frame_rate_hz` is how many codes make a second, and `speakers` are the voices that it knows by name, the best known
-    first; none of a model that was trained without.
+    `normalize` turns a text into what is said, as in training. `frame_rate_hz` is how many codes make a second, and
+    `speakers` are the voices that it knows by name, the best known first; none of a model that was trained without.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class Synthesizer:
         max_repeat_sec: float = MAX_REPEAT_SEC,
     ) -> None:
         self.manifest = manifest
+        settings = manifest.settings
+        self.normalize = normalizer(settings.get("normalize", "none"), settings.get("language", "en"))
         self.frame_rate_hz: float = manifest.counts["frame_rate_hz"]
         self.speakers: tuple[str, ...] = tuple(manifest.counts.get("speakers", ()))
         self._codes_per_character: float = manifest.counts["max_codes_per_character"]
         self._max_repeats = max(1, round(max_repeat_sec * self.frame_rate_hz))
         self._engine, self._vocab = engine, vocab
-        self._sampling = Sampling(temperature=manifest.settings["temperature"])
+        self._sampling = Sampling(temperature=settings["temperature"])
         self._allowed = [*vocab.codes_to_ids(range(vocab.num_codes)).tolist(), vocab.end_of_audio_id]
 
     @classmethod
@@ -90,12 +92,11 @@ class Synthesizer:
         it is given as many codes as speech of such length can take, and a second seed when it does not end within or
         goes in circles. Raises UserError for a speaker that the model does not know.
         """
-        if speakers is None:
-            speakers = self.speakers[:1] * len(texts)
-        elif unknown := set(speakers).difference(self.speakers):
+        if unknown := set(speakers or ()).difference(self.speakers):
             raise UserError(f"speaker {min(unknown)!r} is none that this text-to-token model knows {self._known()}")
+        voices = speakers if speakers is not None else [next(iter(self.speakers), None)] * len(texts)
         spoken: list[list[int] | None] = [None] * len(texts)
-        said = zip_longest(texts, speakers)
+        said = zip(map(self.normalize, texts), voices, strict=True)
         requests = {i: self._request(*what) for i, what in enumerate(said) if spoken_form(what[0])}
         left = [i for i, r in requests.items() if len(r.ids) + r.max_new_tokens <= self._engine.max_positions]
         for attempt in range(_TRIES):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from weft.lm.model import LmConfig, extend_lm, load_hf, new_lm, save
 from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.records import CodedUtterance
 from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
+from weft.text_to_token.normalize import Normalization, normalizer
 from weft.tokenizer.encoder import ENCODER_HZ
 from weft.tokenizer.tokenizer import codebook_of
 from weft.training import distributed
@@ -46,6 +47,10 @@ class TextToTokenConfig:
     """Speech tokenizer that made them."""
     speakers: bool = False
     """Whether the model learns the codes' speakers by name, to speak as any of them."""
+    normalize: Normalization = "none"
+    """What becomes of a text before it is spoken: nothing, or its numbers turn into words."""
+    language: str = "en"
+    """Language of numbers, as num2words calls it."""
     base: Path | None = None
     """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
     model: LmConfig = field(default_factory=LmConfig)
@@ -66,7 +71,8 @@ def run(config: TextToTokenConfig) -> Manifest:
 
     Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row; with `speakers`,
     no speaker), the utterances of each speaker, and what the speech was like: the codes a second, and a pace that none
-    of it exceeds. Raises UserError for codes of another tokenizer, and where too few utterances are left.
+    of it exceeds. Raises UserError for codes of another tokenizer, for a way to normalize that is not installed, and
+    where too few utterances are left.
     """
     tokenizer = artifacts.read(config.tokenizer, "tokenizer")
     manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
@@ -78,17 +84,21 @@ def run(config: TextToTokenConfig) -> Manifest:
     settings = settings_of(config, leave_out=("out", "codes", "tokenizer"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    all_utterances = list(Rows.of(*config.codes).utterances())
-    utterances = [u for u in all_utterances if spoken_form(u.text or "") and len(u.codes)]
-    if config.speakers:
-        utterances = [u for u in utterances if u.speaker]
+    normalize = normalizer(config.normalize, config.language)
+    all_utterances = [
+        replace(u, text=normalize(u.text or ""), speaker=u.speaker if config.speakers else None)
+        for u in Rows.of(*config.codes).utterances()
+    ]
+    needed = "transcripts and speakers" if config.speakers else "transcripts"
+    utterances = [
+        u for u in all_utterances if spoken_form(u.text or "") and len(u.codes) and (u.speaker or not config.speakers)
+    ]
     with distributed.build(config.out, KIND, settings, parents) as draft:
         model, words = _start(config, utterances)
         check_rows(model, config.row_tokens)
-        fitting = _fitting(SpeechVocab.of(words), utterances, config)
+        fitting = _fitting(SpeechVocab.of(words), utterances, config.row_tokens)
         rows = [row for _, row in fitting]
         if len(rows) < config.batch_utterances:
-            needed = "transcripts and speakers" if config.speakers else "transcripts"
             raise UserError(f"only {len(rows)} utterances with {needed} fit row_tokens {config.row_tokens}: give more")
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         fit(model, _Batches(rows, config), _loss, config.train, draft.folder, "text-to-token")
@@ -113,7 +123,7 @@ def _start(
     if config.base is not None:
         model, words = load_hf(config.base, dtype="auto")
         return model, extend_lm(model, words, len(codebook), seed, codebook)
-    texts = (tokenizer_text(u.text or "", _speaker(u, config)) for u in utterances)
+    texts = (tokenizer_text(u.text or "", u.speaker) for u in utterances)
     words = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))
     return new_lm(config.model, words, seed, codebook), words
 
@@ -122,15 +132,11 @@ Row = tuple[np.ndarray, np.ndarray]
 
 
 def _fitting(
-    vocab: SpeechVocab, utterances: Sequence[CodedUtterance], config: TextToTokenConfig
+    vocab: SpeechVocab, utterances: Sequence[CodedUtterance], row_tokens: int
 ) -> list[tuple[CodedUtterance, Row]]:
     """The utterances that are no longer than a row, with theirs."""
-    rows = ((u, document_ids(vocab, u.text or "", np.asarray(u.codes), _speaker(u, config))) for u in utterances)
-    return [(u, row) for u, row in rows if len(row[0]) <= config.row_tokens]
-
-
-def _speaker(utterance: CodedUtterance, config: TextToTokenConfig) -> str | None:
-    return utterance.speaker if config.speakers else None
+    rows = ((u, document_ids(vocab, u.text or "", np.asarray(u.codes), u.speaker)) for u in utterances)
+    return [(u, row) for u, row in rows if len(row[0]) <= row_tokens]
 
 
 def _by_speaker(utterances: Iterable[CodedUtterance]) -> dict[str, int]:

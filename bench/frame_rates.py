@@ -1,15 +1,15 @@
-"""Word errors against frame rate, the paper's figure in small: the nano tokenizer at 50, 25, 12.5 and 6.25 codes a
-second, trained alike on the same speech, each with its bottleneck closed (ours) and open (the same weights without
-quantizing).
+"""Word errors against frame rate, the paper's figure in small: a tokenizer at 50, 25, 12.5 and 6.25 codes a second,
+trained alike on the same speech, each with its bottleneck closed (ours) and open (the same weights without quantizing).
 
     python bench/frame_rates.py [--quantizer fsq] [--json FILE]          # on the demo's world, spoken by espeak
     python bench/frame_rates.py --audio train/manifest.jsonl --held-out test/manifest.jsonl --steps 2000
+    python bench/frame_rates.py --audio ... --recipe whisper-small/tokenizer --base DIR     # as the paper: from a Whisper
     python bench/frame_rates.py --quick                                  # a rehearsal: nothing is learnt
 
-Codebooks grow as in the paper where codes are fewer (4096, 4096, 16384, 65536), divided by 32; a step is the nano
-recipe's, the same seconds of speech at every rate. The paper's figures are of whisper-large-v3 and other speech: what
-can be compared is how errors grow from rate to rate. A tokenizer that is trained already is not trained again, so a run
-that was interrupted goes on.
+Codebooks grow as in the paper where codes are fewer (4096, 4096, 16384, 65536), divided by 32; a step is the recipe's
+(nano's, which trains from nothing, unless another is named), the same seconds of speech at every rate. The paper's
+figures are of whisper-large-v3 and other speech: what can be compared is how errors grow from rate to rate. A tokenizer
+that is trained already is not trained again, so a run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> int:
     for quantizer in quantizers:
         rows = []
         for rate in RATES:
-            tokenizer = trained(rate, quantizer, speech, arguments)
+            tokenizer = trained(rate, quantizer, speech, held_out, arguments)
             found = measure(SpeechTokenizer.load(tokenizer), read_manifest(held_out))
             found.pop("speakers")
             figures[f"{quantizer}.{rate.hz:g}hz"] = {**found, "paper_wer_librispeech_clean": rate.paper_wer}
@@ -93,8 +93,10 @@ def parsed() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--audio", type=Path, nargs="+", default=[], help="manifests of transcribed speech to train on")
     p.add_argument("--held-out", type=Path, help="manifest to measure on; else every twentieth utterance of --audio")
+    p.add_argument("--recipe", default="nano/tokenizer", help="recipe of every rate's tokenizer")
+    p.add_argument("--base", type=Path, help="folder of a Hugging Face Whisper to start from; else from nothing")
     p.add_argument("--quantizer", choices=("vq", "fsq", "both"), default="vq")
-    p.add_argument("--steps", type=int, help="training steps; else the nano recipe's")
+    p.add_argument("--steps", type=int, help="training steps; else the recipe's")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("runs/frame_rates"), help="folder of what is made on the way")
     p.add_argument("--json", type=Path, help="file to write the figures to")
@@ -125,22 +127,24 @@ def material(arguments: argparse.Namespace) -> tuple[list[Path], Path]:
     return [arguments.out / "train.jsonl"], arguments.out / "held_out.jsonl"
 
 
-def trained(rate: Rate, quantizer: str, speech: list[Path], arguments: argparse.Namespace) -> Path:
-    """The tokenizer of a frame rate, by the nano recipe."""
+def trained(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, arguments: argparse.Namespace) -> Path:
+    """The tokenizer of a frame rate, by the recipe."""
     out = arguments.out / f"{quantizer}-{rate.hz:g}hz"
     flags = {
         "out": out,
+        "held-out": held_out,
         "train.seed": arguments.seed,
-        "ctc-outputs": rate.ctc_outputs,
         "model.pooling": rate.pooling,
         "model.block-frames": rate.block_frames,
         "model.quantizer.num-codes": rate.num_codes,
         # by share of the mean code's use: the paper's rule depends on how many codes a step has, which differs here
         "model.quantizer.restart-share": 0.1,
     }
+    # letters are read at each code where training begins from nothing
+    flags |= {"base": arguments.base, "ctc-outputs": 0} if arguments.base else {"ctc-outputs": rate.ctc_outputs}
     if arguments.steps:
         flags |= {"train.steps": arguments.steps, "quantize-from-step": arguments.steps // 3}
-    command = ["train-tokenizer", str(recipe_path("nano/tokenizer")), "--speech", *map(str, speech)]
+    command = ["train-tokenizer", str(recipe_path(arguments.recipe)), "--speech", *map(str, speech)]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     if quantizer == "fsq":
         command += ["--model.quantizer.kind", "fsq", "--model.quantizer.levels", *map(str, rate.levels)]

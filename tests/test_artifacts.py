@@ -21,7 +21,7 @@ def make(out, settings=SETTINGS, parents=PARENTS, content="x", kind="codes"):
     with build(out, kind, settings, parents) as draft:
         (draft.folder / "part").write_text(content)
         draft.counts["utterances"] = 1
-        draft.notes["licence"] = "CC0"
+        draft.notes["judge"] = "a person"
     return read(out)
 
 
@@ -32,9 +32,22 @@ def tree(folder):
 def test_an_artifact_knows_what_it_is_and_what_it_was_made_from(tmp_path):
     made = make(tmp_path / "a/codes/")
     assert (made.kind, made.settings, made.parents) == ("codes", SETTINGS, {"tokenizer": "aaaa"})
-    assert (made.counts, made.notes) == ({"utterances": 1}, {"licence": "CC0"})
+    assert (made.counts, made.notes) == ({"utterances": 1}, {"judge": "a person"})
     assert made.fingerprint == fingerprint(tmp_path / "a/codes")
     assert tree(tmp_path) == ["a/codes/log/plan.json", f"a/codes/{MANIFEST}", "a/codes/part"]
+
+
+def test_licences_are_handed_down_each_once_and_are_no_part_of_the_plan(tmp_path):
+    def of(name, parents, licence=None):
+        with build(tmp_path / name, "codes", SETTINGS, parents, licence):
+            pass
+        return read(tmp_path / name)
+
+    speech, text = of("speech", {}, "CC BY 4.0"), of("text", {}, "CC0")
+    both = of("both", {"a": speech, "b": text}, "CC BY 4.0")
+    assert both.notes["licences"] == of("grandchild", {"both": both}).notes["licences"] == "CC BY 4.0; CC0"
+    assert "licences" not in of("free", PARENTS).notes
+    assert is_made(tmp_path / "speech", "codes", SETTINGS, {})
 
 
 def test_it_is_made_by_its_own_plan_alone(tmp_path):

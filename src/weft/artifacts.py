@@ -63,20 +63,28 @@ def plan_of(kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manife
 
 @contextmanager
 def build(
-    out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest] | None = None
+    out: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, Manifest] | None = None,
+    licence: str | None = None,
 ) -> Iterator[Draft]:
     """Make the artifact `out` in `out.partial` and move it into place when the block ends without an exception.
 
-    A second call with the same plan finds the files that a killed one left. Raises UserError when `out` exists, or
-    when `out.partial` was begun with another plan.
+    A second call with the same plan finds the files that a killed one left. `notes.licences` tells the `licence` of
+    what comes from outside, with those of all parents. Raises UserError when `out` exists, or when `out.partial` was
+    begun with another plan.
     """
     out = Path(os.path.normpath(out))
-    plan = plan_of(kind, settings, parents or {})
+    parents = parents or {}
+    plan = plan_of(kind, settings, parents)
     if os.path.lexists(out):
         raise UserError(f"{out} {_what_is_there(out, plan)}: choose another --out, or delete it")
     folder = out.with_name(out.name + ".partial")
     _begin(folder, plan, out)
     draft = Draft(folder)
+    if licences := _licences(parents, licence):
+        draft.notes["licences"] = licences
     try:
         yield draft
     except UserError:
@@ -99,6 +107,11 @@ def build(
     _sync_tree(folder)
     os.replace(folder, out)
     _sync(out.parent)
+
+
+def _licences(parents: Mapping[str, Manifest], own: str | None) -> str:
+    told = [licence for parent in parents.values() for licence in parent.notes.get("licences", "").split("; ")]
+    return "; ".join(dict.fromkeys(licence for licence in (*told, own) if licence))
 
 
 def _begin(folder: Path, plan: dict[str, Any], out: Path) -> None:

@@ -50,6 +50,12 @@ def test_packing_loses_nothing(datasets, vocab, tmp_path, monkeypatch, workers):
     assert set(counts["kinds"]) == {"interleaved", "asr", "text"}
     assert counts["kinds"]["asr"]["documents"] == counts["datasets"]["asr"]["documents"] == 9
     assert counts["kinds"]["text"]["speech_tokens"] == 0
+    spoken = [s for d in Rows.of(datasets[0]).documents() for s in d.segments if s.type == "speech"]
+    replaced = sum(len(vocab.text_ids(s.text)) for s in spoken)
+    ratio = counts["datasets"]["woven"]["speech_tokens_per_replaced_text_token"]
+    assert ratio == pytest.approx(sum(len(s.codes) for s in spoken) / replaced, abs=1e-3)
+    assert ratio == counts["speech_tokens_per_replaced_text_token"]
+    assert "speech_tokens_per_replaced_text_token" not in counts["datasets"]["asr"]
 
 
 def test_codes_outside_the_vocabulary_name_the_document(make_codes, vocab, tmp_path):

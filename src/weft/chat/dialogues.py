@@ -59,6 +59,8 @@ class DialoguesConfig:
     """Processes, each with its own copy of the model; with 1, all happens in this one."""
     max_bad_share: Share = 0.01
     """Share of unreadable dialogues above which the job fails."""
+    licence: str | None = None
+    """Licence of the dialogues, which the notes of all that is made of it will tell."""
 
 
 def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
@@ -77,7 +79,7 @@ def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synt
     settings = {"source": corpus.identity, "dialogues": num_lines, "seed": config.seed, "tasks": tasks}
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents) as draft:
+    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         work = _Speak(config, corpus, num_lines, draft.folder, tasks, load)
         report = job.run(work, draft.folder, tasks, config.workers, "dialogues", config.max_bad_share)
         draft.counts.update(_summary(report))

@@ -47,6 +47,8 @@ class DocumentsConfig:
     """Processes."""
     max_bad_share: Share = 0.01
     """Share of unreadable texts above which the job fails."""
+    licence: str | None = None
+    """Licence of the text, which the notes of all that is made of it will tell."""
 
 
 def run(config: DocumentsConfig) -> Manifest:
@@ -68,7 +70,7 @@ def run(config: DocumentsConfig) -> Manifest:
     settings["tasks"] = tasks
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents) as draft:
+    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         work = _Make(config.kind, source, draft.folder, tasks)
         report = job.run(work, draft.folder, tasks, config.workers, f"{config.kind} documents", config.max_bad_share)
         draft.counts.update(_summary(report, config))

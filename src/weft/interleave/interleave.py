@@ -68,6 +68,8 @@ class InterleaveConfig:
     """Processes, each with its own copy of the model; with 1, all happens in this one."""
     max_bad_share: Share = 0.01
     """Share of unreadable documents above which the job fails."""
+    licence: str | None = None
+    """Licence of the text, which the notes of all that is made of it will tell."""
 
     def __post_init__(self) -> None:
         if not 0 < self.speech_ratio <= 1:
@@ -134,10 +136,11 @@ def run(
     }
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents) as draft:
+    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         work = _Interleave(config, corpus, draft.folder, tasks, load, load_reader)
         report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
-        draft.counts.update(tally.summary(report, config.tokenizer is not None))
+        size_bytes = sum(part.stat().st_size for part in draft.folder.glob("part-*.parquet"))
+        draft.counts.update(tally.summary(report, size_bytes, config.tokenizer is not None))
     return artifacts.read(config.out)
 
 

@@ -27,6 +27,7 @@ from weft.records import Document
 from weft.vocab import SpeechVocab
 
 _ROWS_PER_TASK = 20_000
+_REPLACED, _REPLACING = "replaced text tokens", "speech tokens in their place"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class _Pack:
                 "control_tokens": control,
                 "trained_tokens": int(loss.sum()),
             }
+            if document.kind == "interleaved":
+                spoken = [s for s in document.segments if s.codes is not None and s.text]
+                found[_REPLACING] = sum(len(s.codes or ()) for s in spoken)
+                found[_REPLACED] = sum(len(self.vocab.text_ids(s.text or "")) for s in spoken)
             counts.update({f"{shard.dataset}/{document.kind}/{name}": n for name, n in found.items()})
             yield ids, loss
 
@@ -127,7 +132,8 @@ class _Pack:
 
 
 def _summary(counts: Counter[str]) -> dict[str, Any]:
-    """Counts by dataset, by kind, and in all."""
+    """Counts by dataset, by kind, and in all; where text was replaced by speech, also how many tokens one token of the
+    text became (3 to 4.5 in natural speech at 12.5 codes a second, of a vocabulary of 100,000 and more)."""
     datasets: dict[str, Counter[str]] = {}
     kinds: dict[str, Counter[str]] = {}
     total: Counter[str] = Counter()
@@ -137,5 +143,12 @@ def _summary(counts: Counter[str]) -> dict[str, Any]:
             group[name] += count
     if not total["documents"]:
         raise UserError("the datasets hold no documents: there is nothing to pack")
-    plain = {"datasets": {n: dict(c) for n, c in datasets.items()}, "kinds": {n: dict(c) for n, c in kinds.items()}}
-    return {**total, **plain}
+    by_dataset, by_kind = ({n: _told(c) for n, c in groups.items()} for groups in (datasets, kinds))
+    return {**_told(total), "datasets": by_dataset, "kinds": by_kind}
+
+
+def _told(counts: Counter[str]) -> dict[str, Any]:
+    told: dict[str, Any] = {n: c for n, c in counts.items() if n not in (_REPLACED, _REPLACING)}
+    if replaced := counts[_REPLACED]:
+        told["speech_tokens_per_replaced_text_token"] = round(counts[_REPLACING] / replaced, 3)
+    return told

@@ -3,7 +3,7 @@
 counts: Counter[str] = Counter()                    # of a task; those of all tasks add up
 count_span(outcome, counts)
 count_document(num_words, spoken_words, num_codes, counts)
-manifest.counts.update(summary(report, read_back=True))
+manifest.counts.update(summary(report, size_bytes, read_back=True))
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from weft.errors import UserError
 from weft.interleave.speakable import KINDS
 from weft.text_to_token.gate import Outcome
 
+_PAPER_TOKENS = 600e9
+_TOKENS_PER_WORD = 4 / 3  # of English, in a vocabulary of 100,000 and more
 _BUCKETS = (10, 50, 200, 1000)  # words of a document, for the achieved ratios in the manifest
 _WER_BUCKETS = {0.0: "0", 0.1: "to 0.1", 0.2: "to 0.2", 0.3: "to 0.3", 0.5: "to 0.5", 1.0: "to 1", math.inf: "over 1"}
 
@@ -56,9 +58,9 @@ def _bucket(num_words: int) -> str:
     return f"{low}{high}"
 
 
-def summary(report: Report, read_back: bool) -> dict[str, Any]:
+def summary(report: Report, size_bytes: int, read_back: bool) -> dict[str, Any]:
     """The counts of the manifest. Ratios are of all words, also of those that cannot be spoken, which `left_as_text`
-    counts by kind; `tokens_per_sec` is a worker's speed in speech codes."""
+    counts by kind; `tokens_per_sec` is a worker's speed in speech codes, and `size_bytes` what the documents take."""
     counts = report.counts
     if not counts["words"]:
         raise UserError("the corpus holds no words to interleave: give other text")
@@ -78,6 +80,18 @@ def summary(report: Report, read_back: bool) -> dict[str, Any]:
         **({"read_back": _read_back(counts)} if read_back else {}),
         "skipped_documents": len(report.skipped.bad),
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
+        "cost_of_600b_tokens": _cost(counts, report.busy_sec, size_bytes),
+    }
+
+
+def _cost(counts: Counter[str], busy_sec: float, size_bytes: int) -> dict[str, float]:
+    """What as many tokens as the paper's take, text and speech in this corpus's shares and at its measured rates."""
+    tokens = counts["speech_codes"] + _TOKENS_PER_WORD * (counts["words"] - counts["spoken_words"])
+    times = _PAPER_TOKENS / tokens
+    return {
+        "worker_hours": round(busy_sec * times / 3600),
+        "storage_gb": round(size_bytes * times / 1e9),
+        "corpus_words": round(counts["words"] * times),
     }
 
 

@@ -38,6 +38,8 @@ class StartConfig:
     """Shape, where there is no base."""
     seed: Natural = 0
     """Seed of new weights."""
+    licence: str | None = None
+    """Licence of base or texts, which the notes of all that is made of it will tell."""
 
 
 def run(config: StartConfig) -> Manifest:
@@ -48,12 +50,12 @@ def run(config: StartConfig) -> Manifest:
     if config.base is None and not config.texts:
         raise UserError("a language model needs a base, or texts to train its vocabulary on: give one of them")
     parents = {"tokenizer": artifacts.read(config.tokenizer, "tokenizer")}
-    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "tokenizer")}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "tokenizer", "licence")}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
     codebook = codebook_of(config.tokenizer)
     num_codes = len(codebook)
-    with artifacts.build(config.out, KIND, settings, parents) as draft:
+    with artifacts.build(config.out, KIND, settings, parents, config.licence) as draft:
         if config.base is not None:
             model, tokenizer = load_hf(config.base, dtype="auto")
             tokenizer = extend_lm(model, tokenizer, num_codes, config.seed, codebook)

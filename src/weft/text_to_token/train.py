@@ -64,6 +64,8 @@ class TextToTokenConfig:
     """Width of a packed row; longer utterances are left out."""
     temperature: NonNegative = 0.5
     """Temperature that the model speaks with."""
+    licence: str | None = None
+    """Licence of the base, which the notes of all that is made of it will tell."""
 
 
 def run(config: TextToTokenConfig) -> Manifest:
@@ -81,7 +83,7 @@ def run(config: TextToTokenConfig) -> Manifest:
     parents = {**manifests, "tokenizer": tokenizer}
     with artifacts.loading(config.tokenizer, "a tokenizer"):
         frame_rate_hz = ENCODER_HZ / tokenizer.settings["model"]["pooling"]
-    settings = settings_of(config, leave_out=("out", "codes", "tokenizer"))
+    settings = settings_of(config, leave_out=("out", "codes", "tokenizer", "licence"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
     normalize = normalizer(config.normalize, config.language)
@@ -93,7 +95,7 @@ def run(config: TextToTokenConfig) -> Manifest:
     utterances = [
         u for u in all_utterances if spoken_form(u.text or "") and len(u.codes) and (u.speaker or not config.speakers)
     ]
-    with distributed.build(config.out, KIND, settings, parents) as draft:
+    with distributed.build(config.out, KIND, settings, parents, config.licence) as draft:
         model, words = _start(config, utterances)
         check_rows(model, config.row_tokens)
         fitting = _fitting(SpeechVocab.of(words), utterances, config.row_tokens)

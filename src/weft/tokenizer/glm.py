@@ -36,6 +36,7 @@ from weft.tokenizer.quantizer import QuantizerConfig
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
 _WHAT = "a GLM-4-Voice tokenizer"
+_LICENCE = "imported weights: the licence of the released GLM-4-Voice tokenizer holds"
 _WINDOW_FRAMES = 1500
 _OWN_FIELDS = ("quantize_", "pooling_", "encoder_causal_", "skip_language_detection", "architectures")
 _NAMES = {
@@ -67,7 +68,7 @@ def run(config: ImportConfig) -> Manifest:
     settings = {"source": artifacts.fingerprint(config.folder), "model": settings_of(bottleneck)}
     if artifacts.is_made(config.out, KIND, settings):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, KIND, settings) as draft:
+    with artifacts.build(config.out, KIND, settings, licence=_LICENCE) as draft:
         with torch.device("meta"):
             model = BottleneckWhisper(bottleneck, WhisperForConditionalGeneration(whisper))
         with loading(config.folder, _WHAT):
@@ -75,7 +76,6 @@ def run(config: ImportConfig) -> Manifest:
         SpeechTokenizer(model.eval()).save(draft.folder)
         draft.counts["parameters"] = kept_parameters(bottleneck, whisper)
         draft.counts["codes"] = bottleneck.quantizer.num_codes
-        draft.notes["licence"] = "imported weights: the licence of the released GLM-4-Voice tokenizer holds"
     return artifacts.read(config.out)
 
 

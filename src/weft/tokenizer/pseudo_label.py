@@ -64,6 +64,8 @@ class PseudoLabelConfig:
     """Processes, each with its own copy of the Whisper."""
     max_bad_share: Share = 0.01
     """Share of unreadable utterances above which the job fails."""
+    licence: str | None = None
+    """Licence of the speech, which the notes of all that is made of it will tell."""
 
 
 def run(config: PseudoLabelConfig) -> Manifest:
@@ -81,7 +83,7 @@ def run(config: PseudoLabelConfig) -> Manifest:
     }  # fmt: skip
     if artifacts.is_made(config.out, KIND, settings):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, KIND, settings) as draft:
+    with artifacts.build(config.out, KIND, settings, licence=config.licence) as draft:
         work = _PseudoLabel(config, utterances, draft.folder, tasks)
         report = job.run(work, draft.folder, tasks, config.workers, "pseudo-label", config.max_bad_share)
         _gather(draft.folder, tasks)

@@ -67,9 +67,11 @@ class TokenizerConfig:
     with 80 mel bands. Speech that fits is read once, before training."""
     load_threads: Count = 4
     """Threads, of each process, that read sound ahead of the training step."""
+    licence: str | None = None
+    """Licence of speech and base, which the notes of all that is made of it will tell."""
     dry_run: bool = False
     """Train nothing and make nothing: only tell parameters, memory, steps of an epoch and hours."""
 
 
 # Settings that say how a tokenizer is made, and not what it becomes.
-NOT_PART_OF_THE_PLAN = ("out", "max_bad_share", "cache_gb", "load_threads", "dry_run")
+NOT_PART_OF_THE_PLAN = ("out", "max_bad_share", "cache_gb", "load_threads", "licence", "dry_run")

@@ -50,6 +50,8 @@ class TokenizeConfig:
     quick and changes a few codes in a thousand; auto takes it where the processor multiplies it natively."""
     max_bad_share: Share = 0.01
     """Share of unreadable utterances above which the job fails."""
+    licence: str | None = None
+    """Licence of the speech, which the notes of all that is made of it will tell."""
 
 
 def run(config: TokenizeConfig) -> Manifest:
@@ -65,7 +67,7 @@ def run(config: TokenizeConfig) -> Manifest:
     settings = {"audio": identity(utterances), "tasks": tasks, "precision": precision}
     if artifacts.is_made(config.out, "codes", settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, "codes", settings, parents) as draft:
+    with artifacts.build(config.out, "codes", settings, parents, config.licence) as draft:
         work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks, precision)
         report = job.run(work, draft.folder, tasks, config.workers, "tokenize", config.max_bad_share)
         draft.counts.update(_summary(report, work.tokenizer))

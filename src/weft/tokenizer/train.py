@@ -61,7 +61,7 @@ def run(config: TokenizerConfig) -> Manifest:
         return artifacts.read(config.out)
     _require_sense(config)
     sources = [read_manifest(*paths) for paths in (config.speech, config.pseudo)]
-    with distributed.build(config.out, KIND, settings) as draft, torch.random.fork_rng():
+    with distributed.build(config.out, KIND, settings, licence=config.licence) as draft, torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         if config.base:
             tokenizer = from_whisper(config.base, config.model)

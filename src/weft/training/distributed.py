@@ -193,7 +193,11 @@ def backward(loss: Tensor) -> None:
 
 @contextmanager
 def build(
-    out: Path, kind: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest] | None = None
+    out: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, Manifest] | None = None,
+    licence: str | None = None,
 ) -> Iterator[Draft]:
     """`artifacts.build` for all processes: the first one's draft becomes the artifact, which all find made afterwards.
 
@@ -201,7 +205,7 @@ def build(
     """
     begin()
     if is_first():
-        with artifacts.build(out, kind, settings, parents) as draft:
+        with artifacts.build(out, kind, settings, parents, licence) as draft:
             yield draft
     else:
         with TemporaryDirectory(prefix="weft-") as folder:

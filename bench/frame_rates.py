@@ -3,7 +3,7 @@ trained alike on the same speech, each with its bottleneck closed (ours) and ope
 
     python bench/frame_rates.py [--quantizer fsq] [--json FILE]          # on the demo's world, spoken by espeak
     python bench/frame_rates.py --audio train/manifest.jsonl --held-out test/manifest.jsonl --steps 2000
-    python bench/frame_rates.py --audio ... --recipe whisper-small/tokenizer --base DIR     # as the paper: from a Whisper
+    python bench/frame_rates.py --audio .. --recipe whisper-small/tokenizer --base DIR   # as the paper, from a Whisper
     python bench/frame_rates.py --quick                                  # a rehearsal: nothing is learnt
 
 Codebooks grow as in the paper where codes are fewer (4096, 4096, 16384, 65536), divided by 32; a step is the recipe's

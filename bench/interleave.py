@@ -1,30 +1,53 @@
-"""Speech codes a second that a text-to-token model writes here, and what transformers' `generate` writes of the same.
+"""What interleaved data costs here: codes a second of the engine, of the whole of `weft interleave`, and of other ways.
 
     python bench/interleave.py [--json FILE] [--quick]
 
-Work: the spans of interleaved data, Poisson of 10 words each, 1.5 text ids and Poisson of 3.8 codes a word, asked of a
-Llama of random weights (18M parameters, as many codes as GLM-4-Voice's tokenizer has). A row stops at its own number of
-codes, which random weights would not do. Ours: `weft.engine`, which admits new requests as rows finish, in bf16 where
-the processor multiplies it. Peer: `generate` with a static cache in fp32, on one batch of as many rows,
+Engine: the spans of interleaved data, Poisson of 10 words each, 1.5 text ids and Poisson of 3.8 codes a word, asked of
+a Llama of random weights (18M parameters, as many codes as GLM-4-Voice's tokenizer has). A row stops at its own number
+of codes, which random weights would not do. Ours: `weft.engine`, which admits new requests as rows finish, in bf16
+where the processor multiplies it. Peer: `generate` with a static cache in fp32, on one batch of as many rows,
 those of middle length, which it pads least; it goes on until its last row has stopped. Both draw at temperature 0.8,
 ours among the codes and the end marker, the peer among all ids. They take turns in one run, and the median of their
 times counts. Floor: the products alone, at the rate of one large product of the same precision.
+
+Whole: `weft interleave` from a .jsonl to documents that are whole on disk, gate off, the model already loaded. Peer:
+the engine alone, asked for all of the same spans at once. Then the same job on one thread, by one worker and by two,
+which begin as processes and load the model too.
+
+Sound: the other way to the same codes, which synthesizes: the spans' codes through a speech decoder of the nano
+recipe's shape to sound, and through a tokenizer of whisper-base's shape, in batches, back to codes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from figures import Figure, in_turn, show, write
+from tokenizer import BASE
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from weft.engine.generate import Engine, Request, Sampling
+from weft import artifacts
+from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.flow import FlowConfig, FlowDecoder
+from weft.decoder.vocoder import MelConfig
+from weft.demo.world import World
+from weft.engine.generate import Engine, Generated, Request, Sampling
+from weft.interleave import interleave
+from weft.lm.model import load_hf, save
+from weft.text_to_token.synthesize import Synthesizer
 from weft.training.loop import multiplies_bf16
+from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 
 NUM_THREADS = 2
 BATCH_SIZE = 256
@@ -34,12 +57,12 @@ SAMPLING = Sampling(temperature=0.8)
 ALLOWED = range(NUM_TEXT_IDS, NUM_TEXT_IDS + NUM_CODES + 1)
 
 
-def new_model() -> PreTrainedModel:
+def new_model(vocab_size: int = NUM_TEXT_IDS + NUM_CODES + 7) -> PreTrainedModel:
     """The size of text-to-token for one GPU and an hour, in fp32, with draws that differ from row to row."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(
-            vocab_size=NUM_TEXT_IDS + NUM_CODES + 7,
+            vocab_size=vocab_size,
             hidden_size=384,
             intermediate_size=1024,
             num_hidden_layers=6,
@@ -124,6 +147,111 @@ def speed(num_requests: int, rounds: int) -> dict[str, Figure]:
     }
 
 
+class _OwnLengths(Engine):
+    """Ends each request after a number of codes that its text takes, as a trained model would by its end marker.
+
+    `asked` are the requests so far, as they were run.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, BATCH_SIZE)
+        self.asked: list[Request] = []
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stop_ids: Collection[int] = (),
+        allowed: Collection[int] | None = None,
+        max_repeats: int | None = None,
+    ) -> list[Generated]:
+        requests = [replace(r, max_new_tokens=_length(r)) for r in requests]
+        self.asked += requests
+        codes = set(allowed or ()) - set(stop_ids)
+        return [replace(g, stopped=True) for g in super().generate(requests, sampling, (), codes, max_repeats)]
+
+
+def _length(request: Request) -> int:
+    mean = CODES_PER_WORD / IDS_PER_WORD * len(request.ids)
+    return int(1 + np.random.default_rng(request.seed).poisson(mean - 1))
+
+
+def load(folder: Path, url: str | None = None) -> Synthesizer:
+    """`Synthesizer.load` with such an engine."""
+    model, tokenizer = load_hf(folder, torch.bfloat16 if multiplies_bf16("cpu") else torch.float32)
+    return Synthesizer(_OwnLengths(model), SpeechVocab.of(tokenizer), artifacts.read(folder))
+
+
+def material(folder: Path, size_bytes: int) -> tuple[Path, Path]:
+    """A corpus of the demo's world, and a text-to-token model of random weights."""
+    world, texts = World(0), []
+    while sum(map(len, texts)) < size_bytes:
+        texts.append(world.document(len(texts)))
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    words = extend_tokenizer(train_text_tokenizer(texts, NUM_TEXT_IDS), NUM_CODES)
+    parents = {"tokenizer": artifacts.Manifest("tokenizer", "random")}
+    with artifacts.build(folder / "model", "text_to_token", {"temperature": 0.8}, parents) as draft:
+        save(new_model(SpeechVocab.of(words).size), words, draft.folder)
+        draft.counts |= {"frame_rate_hz": 12.5, "max_codes_per_character": 2.0}
+    return corpus, folder / "model"
+
+
+def whole(size_bytes: int, rounds: int) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    with TemporaryDirectory(prefix="weft-bench-") as name:
+        corpus, model = material(Path(name), size_bytes)
+        synthesizer = load(model)
+        engine = synthesizer._engine
+        assert isinstance(engine, _OwnLengths)
+        out = Path(name) / "out"
+
+        def interleaved(workers: int = 1, loaded: Synthesizer | None = synthesizer) -> float:
+            shutil.rmtree(out, ignore_errors=True)
+            begun_sec = time.perf_counter()
+            config = interleave.InterleaveConfig((corpus,), model, out, workers=workers)
+            made = interleave.run(config, load if loaded is None else lambda folder, url: loaded)
+            return made.counts["speech_codes"] / (time.perf_counter() - begun_sec)
+
+        interleaved()
+        requests = list(engine.asked)
+        num_codes = sum(r.max_new_tokens for r in requests)
+        bare, vocab = Engine(engine.model, BATCH_SIZE), SpeechVocab.of(load_hf(model, "auto")[1])
+        ids = vocab.codes_to_ids(range(NUM_CODES)).tolist()
+        taken: dict[str, list[float]] = {"whole": [], "bare": []}
+        for _ in range(rounds):
+            taken["whole"].append(interleaved())
+            begun_sec = time.perf_counter()
+            bare.generate(requests, SAMPLING, allowed=ids)
+            taken["bare"].append(num_codes / (time.perf_counter() - begun_sec))
+        rate, peer = (statistics.median(rates) for rates in taken.values())
+        unit = "codes a s"
+        figures["whole of interleave, to the bare engine"] = Figure(rate, peer, rate / peer, unit)
+        torch.set_num_threads(1)
+        one, two = interleaved(), interleaved(2, None)
+        torch.set_num_threads(NUM_THREADS)
+        figures["two workers, to one, a thread each"] = Figure(two, one, two / one, unit)
+        done = bare.generate(requests[:128], SAMPLING, allowed=ids)
+        codes = [vocab.ids_to_codes(g.ids).tolist() for g in done]
+        sound = sound_sec(codes) / sum(map(len, codes))
+        through_sound = 1 / (1 / peer + sound)
+        figures["codes alone, to codes by way of sound"] = Figure(rate, through_sound, rate / through_sound, unit)
+    return figures
+
+
+def sound_sec(codes: Sequence[Sequence[int]]) -> float:
+    """Seconds that codes take to become sound, and the sound to become codes again."""
+    torch.manual_seed(0)
+    mel, tokenizer = MelConfig(), BASE.build()
+    frames_per_code = round(mel.sample_rate_hz / 12.5 / mel.hop_samples)
+    decoder = SpeechDecoder(FlowDecoder(FlowConfig(), NUM_CODES, frames_per_code * mel.num_mels).eval(), mel)
+    for _ in range(2):  # the first time is a rehearsal
+        begun_sec = time.perf_counter()
+        tokenizer.encode([decoder.synthesize(row) for row in codes])
+        taken_sec = time.perf_counter() - begun_sec
+    return taken_sec
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -131,6 +259,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(NUM_THREADS)
     figures = speed(512, 1 if given.quick else 5)
+    figures |= whole(128 << 10 if given.quick else 512 << 10, 1 if given.quick else 3)
     show(figures)
     if given.json:
         write(given.json, figures)

@@ -61,6 +61,8 @@ _Window = TypeVar("_Window")
 _BATCH_SEC = 200.0
 _PACK_SEC = 40.0  # of speech coded at once: what one layer makes of it fits the processor's cache
 _GPU_PACK_SEC = 1200.0
+_MOST_IDS_PER_SEC = 50  # of a transcript that has not run away: nobody says so many letters in a second
+_MOST_IDS_MORE = 20
 _SILENCE = torch.zeros(LOOK_AHEAD_SAMPLES)
 _SURROUNDINGS_SAMPLES = HALF_WINDOW_SAMPLES + LOOK_AHEAD_SAMPLES
 _TO_A_FRAME = torch.zeros(-_SURROUNDINGS_SAMPLES % HOP_SAMPLES)
@@ -223,7 +225,8 @@ class SpeechTokenizer:
 
     @torch.inference_mode()
     def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None] = ()) -> list[str]:
-        """What the second half of the ASR model reads in codes, by greedy decoding.
+        """What the second half of the ASR model reads in codes, by greedy decoding; it is cut off where it goes in circles
+        and would be longer than anyone can speak.
 
         `languages` tell a multilingual Whisper what is spoken, which it otherwise finds out. Raises UserError for a
         code outside the codebook, for a language that it does not know, and when the tokenizer is `encoder_only`.
@@ -300,10 +303,11 @@ class SpeechTokenizer:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         ids = self._prompted(heard, valid, languages)
         read, ended = [ids], torch.zeros(len(heard), 1, dtype=torch.bool, device=heard.device)
-        for _ in range(whisper.max_target_positions - ids.shape[1]):
+        most = _MOST_IDS_MORE + _MOST_IDS_PER_SEC / self.frame_rate_hz * valid.sum(1, keepdim=True)
+        for num in range(1, whisper.max_target_positions - ids.shape[1] + 1):
             ids = self.model.text_logits(heard, valid, ids, cache)[:, -1:].argmax(-1)
             read.append(ids.masked_fill(ended, end))
-            ended |= ids == end
+            ended |= (ids == end) | (num >= most)
             if ended.all():
                 break
         return torch.cat(read, dim=1).tolist()

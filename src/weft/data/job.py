@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -180,6 +181,8 @@ def _begin(pickled: bytes, life_line: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(life_line,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the work's modules are imported
+    if torch := sys.modules.get("torch"):  # or after, where the main module of a script imports them
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     global _executor
     _executor = pickle.loads(pickled)
 

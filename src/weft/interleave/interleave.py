@@ -32,7 +32,7 @@ from weft.records import Document, Meta, Segment
 from weft.text_to_token import gate
 from weft.text_to_token.gate import Said
 
-_BYTES_PER_TASK = 128 << 10  # some 650 spans: enough to batch, and little to lose to a kill
+_BYTES_PER_TASK = 256 << 10  # some 1300 spans: enough to batch, and little to lose to a kill
 _SPANS_PER_CALL = 4096
 
 

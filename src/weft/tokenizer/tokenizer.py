@@ -225,8 +225,8 @@ class SpeechTokenizer:
 
     @torch.inference_mode()
     def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None] = ()) -> list[str]:
-        """What the second half of the ASR model reads in codes, by greedy decoding; it is cut off where it goes in circles
-        and would be longer than anyone can speak.
+        """What the second half of the ASR model reads in codes, by greedy decoding, cut off where it would be longer than
+        anyone can speak.
 
         `languages` tell a multilingual Whisper what is spoken, which it otherwise finds out. Raises UserError for a
         code outside the codebook, for a language that it does not know, and when the tokenizer is `encoder_only`.

@@ -206,10 +206,10 @@ def whole(size_bytes: int, rounds: int) -> dict[str, Figure]:
         assert isinstance(engine, _OwnLengths)
         out = Path(name) / "out"
 
-        def interleaved(workers: int = 1, loaded: Synthesizer | None = synthesizer) -> float:
+        def interleaved(workers: int = 1, loaded: Synthesizer | None = synthesizer, tasks: int | None = None) -> float:
             shutil.rmtree(out, ignore_errors=True)
             begun_sec = time.perf_counter()
-            config = interleave.InterleaveConfig((corpus,), model, out, workers=workers)
+            config = interleave.InterleaveConfig((corpus,), model, out, tasks=tasks, workers=workers)
             made = interleave.run(config, load if loaded is None else lambda folder, url: loaded)
             return made.counts["speech_codes"] / (time.perf_counter() - begun_sec)
 
@@ -228,7 +228,7 @@ def whole(size_bytes: int, rounds: int) -> dict[str, Figure]:
         unit = "codes a s"
         figures["whole of interleave, to the bare engine"] = Figure(rate, peer, rate / peer, unit)
         torch.set_num_threads(1)
-        one, two = interleaved(), interleaved(2, None)
+        one, two = interleaved(tasks=4), interleaved(2, None, tasks=4)
         torch.set_num_threads(NUM_THREADS)
         figures["two workers, to one, a thread each"] = Figure(two, one, two / one, unit)
         done = bare.generate(requests[:128], SAMPLING, allowed=ids)

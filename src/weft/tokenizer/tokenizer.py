@@ -225,11 +225,11 @@ class SpeechTokenizer:
 
     @torch.inference_mode()
     def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None] = ()) -> list[str]:
-        """What the second half of the ASR model reads in codes, by greedy decoding, cut off where it would be longer than
-        anyone can speak.
+        """What the second half of the ASR model reads in codes, by greedy decoding.
 
-        `languages` tell a multilingual Whisper what is spoken, which it otherwise finds out. Raises UserError for a
-        code outside the codebook, for a language that it does not know, and when the tokenizer is `encoder_only`.
+        `languages` tell a multilingual Whisper what is spoken, which it otherwise finds out. What no one could say in
+        the time is cut off. Raises UserError for a code outside the codebook, for a language that it does not know, and
+        when the tokenizer is `encoder_only`.
         """
         size = self.codes_per_window
         windows = [[c[s : s + size] for s in range(0, len(c), size)] for c in codes]

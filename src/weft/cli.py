@@ -59,6 +59,7 @@ VERBS = {
     "eval": Verb("weft.eval.suite", "EvalConfig", "Measure a bundle."),
     "chat": Verb("weft.chat.session", "ChatConfig", "One spoken turn, or a conversation.", run="chat"),
     "info": Verb("weft.info", "InfoConfig", "What an artifact is, and where it came from."),
+    "view": Verb("weft.eval.view", "ViewConfig", "Documents as a page to read and hear."),
 }  # fmt: skip
 TRAINING = {"train-tokenizer", "train-decoder", "train-text-to-token", "pretrain", "sft"}  # may run in many processes
 

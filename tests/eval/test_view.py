@@ -37,7 +37,9 @@ WOVEN = Document(
     Meta(0.5, 12, 0.32, None, f"Ann {HOSTILE}", "book"),
 )
 HEARD = Document("heard", "asr", (Segment.of_speech([5, 6], None, loss=False), Segment.of_text("What was said.")))
-TALK = Document("talk", "dialogue", (Segment.of_text("Hi?", "user", loss=False), Segment.of_text("Hello.", "assistant")))
+TALK = Document(
+    "talk", "dialogue", (Segment.of_text("Hi?", "user", loss=False), Segment.of_text("Hello.", "assistant"))
+)
 
 
 def make_dataset(folder: Path, documents: list[Document], tokenizer: Manifest | None = TOKENIZER) -> Path:

@@ -3,9 +3,10 @@
     template = environment(Path(__file__).parent).get_template("view.html")    # it extends "base.html"
     html = template.render(clip=Clip(samples, 16_000, "what is said"))
 
-In a template, `player(clip)` gives a button that plays, `sound(clip)` what it plays, `waveform`, `cells` and `ruler` draw sound, codes and seconds
-to one `Scale`, `stripe` paints codes behind text, `chart` draws curves; `percent`, `number` and `duration` write
-figures, with a dash for one that is missing. Whatever is not `Markup` is escaped by the template engine.
+In a template, `player(clip)` gives a button that plays, `sound(clip)` what it plays; `waveform`, `cells` and `ruler`
+draw sound, codes and seconds to one `Scale`, `stripe` paints codes behind text, `chart` draws curves; `percent`,
+`number` and `duration` write figures, with a dash for one that is missing. Whatever is not `Markup` is escaped by the
+template engine.
 """
 
 from __future__ import annotations

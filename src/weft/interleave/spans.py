@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from weft.errors import UserError
 from weft.interleave.speakable import unspeakable
 from weft.interleave.words import word_ends
 from weft.sentences import sentence_ends
@@ -71,17 +72,39 @@ def draw(
     free = _between(barred, num_words)
     num_free = sum(stop - start for start, stop in free)
     left_whole = bool(num_words) and num_free < _LEAST_SPEAKABLE * num_words
-    spans: list[Span] = []
-    if not left_whole:
-        if speech_ratio >= 1 or policy == "sentences":
-            longest = max(1, round(_LONGEST_SENTENCE * mean_span_words))
-            units = list(_sentences(text, ends, free, longest))
-            spans = units if speech_ratio >= 1 else choose(units, speech_ratio * num_words, rng)
-        else:
-            num_spoken = min(int(num_words * speech_ratio + rng.random()), num_free)  # at random: no bias when short
-            placed = {"poisson": place, "alternate": alternate}[policy](num_free, num_spoken, mean_span_words, rng)
-            spans = _into(placed, free)
-    return Drawn(_parts(text, ends, spans), by_kind, left_whole)
+    spans = [] if left_whole else spans_of(text, ends, free, speech_ratio, mean_span_words, rng, policy)
+    return Drawn(cut(text, ends, spans), by_kind, left_whole)
+
+
+def require_drawable(speech_ratio: float, mean_span_words: float) -> None:
+    """Raise UserError for settings that no spans can meet."""
+    if not 0 < speech_ratio <= 1:
+        raise UserError(f"speech_ratio is {speech_ratio}: give a share above 0, and at most 1")
+    if mean_span_words < 1:
+        raise UserError(f"mean_span_words is {mean_span_words}: give at least 1 word")
+
+
+def spans_of(
+    text: str,
+    ends: np.ndarray,
+    free: list[Span],
+    speech_ratio: float,
+    mean_span_words: float,
+    rng: np.random.Generator,
+    policy: Policy = "poisson",
+) -> list[Span]:
+    """The spans that `policy` speaks of the words of `text`, which end at `ends`, in order.
+
+    Only the words of the ranges `free`, in order, are spoken; a span that would go beyond one is cut in two there.
+    """
+    if speech_ratio >= 1 or policy == "sentences":
+        longest = max(1, round(_LONGEST_SENTENCE * mean_span_words))
+        units = list(_sentences(text, ends, free, longest))
+        return units if speech_ratio >= 1 else choose(units, speech_ratio * len(ends), rng)
+    num_free = sum(stop - start for start, stop in free)
+    num_spoken = min(int(len(ends) * speech_ratio + rng.random()), num_free)  # at random: no bias when short
+    placed = {"poisson": place, "alternate": alternate}[policy](num_free, num_spoken, mean_span_words, rng)
+    return _into(placed, free)
 
 
 def place(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
@@ -200,8 +223,8 @@ def _sentences(text: str, ends: np.ndarray, free: list[Span], longest: int) -> I
                 start = min(start + longest, end)
 
 
-def _parts(text: str, ends: np.ndarray, spans: list[Span]) -> list[Part]:
-    """The text cut at the spans."""
+def cut(text: str, ends: np.ndarray, spans: list[Span]) -> list[Part]:
+    """The text, whose words end at `ends`, cut at the spans, which are in order."""
     parts: list[Part] = []
     num_words, done, place = len(ends), 0, 0
     for start, stop in (*spans, (num_words, num_words)):

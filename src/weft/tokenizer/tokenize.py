@@ -63,7 +63,7 @@ def run(config: TokenizeConfig) -> Manifest:
     utterances = read_manifest(*config.audio)
     parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
     tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
-    precision: Precision = "bf16" if takes_bf16(config.precision, _device()) else "fp32"
+    precision: Precision = "bf16" if takes_bf16(config.precision, device()) else "fp32"
     settings = {"audio": identity(utterances), "tasks": tasks, "precision": precision}
     if artifacts.is_made(config.out, "codes", settings, parents):
         return artifacts.read(config.out)
@@ -87,7 +87,7 @@ class _Tokenize:
     @cached_property
     def tokenizer(self) -> SpeechTokenizer:
         tokenizer = SpeechTokenizer.load(self.folder_of_tokenizer, self.precision)
-        tokenizer.model.to(_device())
+        tokenizer.model.to(device())
         return tokenizer
 
     def __call__(self, task: int) -> Report:
@@ -97,7 +97,7 @@ class _Tokenize:
         return report
 
     def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:
-        for good in _read(utterances, report):
+        for good in readable(utterances, report):
             codes = self.tokenizer.encode([samples for _, samples in good])
             found, uses = np.unique(np.concatenate(codes), return_counts=True)
             report.counts.update({f"code {c}": n for c, n in zip(found.tolist(), uses.tolist(), strict=True)})
@@ -107,7 +107,7 @@ class _Tokenize:
                 yield CodedUtterance(u.id, c.tolist(), u.text, seconds, u.speaker, u.language, u.source)
 
 
-def _read(utterances: list[Utterance], report: Report) -> Iterator[list[tuple[Utterance, np.ndarray]]]:
+def readable(utterances: list[Utterance], report: Report) -> Iterator[list[tuple[Utterance, np.ndarray]]]:
     """The utterances that can be read with their samples, by groups that are as long as one call takes."""
     group: list[tuple[Utterance, np.ndarray]] = []
     waiting_samples = 0
@@ -127,7 +127,8 @@ def _read(utterances: list[Utterance], report: Report) -> Iterator[list[tuple[Ut
         yield group
 
 
-def _device() -> str:
+def device() -> str:
+    """Where codes are made: on a GPU, where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,0 +1,245 @@
+"""Recordings with word times become documents whose speech is the codes of the very words that it stands for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tokenizer.conftest import make_tokenizer
+from tests.tokenizer.test_packed import noise
+from weft import artifacts
+from weft.audio import load, save
+from weft.config import settings_of
+from weft.data.shards import Rows
+from weft.errors import UserError
+from weft.interleave import aligned
+from weft.interleave.aligned import AlignedConfig, _ends_in, run
+from weft.records import Document
+from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
+
+SOURCES = ["a", "a", "a", None, "b", "b"]
+RATE_HZ = 12.5
+
+
+def words_of(number: int) -> list[dict[str, Any]]:
+    """Thirty words, of 0.1 to 0.5 s, with pauses, among them marks of silence."""
+    rng = np.random.default_rng(number)
+    rows, now = [{"word": "", "start": 0.0, "end": 0.1}], 0.1
+    for i in range(30):
+        length = float(rng.uniform(0.1, 0.5))
+        rows.append({"word": f"u{number}w{i}", "start": now, "end": now + length})
+        now += length + float(rng.choice([0.0, 0.07]))
+    return rows
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Six utterances of thirty words, whose transcripts have capitals and stops."""
+    lines = []
+    for number, source in enumerate(SOURCES):
+        words = words_of(number)
+        save(tmp_path / f"{number}.wav", noise(round(16_000 * (words[-1]["end"] + 0.2)), number), 16_000)
+        text = " ".join(w["word"].upper() + ("." if i % 7 == 0 else "") for i, w in enumerate(words) if w["word"])
+        row = {"id": f"u{number}", "audio": f"{number}.wav", "text": text, "speaker": f"s{number}", "source": source}
+        lines.append(json.dumps(row))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    return tmp_path / "manifest.jsonl"
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    made = make_tokenizer()
+    with artifacts.build(tmp_path / "tokenizer", KIND, {"model": settings_of(made.model.config)}) as draft:
+        made.save(draft.folder)
+    return tmp_path / "tokenizer"
+
+
+def write(path: Path, words: dict[str, list[dict[str, Any]]]) -> Path:
+    path.write_text("\n".join(json.dumps({"id": name, "words": rows}) for name, rows in words.items()))
+    return path
+
+
+@pytest.fixture
+def times(tmp_path: Path) -> Path:
+    return write(tmp_path / "alignments.jsonl", {f"u{i}": words_of(i) for i in range(len(SOURCES))})
+
+
+def made(corpus: Path, times: Path, tokenizer: Path, name: str = "out", **settings: Any) -> list[Document]:
+    out = corpus.parent / name
+    run(AlignedConfig((corpus,), times, tokenizer, out, **settings))
+    return list(Rows.of(out).documents())
+
+
+def spoken(documents: list[Document]) -> list[tuple[str, list[int]]]:
+    return [(s.text or "", list(s.codes or ())) for d in documents for s in d.segments if s.type == "speech"]
+
+
+def numbered(tokenizer: SpeechTokenizer, audio: list[np.ndarray]) -> list[np.ndarray]:
+    """Codes that tell which sound they are of, and where they stand in it."""
+    return [np.arange(-(-len(x) // tokenizer.samples_per_code)) + len(x) % 60_000 for x in audio]
+
+
+@pytest.mark.parametrize("policy", ["poisson", "sentences", "alternate"])
+def test_speech_is_the_codes_of_its_own_words(
+    corpus: Path, times: Path, tokenizer: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeechTokenizer, "encode", numbered)
+    found = spoken(made(corpus, times, tokenizer, policy=policy, mean_span_words=4))
+    firsts = [len(load(corpus.parent / f"{i}.wav")) % 60_000 for i in range(len(SOURCES))]
+    seconds = {w["word"]: (w["start"], w["end"]) for i in range(len(SOURCES)) for w in words_of(i) if w["word"]}
+    assert len(found) >= 6
+    for text, span in found:
+        words = text.lower().replace(".", "").split()
+        [number] = {int(word[1 : word.index("w")]) for word in words}  # none goes from one utterance into the next
+        begin, end = seconds[words[0]][0] * RATE_HZ, seconds[words[-1]][1] * RATE_HZ
+        first = span[0] - firsts[number]
+        assert span == list(range(span[0], span[0] + len(span)))
+        assert max(abs(first - begin), abs(first + len(span) - end)) <= 0.5
+
+
+def test_codes_are_those_of_the_whole_utterance(corpus: Path, times: Path, tokenizer: Path) -> None:
+    codes = SpeechTokenizer.load(tokenizer).encode([load(corpus.parent / f"{i}.wav") for i in range(len(SOURCES))])
+    assert all(len(set(c.tolist())) > 3 for c in codes)
+    for text, span in spoken(made(corpus, times, tokenizer)):
+        word = text.lower().split()[0].strip(".")
+        number, place = (int(n) for n in word[1:].split("w"))
+        first = round(words_of(number)[place + 1]["start"] * RATE_HZ)
+        assert span == codes[number][first : first + len(span)].tolist()
+
+
+def test_removing_speech_gives_back_the_transcripts_joined_by_recording(
+    corpus: Path, times: Path, tokenizer: Path
+) -> None:
+    documents = made(corpus, times, tokenizer)
+    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+    assert [d.text for d in documents] == [" ".join(texts[:3]), texts[3], " ".join(texts[4:])]
+    assert [(d.id, d.kind, d.meta.source) for d in documents] == [
+        ("u0", "interleaved", "a"), ("u3", "interleaved", None), ("u4", "interleaved", "b")
+    ]  # fmt: skip
+    assert [d.meta.speaker for d in documents] == [None, "s3", None]
+    assert [d.meta.words for d in documents] == [90, 30, 60]
+    for d in documents:
+        assert d.meta.speech_ratio == pytest.approx(0.3, abs=1.01 / (d.meta.words or 1))
+        assert d.meta.seconds == pytest.approx(sum(len(codes) for _, codes in spoken([d])) / RATE_HZ)
+    counts = artifacts.read(corpus.parent / "out").counts
+    assert counts["words"] == 180
+    assert counts["speech_codes"] == sum(len(codes) for _, codes in spoken(documents))
+    assert artifacts.read(corpus.parent / "out").parents == {"tokenizer": artifacts.read(tokenizer).fingerprint}
+
+
+def test_documents_do_not_depend_on_how_the_work_is_cut(
+    corpus: Path, times: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(corpus, times, tokenizer)
+    monkeypatch.setattr(aligned, "_UTTERANCES_PER_TASK", 2)
+    assert made(corpus, times, tokenizer, "cut") == whole
+    assert made(corpus, times, tokenizer, "other", seed=1) != whole
+
+
+def test_words_without_times_stay_text(corpus: Path, tokenizer: Path) -> None:
+    words = {f"u{i}": words_of(i) for i in range(len(SOURCES))}
+    for rows in words.values():
+        del rows[10]["start"]
+        rows[20]["end"] = None
+    documents = made(corpus, write(corpus.parent / "some.jsonl", words), tokenizer, speech_ratio=1.0)
+    written = [s.text for d in documents for s in d.segments if s.type == "text"]
+    assert [" ".join((t or "").lower().split()) for t in written] == [
+        f"u{i}w{j}" for i in range(len(SOURCES)) for j in (9, 19)
+    ]
+
+
+def test_a_span_shorter_than_a_code_stays_text(corpus: Path, tokenizer: Path) -> None:
+    words = {f"u{i}": words_of(i) for i in range(len(SOURCES))}
+    for rows in words.values():
+        for row in rows[1:]:
+            row.pop("start")
+        rows[5] |= {"start": 1.0, "end": 1.01}
+        rows[9] |= {"start": 2.0}
+    documents = made(corpus, write(corpus.parent / "short.jsonl", words), tokenizer, speech_ratio=1.0)
+    assert [text.strip().lower() for text, _ in spoken(documents)] == [f"u{i}w8" for i in range(len(SOURCES))]
+    assert all(a.type != b.type for d in documents for a, b in zip(d.segments, d.segments[1:], strict=False))
+    assert artifacts.read(corpus.parent / "out").counts["rejected_spans"] == len(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cut"),
+    [
+        ("Then, he left.", ["then", "he", "left"], ["Then,", " he", " left."]),
+        ('"A café," said I', ["A", "cafe", "SAID", "i"], ['"A', ' café,"', " said", " I"]),
+        ("A self-made man", ["a", "self", "made", "man"], ["A", " self-", "made", " man"]),
+        ("in-between us", ["inbetween", "us"], ["in-between", " us"]),
+        ("我们今天很好，谢谢。", ["我们", "今天", "很好", "谢谢"], ["我们", "今天", "很好，", "谢谢。"]),  # noqa: RUF001
+        ("UNEX PECTED quarters, too", ["<unk>", "<unk>", "quarters", "too"], ["UNEX", " PECTED", " quarters,", " too"]),
+    ],
+)
+def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], cut: list[str]) -> None:
+    ends = _ends_in(text, words).tolist()
+    assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("he left", ["she", "left"]), ("he left", ["he"]), ("he left", ["<unk>"]), ("?!", ["a"])]
+)
+def test_words_of_another_transcript_are_not(text: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match="not those of its transcript"):
+        _ends_in(text, words)
+
+
+def test_what_cannot_be_used_is_left_out_and_told(corpus: Path, tokenizer: Path) -> None:
+    words = {f"u{i}": words_of(i) for i in range(1, len(SOURCES))}
+    words["u1"][3]["word"] = "other"
+    words["u2"][-1]["end"] += 9
+    words["u3"][2]["start"] = 99
+    words["u4"][2]["start"] = "soon"
+    times = write(corpus.parent / "bad.jsonl", words)
+    with pytest.raises(UserError, match="4 of 5 items are bad"):
+        made(corpus, times, tokenizer, "no")
+    documents = made(corpus, times, tokenizer, max_bad_share=0.9)
+    assert [d.id for d in documents] == ["u5"]
+    counts = artifacts.read(corpus.parent / "out").counts
+    assert (counts["without_words"], counts["skipped_utterances"]) == (1, 4)
+    skipped = [json.loads(line) for line in (corpus.parent / "out/log/skipped.jsonl").read_text().splitlines()]
+    for row, why in zip(skipped, ["transcript", "its sound", "do not go on", "'soon'"], strict=True):
+        assert why in row["why"]
+
+
+def test_without_transcripts_the_words_are_the_text(corpus: Path, times: Path, tokenizer: Path) -> None:
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    corpus.write_text("\n".join(json.dumps({"id": r["id"], "audio": r["audio"]}) for r in rows))
+    documents = made(corpus, times, tokenizer)
+    assert [d.text for d in documents] == [
+        " ".join(w["word"] for w in words_of(i) if w["word"]) for i in range(len(SOURCES))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is no file"),
+        ("", "the words of no utterance"),
+        ('{"id": "other", "words": []}', "the words of no utterance"),
+        ('{"id": "u0"', "line 1 is not"),
+        ('{"id": "u0", "words": [["the", 0.1, 0.2]]}', "line 1 is not"),
+        ('{"id": "u0", "words": null}', "line 1 is not"),
+        ('{"id": 7, "words": []}', "no string"),
+        ('{"id": "u0", "words": []}\n{"id": "u0", "words": []}', "line 2: id 'u0' occurs twice"),
+    ],
+)
+def test_alignments_of_another_shape_are_refused(
+    corpus: Path, tokenizer: Path, content: str | None, words: str
+) -> None:
+    times = corpus.parent / "times.jsonl"
+    if content is not None:
+        times.write_text(content)
+    with pytest.raises(UserError, match=words):
+        made(corpus, times, tokenizer)
+
+
+@pytest.mark.parametrize("settings", [{"speech_ratio": 0.0}, {"speech_ratio": 1.5}, {"mean_span_words": 0.5}])
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        AlignedConfig((tmp_path,), tmp_path, tmp_path, tmp_path, **settings)  # type: ignore[arg-type]

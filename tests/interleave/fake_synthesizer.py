@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from weft.interleave.interleave import InterleaveConfig, run
+from weft.interleave.config import InterleaveConfig
+from weft.interleave.interleave import run
 
 SLOW_SEC = 0.15
 NUM_CODES = 512
@@ -97,7 +98,7 @@ if __name__ == "__main__":
     corpus, text_to_token, out, workers, tokenizer = sys.argv[1:]
     gate = {"tokenizer": Path(tokenizer), **GATE}
     run(
-        InterleaveConfig((Path(corpus),), Path(text_to_token), Path(out), tasks=12, workers=int(workers), **gate),
+        InterleaveConfig((Path(corpus),), Path(out), Path(text_to_token), tasks=12, workers=int(workers), **gate),
         load_slow,
         load_reader,
     )

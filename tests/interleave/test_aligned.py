@@ -11,13 +11,13 @@ import pytest
 
 from tests.tokenizer.conftest import make_tokenizer
 from tests.tokenizer.test_packed import noise
-from weft import artifacts
+from weft import artifacts, cli
 from weft.audio import load, save
 from weft.config import settings_of
 from weft.data.shards import Rows
 from weft.errors import UserError
-from weft.interleave import aligned
-from weft.interleave.aligned import AlignedConfig, _ends_in, run
+from weft.interleave.config import InterleaveConfig
+from weft.interleave.interleave import run
 from weft.records import Document
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
@@ -70,7 +70,7 @@ def times(tmp_path: Path) -> Path:
 
 def made(corpus: Path, times: Path, tokenizer: Path, name: str = "out", **settings: Any) -> list[Document]:
     out = corpus.parent / name
-    run(AlignedConfig((corpus,), times, tokenizer, out, **settings))
+    run(InterleaveConfig((corpus,), out, aligned=times, tokenizer=tokenizer, **settings))
     return list(Rows.of(out).documents())
 
 
@@ -131,12 +131,9 @@ def test_removing_speech_gives_back_the_transcripts_joined_by_recording(
     assert artifacts.read(corpus.parent / "out").parents == {"tokenizer": artifacts.read(tokenizer).fingerprint}
 
 
-def test_documents_do_not_depend_on_how_the_work_is_cut(
-    corpus: Path, times: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_do_not_depend_on_how_the_work_is_cut(corpus: Path, times: Path, tokenizer: Path) -> None:
     whole = made(corpus, times, tokenizer)
-    monkeypatch.setattr(aligned, "_UTTERANCES_PER_TASK", 2)
-    assert made(corpus, times, tokenizer, "cut") == whole
+    assert made(corpus, times, tokenizer, "cut", tasks=3) == whole
     assert made(corpus, times, tokenizer, "other", seed=1) != whole
 
 
@@ -163,30 +160,6 @@ def test_a_span_shorter_than_a_code_stays_text(corpus: Path, tokenizer: Path) ->
     assert [text.strip().lower() for text, _ in spoken(documents)] == [f"u{i}w8" for i in range(len(SOURCES))]
     assert all(a.type != b.type for d in documents for a, b in zip(d.segments, d.segments[1:], strict=False))
     assert artifacts.read(corpus.parent / "out").counts["rejected_spans"] == len(SOURCES)
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "cut"),
-    [
-        ("Then, he left.", ["then", "he", "left"], ["Then,", " he", " left."]),
-        ('"A café," said I', ["A", "cafe", "SAID", "i"], ['"A', ' café,"', " said", " I"]),
-        ("A self-made man", ["a", "self", "made", "man"], ["A", " self-", "made", " man"]),
-        ("in-between us", ["inbetween", "us"], ["in-between", " us"]),
-        ("我们今天很好，谢谢。", ["我们", "今天", "很好", "谢谢"], ["我们", "今天", "很好，", "谢谢。"]),  # noqa: RUF001
-        ("UNEX PECTED quarters, too", ["<unk>", "<unk>", "quarters", "too"], ["UNEX", " PECTED", " quarters,", " too"]),
-    ],
-)
-def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], cut: list[str]) -> None:
-    ends = _ends_in(text, words).tolist()
-    assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == cut
-
-
-@pytest.mark.parametrize(
-    ("text", "words"), [("he left", ["she", "left"]), ("he left", ["he"]), ("he left", ["<unk>"]), ("?!", ["a"])]
-)
-def test_words_of_another_transcript_are_not(text: str, words: list[str]) -> None:
-    with pytest.raises(UserError, match="not those of its transcript"):
-        _ends_in(text, words)
 
 
 def test_what_cannot_be_used_is_left_out_and_told(corpus: Path, tokenizer: Path) -> None:
@@ -239,7 +212,55 @@ def test_alignments_of_another_shape_are_refused(
         made(corpus, times, tokenizer)
 
 
-@pytest.mark.parametrize("settings", [{"speech_ratio": 0.0}, {"speech_ratio": 1.5}, {"mean_span_words": 0.5}])
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=next(iter(settings))):
-        AlignedConfig((tmp_path,), tmp_path, tmp_path, tmp_path, **settings)  # type: ignore[arg-type]
+def test_another_transcript_is_another_plan(corpus: Path, times: Path, tokenizer: Path) -> None:
+    made(corpus, times, tokenizer)
+    before = artifacts.read(corpus.parent / "out")
+    made(corpus, times, tokenizer)
+    assert artifacts.read(corpus.parent / "out") == before
+    corpus.write_text(corpus.read_text().replace("U0W3", "U0W3,"))
+    with pytest.raises(UserError, match="another transcripts"):
+        made(corpus, times, tokenizer)
+
+
+def test_sound_of_which_nothing_fits_is_told(corpus: Path, tokenizer: Path) -> None:
+    words = {f"u{i}": words_of(i) for i in range(len(SOURCES))}
+    for rows in words.values():
+        rows[-1]["end"] += 9
+    with pytest.raises(UserError, match="the words of no utterance"):
+        made(corpus, write(corpus.parent / "long.jsonl", words), tokenizer, max_bad_share=1.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], ["--text-to-token or --aligned"]),
+        (["--aligned", "a.jsonl", "--text-to-token", "t2t"], ["--text-to-token or --aligned"]),
+        (["--aligned", "a.jsonl"], ["give the --tokenizer too"]),
+        (
+            ["--aligned", "a.jsonl", "--tokenizer", "t", "--max-wer", "0.3"],
+            ["max_wer", "--aligned", "leave max_wer out"],
+        ),
+        (["--aligned", "a.jsonl", "--tokenizer", "t", "--url", "http://x"], ["leave url out"]),
+        (["--aligned", "a.jsonl", "--tokenizer", "t", "--tries", "3"], ["leave tries out"]),
+        (["--text-to-token", "t2t", "--max-wer", "0.3"], ["give the --tokenizer too"]),
+        (["--text-to-token", "t2t", "--speech-ratio", "0"], ["speech_ratio is 0.0"]),
+        (["--text-to-token", "t2t", "--mean-span-words", "0.5"], ["mean_span_words is 0.5"]),
+        (["--aligned", "a.jsonl", "--tokenizer", "nowhere"], ["nowhere", "does not exist"]),
+    ],
+)
+def test_flags_that_do_not_go_together_end_with_one_line(
+    tmp_path: Path, flags: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").touch()
+    assert cli.run(["interleave", str(tmp_path / "speech"), "--out", str(tmp_path / "out"), *flags]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert all(word in complaint for word in words), complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_makes_documents(corpus: Path, times: Path, tokenizer: Path) -> None:
+    out = corpus.parent / "by_hand"
+    flags = ["--aligned", str(times), "--tokenizer", str(tokenizer), "--out", str(out)]
+    assert cli.run(["interleave", str(corpus), *flags]) == 0
+    assert list(Rows.of(out).documents()) == made(corpus, times, tokenizer)

@@ -13,7 +13,8 @@ from fake_synthesizer import GATE, SPEAKERS, FakeReader, load, load_choir, load_
 from weft.data.corpus import read_texts
 from weft.data.shards import Rows
 from weft.errors import UserError
-from weft.interleave.interleave import InterleaveConfig, run
+from weft.interleave.config import InterleaveConfig
+from weft.interleave.interleave import run
 
 
 def parts_of(folder):
@@ -29,7 +30,7 @@ def made(tmp_path, corpus, text_to_token):
     """made(name, **settings) -> the manifest of TMP/name."""
 
     def make(name, load=load, **settings):
-        return run(InterleaveConfig((corpus,), text_to_token, tmp_path / name, **settings), load, load_reader)
+        return run(InterleaveConfig((corpus,), tmp_path / name, text_to_token, **settings), load, load_reader)
 
     return make
 
@@ -178,7 +179,7 @@ def test_each_document_has_one_voice_of_its_own(made, tmp_path):
 def test_documents_of_code_stay_whole(tmp_path, text_to_token):
     texts = ["def f(x):\n    return x\n\nprint(f(1))", "Now this can be said by all of us, and so it is."]
     (tmp_path / "mixed.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    config = InterleaveConfig((tmp_path / "mixed.jsonl",), text_to_token, tmp_path / "mixed", speech_ratio=0.5)
+    config = InterleaveConfig((tmp_path / "mixed.jsonl",), tmp_path / "mixed", text_to_token, speech_ratio=0.5)
     counts = run(config, load).counts
     assert (counts["documents_left_whole"], counts["left_as_text"]) == (1, {"code": 5})
     assert [s.type for s in documents_of(tmp_path / "mixed")[0].segments] == ["text"]

@@ -8,6 +8,7 @@ from weft.data.corpus import read_texts
 from weft.data.shards import Rows, TokenShards
 from weft.errors import UserError
 from weft.interleave import documents, interleave, pack
+from weft.interleave.config import InterleaveConfig
 from weft.interleave.pack import PackConfig
 from weft.records import CodedUtterance
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
@@ -24,7 +25,7 @@ def vocab(corpus, tmp_path):
 @pytest.fixture
 def datasets(corpus, text_to_token, make_codes, tmp_path):
     codes = make_codes("codes", [[CodedUtterance(f"u{i}", [i, 2 * i], f"number {i}") for i in range(9)]])
-    interleave.run(interleave.InterleaveConfig((corpus,), text_to_token, tmp_path / "woven", tasks=3), load)
+    interleave.run(InterleaveConfig((corpus,), tmp_path / "woven", text_to_token, tasks=3), load)
     documents.run(documents.DocumentsConfig("asr", (codes,), tmp_path / "asr"))
     documents.run(documents.DocumentsConfig("text", (corpus,), tmp_path / "text"))
     return tmp_path / "woven", tmp_path / "asr", tmp_path / "text"

@@ -108,11 +108,12 @@ def text_to_token(road: Road) -> None:
 
 def interleave(road: Road) -> None:
     """Ordinary text gets spoken spans."""
-    from weft.interleave.interleave import InterleaveConfig, run
+    from weft.interleave.config import InterleaveConfig
+    from weft.interleave.interleave import run
 
     m, speaker, seed = road.material, road.path("text_to_token"), road.config.seed
-    woven = run(InterleaveConfig((m.woven,), speaker, road.path("documents/woven"), seed=seed))
-    run(InterleaveConfig((m.spoken,), speaker, road.path("documents/spoken"), speech_ratio=1.0, seed=seed))
+    woven = run(InterleaveConfig((m.woven,), road.path("documents/woven"), speaker, seed=seed))
+    run(InterleaveConfig((m.spoken,), road.path("documents/spoken"), speaker, speech_ratio=1.0, seed=seed))
     road.results["interleave"] = woven.counts
 
 

@@ -1,23 +1,18 @@
 """Interleaved data from recordings: transcripts whose words have times, with random spans as the codes of their sound.
 
-    manifest = run(AlignedConfig((Path("speech"),), Path("alignments.jsonl"), Path("tokenizer"), Path("runs/woven")))
+    config = InterleaveConfig((Path("speech"),), Path("runs/woven"), aligned=Path("words.jsonl"), tokenizer=Path("t"))
+    manifest = run(config)
 
-Alignments are JSONL, one utterance of the manifest a line, with seconds from the start of its sound:
-
-    {"id": "u1", "words": [{"word": "the", "start": 0.14, "end": 0.29}, {"word": "war", "start": 0.29, "end": 0.53}]}
-
-A span's codes are cut from those of the whole utterance, at the code boundaries nearest to its first word's start and
-its last word's end. They are what a stream gives that hears the speaker go on, and they decode to the sound of that
-place. Sound that was cut first and coded alone would begin and end as no recording does, and lose what its codes know
-of the speaker so far. The price: attention is block-causal, so the last codes of a span may know a little of what
-comes next in their block (2 s in the paper), which the text behind the span then says.
+Consecutive utterances of one `source` make one document. A span's codes are cut from those of its whole utterance, at
+the code boundaries nearest to its first word's start and its last word's end. They are what a stream gives that hears
+the speaker go on, and they decode to the sound of that place. Sound that was cut first and coded alone would begin and
+end as no recording does, and lose what its codes know of the speaker so far. The price: attention is block-causal, so
+the last codes of a span may know a little of what comes next in their block (2 s in the paper), which the text behind
+the span then says.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,122 +22,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from weft import artifacts
 from weft.artifacts import Manifest
 from weft.audio import SAMPLE_RATE_HZ
-from weft.config import Count, Natural, Positive, Share
 from weft.data import job
 from weft.data.corpus import read_manifest
 from weft.data.job import Report
 from weft.data.shards import write_documents
 from weft.errors import UserError
-from weft.interleave.spans import Policy, Span, cut, hash64, require_drawable, spans_of
+from weft.interleave.alignments import Alignments, Timed
+from weft.interleave.config import InterleaveConfig
+from weft.interleave.spans import Span, cut, hash64, spans_of
 from weft.records import Document, Meta, Segment, Utterance
 from weft.tokenizer.tokenize import device, identity, readable
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
 _UTTERANCES_PER_TASK = 512
 _SLACK_SEC = 0.5  # that aligners put the end of a last word behind the end of the sound
-_UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: what aligners write for a word that they do not know
 
 
-@dataclass(frozen=True)
-class AlignedConfig:
-    """How recordings with word times become interleaved documents."""
-
-    corpus: tuple[Path, ...]
-    """Manifests of speech; consecutive utterances of one `source` make one document."""
-    aligned: Path
-    """JSONL file with the words of each utterance and their times."""
-    tokenizer: Path
-    """Folder of the speech tokenizer."""
-    out: Path
-    """Folder to write the documents to."""
-    speech_ratio: float = 0.3
-    """Share of a document's words that is spoken, or all that have times; 1.0 speaks it sentence by sentence."""
-    mean_span_words: Positive = 10.0
-    """Mean length of a spoken span in words (Poisson); three times as long is the longest sentence spoken in one."""
-    policy: Policy = "poisson"
-    """Spans anywhere (poisson, the paper's), whole sentences, or written and spoken stretches in turn (alternate)."""
-    seed: Natural = 0
-    """Seed of the spans."""
-    workers: Count = 1
-    """Processes, each with its own copy of the tokenizer."""
-    max_bad_share: Share = 0.01
-    """Share of unreadable or misaligned utterances above which the job fails."""
-
-    def __post_init__(self) -> None:
-        require_drawable(self.speech_ratio, self.mean_span_words)
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A transcript, where its N aligned words end in it, and their seconds (N, 2), NaN for a word without times."""
-
-    text: str
-    ends: np.ndarray
-    seconds: np.ndarray
-
-
-@dataclass(frozen=True)
-class Alignments:
-    """A file of aligned words, read an utterance at a time. `places` are the bytes at which the ids' lines begin."""
-
-    path: Path
-    places: Mapping[str, int]
-    identity: str
-
-    @classmethod
-    def of(cls, path: Path) -> Alignments:
-        """Raises UserError, naming the line, for a file that is missing, or not alignments by its lines' shape."""
-        if not path.is_file():
-            raise UserError(f"{path} is no file: give a .jsonl of utterances' words and their times")
-        places: dict[str, int] = {}
-        total, place = hashlib.sha256(), 0
-        with path.open("rb") as f:
-            for number, line in enumerate(f, 1):
-                if line.strip():
-                    name = _row(line, f"{path} line {number}")["id"]
-                    if name in places:
-                        raise UserError(f"{path} line {number}: id {name!r} occurs twice: make ids unique")
-                    places[name] = place
-                total.update(line)
-                place += len(line)
-        return cls(path, places, total.hexdigest()[:16])
-
-    def timed(self, utterance: Utterance) -> Timed:
-        """The transcript of an utterance that is in `places`, with its words' times; without one, its words make it.
-
-        Raises UserError for times that cannot be, and for words that are not those of the transcript.
-        """
-        with self.path.open("rb") as f:
-            f.seek(self.places[utterance.id])
-            rows = _row(f.readline(), str(self.path))["words"]
-        words = [(row["word"], _times(row)) for row in rows if _letters(row["word"])]
-        if not words:
-            raise UserError("it has no words: leave it out of the alignments")
-        said, seconds = [word for word, _ in words], np.array([times for _, times in words], np.float64)
-        known = seconds[~np.isnan(seconds[:, 0])]
-        if np.any(known[:, 1] < known[:, 0]) or np.any(np.diff(known, axis=0) < 0) or np.any(known < 0):
-            raise UserError("its words' times do not go on: give `start` and `end` in seconds, in order")
-        text = (utterance.text or " ".join(said)).strip()
-        return Timed(text, _ends_in(text, said), seconds)
-
-
-def run(config: AlignedConfig) -> Manifest:
+def run(config: InterleaveConfig) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
     Utterances without aligned words are left out and counted. Raises UserError where none is left, or too many have
     sound that cannot be read or words that are not those of their transcript.
     """
+    assert config.aligned is not None
+    assert config.tokenizer is not None
+    parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
     utterances = read_manifest(*config.corpus)
     alignments = Alignments.of(config.aligned)
-    parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
-    tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
+    tasks = config.tasks or job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
+    transcripts = hash64([(u.text, u.source, u.speaker) for u in utterances])
     settings = {
         "corpus": identity(utterances),
+        "transcripts": f"{transcripts:016x}",
         "aligned": alignments.identity,
         "speech_ratio": config.speech_ratio,
         "mean_span_words": config.mean_span_words,
@@ -152,12 +67,12 @@ def run(config: AlignedConfig) -> Manifest:
     }
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents) as draft:
+    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         runs = groupby(enumerate(utterances), key=lambda pair: pair[1].source or pair[0])
         recordings = [[utterance for _, utterance in run] for _, run in runs]
-        work = _Interleave(config, recordings, alignments, draft.folder, tasks)
+        work = _Interleave(config, config.tokenizer, recordings, alignments, draft.folder, tasks)
         report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
-        draft.counts.update(_summary(report, config))
+        draft.counts.update(_summary(report, config.aligned))
     return artifacts.read(config.out)
 
 
@@ -165,7 +80,8 @@ def run(config: AlignedConfig) -> Manifest:
 class _Interleave:
     """The work of a task: tokenize its share of the recordings, draw spans over their words, write one part."""
 
-    config: AlignedConfig
+    config: InterleaveConfig
+    folder_of_tokenizer: Path
     recordings: list[list[Utterance]]
     alignments: Alignments
     folder: Path
@@ -173,7 +89,7 @@ class _Interleave:
 
     @cached_property
     def tokenizer(self) -> SpeechTokenizer:
-        tokenizer = SpeechTokenizer.load(self.config.tokenizer)
+        tokenizer = SpeechTokenizer.load(self.folder_of_tokenizer)
         tokenizer.model.to(device())
         return tokenizer
 
@@ -273,67 +189,11 @@ def _with_times(timed: Timed) -> list[Span]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _ends_in(text: str, words: Sequence[str]) -> np.ndarray:
-    """Where each of the `words` ends in a text that they spell, with the punctuation behind it.
-
-    Only letters and digits are compared, without case and accents, so that punctuation and where words are parted may
-    differ. Else words of the text between white space are taken one by one, each the same or unknown to the aligner.
-    """
-    places = [i for i, character in enumerate(text) for _ in _letters(character)]
-    spelled = [_letters(word) for word in words]
-    if "".join(spelled) == _letters(text):
-        last = np.array(places)[np.cumsum([len(word) for word in spelled]) - 1]
-        return np.array([_behind(text, i + 1) for i in last.tolist()])
-    tokens = list(re.finditer(r"\S+", text))
-    same = len(tokens) == len(words) and all(
-        _letters(token[0]) == letters or _UNKNOWN.fullmatch(word)
-        for token, letters, word in zip(tokens, spelled, words, strict=True)
-    )
-    if not same:
-        raise UserError("its aligned words are not those of its transcript: align them again")
-    return np.array([token.end() for token in tokens])
-
-
-def _behind(text: str, place: int) -> int:
-    """The end of the punctuation at a place of a text."""
-    while place < len(text) and not text[place].isspace() and not _letters(text[place]):
-        place += 1
-    return place
-
-
-def _letters(text: str) -> str:
-    """The letters and digits of a text, without case and accents."""
-    return "".join(c for c in unicodedata.normalize("NFKD", text).casefold() if c.isalnum())
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    """A line of alignments. Raises UserError for one of another shape."""
-    try:
-        row = orjson.loads(line)
-        shaped = isinstance(row["id"], str) and all(isinstance(word["word"], str) for word in row["words"])
-    except (orjson.JSONDecodeError, LookupError, TypeError) as e:
-        raise UserError(f'{where} is not {{"id": ..., "words": [{{"word", "start", "end"}}, ...]}}: mend it') from e
-    if not shaped:
-        raise UserError(f"{where} has an `id` or a `word` that is no string: mend it")
-    return row
-
-
-def _times(word: Mapping[str, Any]) -> tuple[float, float]:
-    """The seconds of a word, NaN where they are not known."""
-    start, end = word.get("start"), word.get("end")
-    if start is None or end is None:
-        return float("nan"), float("nan")
-    for sec in (start, end):
-        if isinstance(sec, bool) or not isinstance(sec, int | float):
-            raise UserError(f"word {word['word']!r} has {sec!r} for a time: give seconds, or leave it out")
-    return float(start), float(end)
-
-
-def _summary(report: Report, config: AlignedConfig) -> dict[str, Any]:
+def _summary(report: Report, aligned: Path) -> dict[str, Any]:
     """The counts of the manifest."""
     counts = report.counts
     if not counts["documents"]:
-        raise UserError(f"{config.aligned} has the words of no utterance that can be read: check the ids in both")
+        raise UserError(f"{aligned} has the words of no utterance that can be read: check the ids in both")
     return {
         **{n: counts[n] for n in ("documents", "words", "spoken_words", "speech_codes", "spans", "rejected_spans")},
         "text_words": counts["words"] - counts["spoken_words"],

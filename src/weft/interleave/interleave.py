@@ -1,8 +1,9 @@
 """Interleaved data: ordinary text with random spans replaced by the speech codes that a text-to-token model predicts.
 
-    manifest = run(InterleaveConfig(corpus=(Path("books"),), text_to_token=Path("runs/t2t"), out=Path("runs/woven")))
+    manifest = run(InterleaveConfig(corpus=(Path("books"),), out=Path("runs/woven"), text_to_token=Path("runs/t2t")))
 
-Source: section 3 of arXiv 2411.17607. What is made is a documents artifact that serves every language model.
+Source: section 3 of arXiv 2411.17607. What is made is a documents artifact that serves every language model. Of
+recordings with word times `weft.interleave.aligned` makes the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,6 @@ import numpy as np
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count, Natural, NonNegative, Positive, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.formats import TextDocument
@@ -27,57 +27,14 @@ from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
 from weft.interleave import tally, words
-from weft.interleave.spans import Drawn, Part, Policy, draw, hash64
+from weft.interleave.config import InterleaveConfig
+from weft.interleave.spans import Drawn, Part, draw, hash64
 from weft.records import Document, Meta, Segment
 from weft.text_to_token import gate
 from weft.text_to_token.gate import Said
 
 _BYTES_PER_TASK = 256 << 10  # some 1300 spans: enough to batch, and little to lose to a kill
 _SPANS_PER_CALL = 4096
-
-
-@dataclass(frozen=True)
-class InterleaveConfig:
-    """How text becomes interleaved documents."""
-
-    corpus: tuple[Path, ...]
-    """Text files and folders of them: .txt, .jsonl (.gz, .zst), .parquet, .arrow."""
-    text_to_token: Path
-    """Folder of the text-to-token model that speaks."""
-    out: Path
-    """Folder to write the documents to."""
-    url: str | None = None
-    """OpenAI-compatible server of the text-to-token folder, such as http://127.0.0.1:8000/v1; without, it runs here."""
-    speech_ratio: float = 0.3
-    """Share of a document's words that is spoken, or all that can be; 1.0 speaks it sentence by sentence."""
-    mean_span_words: Positive = 10.0
-    """Mean length of a spoken span in words (Poisson); three times as long is the longest sentence spoken in one."""
-    policy: Policy = "poisson"
-    """Spans anywhere (poisson, the paper's), whole sentences, or written and spoken stretches in turn (alternate)."""
-    tokenizer: Path | None = None
-    """Speech tokenizer of the text-to-token model: it reads every span back, and tells its word error rate."""
-    max_wer: NonNegative | None = None
-    """Word error rate over which a span is not taken, such as 0.3; by default it is only measured."""
-    tries: Count = 2
-    """Seeds that a span is tried with until it is said, and within `max_wer`; one that never is stays text."""
-    seed: Natural = 0
-    """Seed of the spans and of the speech."""
-    tasks: Count | None = None
-    """Parts the work is cut into, each redone from its start after a kill; by default one for 128 KiB of corpus."""
-    workers: Count = 1
-    """Processes, each with its own copy of the model; with 1, all happens in this one."""
-    max_bad_share: Share = 0.01
-    """Share of unreadable documents above which the job fails."""
-    licence: str | None = None
-    """Licence of the text, which the notes of all that is made of it will tell."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.speech_ratio <= 1:
-            raise UserError(f"speech_ratio is {self.speech_ratio}: give a share above 0, and at most 1")
-        if self.mean_span_words < 1:
-            raise UserError(f"mean_span_words is {self.mean_span_words}: give at least 1 word")
-        if self.max_wer is not None and self.tokenizer is None:
-            raise UserError(f"max_wer is {self.max_wer}, and nothing reads spans back: give the --tokenizer too")
 
 
 class Synthesizer(gate.Synthesizer, Protocol):
@@ -115,6 +72,10 @@ def run(
     Raises UserError for a corpus without documents or with too many bad ones, and for a tokenizer that the
     text-to-token model does not speak in, or that cannot read.
     """
+    if config.text_to_token is None:
+        from weft.interleave import aligned  # and with it torch
+
+        return aligned.run(config)
     speaker = artifacts.read(config.text_to_token, "text_to_token")
     if config.tokenizer is not None:
         _require_reader(config.tokenizer, speaker)
@@ -137,7 +98,8 @@ def run(
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
-        work = _Interleave(config, corpus, draft.folder, tasks, load, load_reader)
+        speak = partial(load, config.text_to_token, config.url)
+        work = _Interleave(config, corpus, draft.folder, tasks, speak, load_reader)
         report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
         size_bytes = sum(part.stat().st_size for part in draft.folder.glob("part-*.parquet"))
         draft.counts.update(tally.summary(report, size_bytes, config.tokenizer is not None))
@@ -159,12 +121,12 @@ class _Interleave:
     corpus: TextCorpus
     folder: Path
     num_tasks: int
-    load: Callable[[Path, str | None], Synthesizer]
+    load: Callable[[], Synthesizer]
     load_reader: Callable[[Path], gate.Reader]
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
-        return self.load(self.config.text_to_token, self.config.url)
+        return self.load()
 
     @cached_property
     def reader(self) -> gate.Reader | None:

@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 
-from weft.errors import UserError
 from weft.interleave.speakable import unspeakable
 from weft.interleave.words import word_ends
 from weft.sentences import sentence_ends
@@ -74,14 +73,6 @@ def draw(
     left_whole = bool(num_words) and num_free < _LEAST_SPEAKABLE * num_words
     spans = [] if left_whole else spans_of(text, ends, free, speech_ratio, mean_span_words, rng, policy)
     return Drawn(cut(text, ends, spans), by_kind, left_whole)
-
-
-def require_drawable(speech_ratio: float, mean_span_words: float) -> None:
-    """Raise UserError for settings that no spans can meet."""
-    if not 0 < speech_ratio <= 1:
-        raise UserError(f"speech_ratio is {speech_ratio}: give a share above 0, and at most 1")
-    if mean_span_words < 1:
-        raise UserError(f"mean_span_words is {mean_span_words}: give at least 1 word")
 
 
 def spans_of(

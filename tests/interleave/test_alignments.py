@@ -1,0 +1,32 @@
+"""Aligned words are found in a transcript as it is written, and in no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.errors import UserError
+from weft.interleave.alignments import _ends_in
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cut"),
+    [
+        ("Then, he left.", ["then", "he", "left"], ["Then,", " he", " left."]),
+        ('"A café," said I', ["A", "cafe", "SAID", "i"], ['"A', ' café,"', " said", " I"]),
+        ("A self-made man", ["a", "self", "made", "man"], ["A", " self-", "made", " man"]),
+        ("in-between us", ["inbetween", "us"], ["in-between", " us"]),
+        ("我们今天很好，谢谢。", ["我们", "今天", "很好", "谢谢"], ["我们", "今天", "很好，", "谢谢。"]),  # noqa: RUF001
+        ("UNEX PECTED quarters, too", ["<unk>", "<unk>", "quarters", "too"], ["UNEX", " PECTED", " quarters,", " too"]),
+    ],
+)
+def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], cut: list[str]) -> None:
+    ends = _ends_in(text, words).tolist()
+    assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("he left", ["she", "left"]), ("he left", ["he"]), ("he left", ["<unk>"]), ("?!", ["a"])]
+)
+def test_words_of_another_transcript_are_not(text: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match="not those of its transcript"):
+        _ends_in(text, words)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from weft.data.shards import write_documents
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
 from weft.eval.report import Clip, sound
-from weft.eval.view import Shown, Stretch, ViewConfig, render, run
+from weft.eval.view import ViewConfig, run
 from weft.records import Document, Meta, Segment
 
 TOKENIZER = Manifest("tokenizer", "aaaa")
@@ -121,34 +120,36 @@ def test_small_sounds_are_the_same_sounds() -> None:
     assert len(str(sound(Clip(tone, 22_050), small=True))) < len(str(sound(Clip(tone, 22_050))))
 
 
-def test_error_rates_of_spans_are_shown_where_they_were_measured() -> None:
-    segments = WOVEN.segments
-    turn = [Stretch(segments[0]), Stretch(segments[1], wer=0.25), Stretch(segments[2], wer=None), Stretch(segments[3])]
-    measured, unmeasured = Shown(WOVEN, [(None, turn)]), Shown(HEARD, [(None, [Stretch(s) for s in HEARD.segments])])
-    page = Page(render({}, [measured, unmeasured], 2))
-    spans = [a.get("data-wer") for a in page.all("span") if "spoken" in str(a.get("class"))]
-    assert spans == ["25.0\u00a0%", None, None]
-    assert [a.get("data-wer") for a in page.all("article")] == ["25.0", None]
-    assert "wer" in [a.get("name") for a in page.all("input")]
-    assert bodies(render({}, [measured], 1)) == [WOVEN.text]
-    page = Page(render({}, [unmeasured], 1))
+def test_error_rates_are_shown_where_they_were_measured(tmp_path: Path) -> None:
+    scores = replace(WOVEN.meta, wer=0.3, span_wer=[0.25, None])
+    measured = make_dataset(tmp_path / "measured", [replace(WOVEN, meta=scores), HEARD])
+    html = viewed(tmp_path, measured)
+    page = Page(html)
+    assert [a.get("data-wer") for a in page.all("span") if "spoken" in str(a.get("class"))] == ["25", None, None]
+    articles = page.all("article")
+    assert [(a.get("data-spoken"), a.get("data-wer")) for a in articles] == [("50.0", "30.0"), (None, None)]
+    assert "WER30.0" in page.text
+    assert bodies(html)[0] == WOVEN.text
+    asked = {a.get("name") for a in page.all("input")}
+    assert asked == {f"{what}-{end}" for what in ("spoken", "wer", "span") for end in ("least", "most")} | {"words"}
+
+
+def test_without_measures_nothing_asks_for_them(tmp_path: Path) -> None:
+    page = Page(viewed(tmp_path, make_dataset(tmp_path / "unmeasured", [HEARD, TALK])))
     assert "WER" not in page.text
-    assert "wer" not in [a.get("name") for a in page.all("input")]
+    assert [a.get("name") for a in page.all("input")] == ["words"]
 
 
-def test_the_scores_of_a_document_belong_to_its_speech_in_order() -> None:
-    from weft.eval.view import _shown
-
-    meta = SimpleNamespace(**{**asdict(WOVEN.meta), "span_wer": [0.5, None]})
-    [shown] = _shown([replace(WOVEN, meta=meta)], None, 0)
-    assert [s.wer for _, turn in shown.turns for s in turn] == [None, 0.5, None, None]
-    assert shown.highest_wer == 0.5
+def test_texts_are_laid_out_in_their_own_direction(tmp_path: Path) -> None:
+    hebrew = Document("he", "interleaved", (Segment.of_text("ירד "), Segment.of_speech([1, 2], "גשם חזק")))
+    page = Page(viewed(tmp_path, make_dataset(tmp_path / "hebrew", [hebrew])))
+    assert [a["dir"] for a in page.all("span") if a.get("class") == "turn"] == ["auto"]
 
 
 def test_the_manifest_is_told_and_the_kinds_can_be_chosen(tmp_path: Path, dataset: Path) -> None:
     page = Page(viewed(tmp_path, dataset))
     told = " ".join(page.text.split())
-    for fact in ("3 of 3 documents", "documents3", "speech ratio0.2991", "left as textcode: 1,200", str(dataset)):
+    for fact in ("3 of 3 documents", "documents3", "speech ratio0.2991", "left as text: code1,200", str(dataset)):
         assert fact in told
     assert [a["data-kind"] for a in page.all("article")] == ["interleaved", "asr", "dialogue"]
     assert len(page.all("option")) == 4

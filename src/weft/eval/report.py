@@ -189,7 +189,7 @@ def colour(code: int) -> str:
 def stripe(codes: Sequence[int]) -> str:
     """Codes as a CSS image, for a stripe under the words they say."""
     stops = (f"{colour(code)} 0 {100 * (i + 1) / len(codes):.1f}%" for i, code in enumerate(codes))
-    return f"linear-gradient(90deg,{','.join(stops)})" if len(codes) else "none"
+    return f"linear-gradient(var(--along, 90deg),{','.join(stops)})" if len(codes) else "none"
 
 
 def series(lines: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Series]:

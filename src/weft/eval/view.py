@@ -3,14 +3,15 @@
     run(ViewConfig(dataset=(Path("runs/woven"),), out=Path("page.html"), decoder=Path("runs/decoder")))
 
 Written words have one colour and spoken ones another, over a stripe of their codes. With a decoder they play when they
-are clicked. The page finds documents by kind, by the highest error rate of their spans, and by their words.
+are clicked. The page finds documents by kind, by how much of them is spoken, by word error rates that were measured
+when they were made, of all and of their spans, and by their words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,12 +75,6 @@ class Shown:
     document: Document
     turns: Sequence[tuple[str | None, Sequence[Stretch]]]
 
-    @property
-    def highest_wer(self) -> float | None:
-        """The highest of its spans' error rates; None where none was measured."""
-        rates = (stretch.wer for _, stretches in self.turns for stretch in stretches)
-        return max((rate for rate in rates if rate is not None), default=None)
-
 
 def run(config: ViewConfig) -> None:
     """Write the page. Raises UserError for what is no documents dataset, for datasets of different tokenizers, for a
@@ -103,12 +98,13 @@ def run(config: ViewConfig) -> None:
 def render(manifests: Mapping[str, Manifest], documents: Sequence[Shown], num_documents: int) -> str:
     """The page of some `documents` among `num_documents`, those of the datasets `manifests`, by their names."""
     template = environment(Path(__file__).parent).get_template("view.html")
-    counts = {name: {_words(k): _written(v) for k, v in m.counts.items()} for name, m in manifests.items()}
+    facts = {name: dict(_facts(m.counts)) | dict(_facts(m.notes)) for name, m in manifests.items()}
     return template.render(
-        manifests=manifests, counts=counts, documents=documents, num_documents=num_documents,
+        manifests=manifests, facts=facts, documents=documents, num_documents=num_documents,
         kinds=sorted({d.document.kind for d in documents}),
         is_heard=any(s.sound for d in documents for _, turn in d.turns for s in turn),
-        is_measured=any(d.highest_wer is not None for d in documents),
+        is_measured=any(s.wer is not None for d in documents for _, turn in d.turns for s in turn),
+        has_ratio=any(d.document.meta.speech_ratio is not None for d in documents),
         is_masked=any(not s.loss for d in documents for s in d.document.segments),
     )  # fmt: skip
 
@@ -135,7 +131,7 @@ def _voice(decoder: Path | None) -> Voice | None:
 def _shown(documents: Sequence[Document], voice: Voice | None, seed: int) -> Iterator[Shown]:
     with progress.bar("view", len(documents)) as advance:
         for document in documents:
-            rates = chain(getattr(document.meta, "span_wer", None) or (), iter(lambda: None, 0))
+            rates = chain(document.meta.span_wer or (), repeat(None))
             stretches = [
                 Stretch(s, _sound(s, voice, seed + i), next(rates)) if s.type == "speech" else Stretch(s)
                 for i, s in enumerate(document.segments)
@@ -151,12 +147,13 @@ def _sound(segment: Segment, voice: Voice | None, seed: int) -> Clip | None:
     return Clip(voice.synthesize(segment.codes, seed), voice.sample_rate_hz, segment.text)
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _written(value: Any) -> str:
-    """A count of a manifest, for people."""
-    if isinstance(value, dict):
-        return ", ".join(f"{_words(name)}: {_written(v)}" for name, v in value.items()) or "none"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _facts(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """What a manifest tells, as names and values for people; what is nested, under both names."""
+    for key, value in values.items():
+        name = f"{within} {key}".replace("_", " ").strip()
+        if isinstance(value, dict):
+            yield from _facts(value, f"{name}:")
+        elif isinstance(value, int | float):
+            yield name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        else:
+            yield name, str(value)

@@ -17,6 +17,12 @@ from weft.interleave.alignments import _ends_in
         ("in-between us", ["inbetween", "us"], ["in-between", " us"]),
         ("我们今天很好，谢谢。", ["我们", "今天", "很好", "谢谢"], ["我们", "今天", "很好，", "谢谢。"]),  # noqa: RUF001
         ("UNEX PECTED quarters, too", ["<unk>", "<unk>", "quarters", "too"], ["UNEX", " PECTED", " quarters,", " too"]),
+        (
+            "NAMED Fauchelevent as Cosette's, no?",
+            ["named", "<unk>", "as", "cosette", "s", "no"],
+            ["NAMED", " Fauchelevent", " as", " Cosette'", "s,", " no?"],
+        ),
+        ("one - two", ["<unk>", "two"], ["one", " - two"]),
     ],
 )
 def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], cut: list[str]) -> None:
@@ -25,7 +31,15 @@ def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], 
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("he left", ["she", "left"]), ("he left", ["he"]), ("he left", ["<unk>"]), ("?!", ["a"])]
+    ("text", "words"),
+    [
+        ("he left", ["she", "left"]),
+        ("he left", ["he"]),
+        ("he left", ["<unk>"]),
+        ("heleft", ["<unk>", "left"]),
+        ("he left", ["[noise]"] * 3),
+        ("?!", ["a"]),
+    ],
 )
 def test_words_of_another_transcript_are_not(text: str, words: list[str]) -> None:
     with pytest.raises(UserError, match="not those of its transcript"):

@@ -86,21 +86,20 @@ def _ends_in(text: str, words: Sequence[str]) -> np.ndarray:
     """Where each of the `words` ends in a text that they spell, with the punctuation behind it.
 
     Only letters and digits are compared, without case and accents, so that punctuation and where words are parted may
-    differ. Else words of the text between white space are taken one by one, each the same or unknown to the aligner.
+    differ. A word that the aligner did not know stands for what it may be between two white spaces of the text.
     """
-    places = [i for i, character in enumerate(text) for _ in _letters(character)]
-    spelled = [_letters(word) for word in words]
-    if "".join(spelled) == _letters(text):
-        last = np.array(places)[np.cumsum([len(word) for word in spelled]) - 1]
-        return np.array([_behind(text, i + 1) for i in last.tolist()])
-    tokens = list(re.finditer(r"\S+", text))
-    same = len(tokens) == len(words) and all(
-        _letters(token[0]) == letters or _UNKNOWN.fullmatch(word)
-        for token, letters, word in zip(tokens, spelled, words, strict=True)
-    )
-    if not same:
+    letters, places = "", []  # those of the text, with a space between its words, and where each of them stands
+    for token in re.finditer(r"\S+", text):
+        spelled = [(letter, i) for i, c in enumerate(token[0], token.start()) for letter in _letters(c)]
+        if spelled and letters:
+            spelled.insert(0, (" ", token.start()))
+        letters += "".join(letter for letter, _ in spelled)
+        places += [place for _, place in spelled]
+    unknown = "(?<![^ ])([^ ]+)(?![^ ])"
+    pattern = " ?".join(unknown if _UNKNOWN.fullmatch(w) else f"({' ?'.join(_letters(w))})" for w in words)
+    if not (found := re.fullmatch(pattern, letters)):
         raise UserError("its aligned words are not those of its transcript: align them again")
-    return np.array([token.end() for token in tokens])
+    return np.array([_behind(text, places[found.end(i + 1) - 1] + 1) for i in range(len(words))])
 
 
 def _behind(text: str, place: int) -> int:

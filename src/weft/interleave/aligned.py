@@ -33,8 +33,8 @@ from weft.data.shards import write_documents
 from weft.errors import UserError
 from weft.interleave.alignments import Alignments, Timed
 from weft.interleave.config import InterleaveConfig
-from weft.interleave.spans import Span, cut, hash64, spans_of
-from weft.records import Document, Meta, Segment, Utterance
+from weft.interleave.spans import Span, cut, hash64, segments_of, spans_of
+from weft.records import Document, Meta, Utterance
 from weft.tokenizer.tokenize import device, identity, readable
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
@@ -144,15 +144,10 @@ class _Interleave:
             begin, end = nearest(seconds[0, 0], rate_hz), nearest(seconds[-1, 1], rate_hz)
             return codes[recording[i].id][begin:end].tolist()
 
-        found = iter([codes_of(span) for span in spans])
-        spoken = [(part, next(found) if part.spoken else []) for part in cut(text, ends, spans)]
-        segments: list[Segment] = []
-        for silent, run in groupby(spoken, key=lambda pair: not pair[1]):
-            if silent:
-                segments.append(Segment.of_text("".join(part.text for part, _ in run)))
-            else:
-                segments += [Segment.of_speech(c, part.text) for part, c in run]
-        num_codes, spoken_words = sum(len(c) for _, c in spoken), sum(part.num_words for part, c in spoken if c)
+        found = iter([codes_of(span) or None for span in spans])
+        spoken = [(part, next(found) if part.spoken else None) for part in cut(text, ends, spans)]
+        num_codes = sum(len(c) for _, c in spoken if c)
+        spoken_words = sum(part.num_words for part, c in spoken if c)
         counts.update({"documents": 1, "words": len(ends), "spoken_words": spoken_words, "speech_codes": num_codes})
         counts.update({"spans": len(spans), "rejected_spans": sum(part.spoken and not c for part, c in spoken)})
         speakers = {u.speaker for u in recording}
@@ -163,7 +158,7 @@ class _Interleave:
             speaker=first.speaker if len(speakers) == 1 else None,
             source=first.source,
         )
-        return Document(first.id, "interleaved", tuple(segments), meta)
+        return Document(first.id, "interleaved", segments_of(spoken), meta)
 
 
 def nearest(sec: float, frame_rate_hz: float) -> int:

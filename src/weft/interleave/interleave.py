@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -28,8 +27,8 @@ from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
 from weft.interleave import tally, words
 from weft.interleave.config import InterleaveConfig
-from weft.interleave.spans import Drawn, Part, draw, hash64
-from weft.records import Document, Meta, Segment
+from weft.interleave.spans import Drawn, Part, draw, hash64, segments_of
+from weft.records import Document, Meta
 from weft.text_to_token import gate
 from weft.text_to_token.gate import Said
 
@@ -165,13 +164,8 @@ class _Interleave:
             yield self._document(d, [(part, outcome.kept if outcome else None) for part, outcome in spoken], counts)
 
     def _document(self, named: _Named, spoken: list[tuple[Part, Said | None]], counts: Counter[str]) -> Document:
-        """The document of parts with their codes; a span without codes stays text, one with the text around it."""
-        segments: list[Segment] = []
-        for silent, run in groupby(spoken, key=lambda pair: pair[1] is None):
-            if silent:
-                segments.append(Segment.of_text("".join(part.text for part, _ in run)))
-            else:
-                segments += [Segment.of_speech(said.codes, part.text) for part, said in run if said is not None]
+        """The document of parts with what was said of them."""
+        segments = segments_of((part, said.codes if said else None) for part, said in spoken)
         kept = [(part, said) for part, said in spoken if said is not None]
         num_words = sum(part.num_words for part, _ in spoken)
         spoken_words = sum(part.num_words for part, _ in kept)
@@ -179,9 +173,7 @@ class _Interleave:
         tally.count_document(num_words, spoken_words, num_codes, counts)
         ratio = spoken_words / num_words if num_words else 0.0
         meta = Meta(ratio, num_words, num_codes / self.synthesizer.frame_rate_hz, speaker=named.voice if kept else None)
-        return Document(
-            named.id, "interleaved", tuple(segments), meta if self.reader is None else _measured(meta, kept)
-        )
+        return Document(named.id, "interleaved", segments, meta if self.reader is None else _measured(meta, kept))
 
 
 def _measured(meta: Meta, kept: list[tuple[Part, Said]]) -> Meta:

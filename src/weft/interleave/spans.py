@@ -13,14 +13,16 @@ Source: section 3 of arXiv 2411.17607 (Poisson span lengths, non-overlapping, a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
 
 from weft.interleave.speakable import unspeakable
 from weft.interleave.words import word_ends
+from weft.records import Segment
 from weft.sentences import sentence_ends
 
 Policy = Literal["poisson", "sentences", "alternate"]
@@ -225,3 +227,14 @@ def cut(text: str, ends: np.ndarray, spans: list[Span]) -> list[Part]:
                 parts.append(Part(text[place:end], word - done, spoken))
                 done, place = word, end
     return parts or [Part(text, 0, False)]
+
+
+def segments_of(parts: Iterable[tuple[Part, Sequence[int] | None]]) -> tuple[Segment, ...]:
+    """Parts with their codes as segments: those without codes stay text, one with the text around them."""
+    segments: list[Segment] = []
+    for silent, run in groupby(parts, key=lambda pair: pair[1] is None):
+        if silent:
+            segments.append(Segment.of_text("".join(part.text for part, _ in run)))
+        else:
+            segments += [Segment.of_speech(codes, part.text) for part, codes in run if codes is not None]
+    return tuple(segments)

@@ -209,7 +209,7 @@ def whole(size_bytes: int, rounds: int) -> dict[str, Figure]:
         def interleaved(workers: int = 1, loaded: Synthesizer | None = synthesizer, tasks: int | None = None) -> float:
             shutil.rmtree(out, ignore_errors=True)
             begun_sec = time.perf_counter()
-            config = interleave.InterleaveConfig((corpus,), model, out, tasks=tasks, workers=workers)
+            config = interleave.InterleaveConfig((corpus,), out, model, tasks=tasks, workers=workers)
             made = interleave.run(config, load if loaded is None else lambda folder, url: loaded)
             return made.counts["speech_codes"] / (time.perf_counter() - begun_sec)
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -72,9 +74,11 @@ def build(
     """Make the artifact `out` in `out.partial` and move it into place when the block ends without an exception.
 
     A second call with the same plan finds the files that a killed one left. `notes.licences` tells the `licence` of
-    what comes from outside, with those of all parents. Raises UserError when `out` exists, or when `out.partial` was
-    begun with another plan.
+    what comes from outside, with those of all parents. Raises UserError when `out` exists or is a URL, whose files
+    cannot be moved at once, and when `out.partial` was begun with another plan.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise UserError(f"{out} is a URL: make it in a folder, here or on a shared disk, and copy it when it is whole")
     out = Path(os.path.normpath(out))
     parents = parents or {}
     plan = plan_of(kind, settings, parents)
@@ -123,7 +127,7 @@ def _begin(folder: Path, plan: dict[str, Any], out: Path) -> None:
             changed = ", ".join(_differences(begun, plan)) or "its plan"
             raise UserError(f"{out} was begun with another {changed}: run it as before, or delete {folder}")
         return
-    if folder.is_file() or _files(folder) - {f"{_PLAN}.tmp"}:
+    if folder.is_file() or any(not name.startswith(f"{_PLAN}.") for name in _files(folder)):
         raise UserError(f"{folder} is needed to work in, and is not weft's: move it away, or choose another --out")
     write_json(plan_file, plan)
 
@@ -264,7 +268,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside, synced to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
+    beside = beside_of(path)
     try:
         with beside.open("wb") as f:
             f.write(content)
@@ -273,6 +277,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def beside_of(path: Path) -> Path:
+    """Where a process writes a file before it is whole: a name of its own, as a cluster may do a task in two places."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
 def check_writable(path: Path, suffix: str = "") -> None:

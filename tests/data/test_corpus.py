@@ -127,17 +127,77 @@ def test_a_txt_that_is_not_utf8_fails_above_the_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.parquet", b"PAR1 nonsense", "a.parquet cannot be read"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\x00", "a.jsonl.gz cannot be read"),
-        ("a.jsonl.zst", b"no zstd", "a.jsonl.zst cannot be read"),
+        ("a.parquet", b"PAR1 nonsense", r"1 of 1 items are bad.*a.parquet \(cannot be read"),
+        ("a.arrow", b"nonsense", r"1 of 1 items are bad.*a.arrow \(cannot be read"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\x00", r"1 of 1 items are bad.*a.jsonl.gz \(cannot be read"),
+        ("a.json.zst", b"no zstd", r"1 of 1 items are bad.*a.json.zst \(cannot be read"),
         ("a.txt", b"", "every text file is empty"),
-        ("a.pdf", b"x", "holds no text files"),
+        ("a.pdf", b"x", "holds no text: give .txt"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_texts(tmp_path))
+
+
+@pytest.mark.parametrize("num_tasks", [1, 5])
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.jsonl.zst", "a.arrow"])
+def test_damage_costs_what_is_damaged_and_is_counted(tmp_path, name, num_tasks):
+    path = write_corpus(tmp_path / name, ROWS * 10)
+    content = bytearray(path.read_bytes())
+    if name == "a.parquet":
+        group = pq.ParquetFile(path).metadata.row_group(2)  # rows 128 to 191
+        start = group.column(1).dictionary_page_offset
+        content[start : start + 50] = bytes(50)
+    else:
+        del content[len(content) // 2 :]
+    path.write_bytes(content)
+    write_corpus(tmp_path / "b.jsonl", ROWS)
+    documents, skipped = read_in_tasks(TextCorpus.of(tmp_path), num_tasks)
+    texts = [row["text"] for row in ROWS]
+    assert [d.text for d in documents[-300:]] == texts
+    if name == "a.parquet":
+        assert [d.text for d in documents[:-300]] == (texts * 10)[:128] + (texts * 10)[192:]
+        assert (skipped.num_bad, skipped.num_items) == (64, 3300)
+        assert all("a.parquet rows 1" in where and "row group cannot" in why for where, why in skipped.bad)
+    else:
+        assert (texts * 10)[: len(documents) - 300] == [d.text for d in documents[:-300]]
+        assert [where for where, _ in skipped.bad] == [str(path)]
+
+
+def test_a_table_may_hold_texts_that_are_not_utf8(tmp_path):
+    texts = pa.array([b"good", b"\xff\xfe", b"fine"])
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 3, texts.buffers())}), tmp_path / "a.parquet")
+    documents, skipped = read_in_tasks(TextCorpus.of(tmp_path), 1)
+    assert [d.text for d in documents] == ["good", "fine"]
+    assert [where for where, _ in skipped.bad] == [f"{tmp_path}/a.parquet row 1"]
+
+
+def test_trouble_with_the_disk_is_no_damage(tmp_path):
+    corpus = TextCorpus.of(write_corpus(tmp_path / "a.parquet", ROWS))
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(UserError, match=r"a.parquet cannot be read \(.*No such file.*see that it is there"):
+        read_in_tasks(corpus, 1)
+
+
+def test_hugging_face_dataset_folders(tmp_path):
+    """What `save_to_disk` writes, with a cache of a later `map`; and a folder as on the hub, downloaded."""
+    for split, rows in (("test", ROWS[:10]), ("train", ROWS[10:])):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        write_corpus(tmp_path / "saved" / split / "data-00000-of-00001.arrow", rows)
+        (tmp_path / "saved" / split / "state.json").write_text("{}")
+        (tmp_path / "saved" / split / "dataset_info.json").write_text("{}")
+        write_corpus(tmp_path / "saved" / split / "cache-0123456789abcdef.arrow", rows)
+        (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
+        write_corpus(tmp_path / "hub/data" / f"{split}-00000-of-00001.parquet", rows)
+    (tmp_path / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    (tmp_path / "hub/README.md").write_text("# Data")
+    (tmp_path / "hub/.cache/huggingface").mkdir(parents=True)
+    write_corpus(tmp_path / "hub/.cache/huggingface/old.parquet", ROWS)
+    for folder in ("saved", "hub"):
+        assert [d.text for d in read_texts(tmp_path / folder)] == [row["text"] for row in ROWS]
+    assert [d.text for d in read_texts(tmp_path / "saved/train")] == [row["text"] for row in ROWS[10:]]
 
 
 def test_a_table_without_text_says_which_columns_it_has(tmp_path):

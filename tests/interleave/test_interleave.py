@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import fake_synthesizer
+import fsspec
 import pytest
-from fake_synthesizer import GATE, SPEAKERS, FakeReader, load, load_choir, load_reader
+from fake_synthesizer import GATE, SPEAKERS, FakeReader, FakeSynthesizer, load, load_choir, load_reader
 
 from weft.data.corpus import read_texts
 from weft.data.shards import Rows
@@ -290,6 +291,56 @@ def test_killed_at_any_instant_the_rerun_gives_the_same_bytes(
     for manifest in manifests:
         manifest["counts"] = untimed(manifest["counts"])
     assert manifests[0] == manifests[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_a_killed_worker_ends_the_job_and_the_rerun_gives_the_same_bytes(
+    made, tmp_path, corpus, text_to_token, make_tokenizer
+):
+    tokenizer = make_tokenizer()
+    made("whole", tasks=12, tokenizer=tokenizer, **GATE)
+    out = tmp_path / "killed"
+    job = start(corpus, text_to_token, out, 2, tokenizer)
+    wait_for(lambda: len(list((tmp_path / "killed.partial").glob("log/job/completions/*"))) >= 2)
+    os.kill(children_of(job.pid)[-1], signal.SIGKILL)  # the first is Python's own, which tracks resources
+    assert job.wait(timeout=20) != 0
+    assert not out.exists()
+    assert start(corpus, text_to_token, out, 2, tokenizer).wait() == 0
+    assert parts_of(out) == parts_of(tmp_path / "whole")
+    assert not [*out.rglob("*.tmp")]
+
+
+def test_documents_of_one_id_are_kept_and_drawn_apart(tmp_path, text_to_token):
+    words = " ".join(["the cat and dog sat on old mats"] * 20)
+    texts = [f"{words} {end}" for end in ("at", "in", "at")]
+    (tmp_path / "same.jsonl").write_text("\n".join(json.dumps({"id": "same", "text": text}) for text in texts))
+    run(InterleaveConfig((tmp_path / "same.jsonl",), text_to_token, tmp_path / "same"), load)
+    documents = documents_of(tmp_path / "same")
+    assert [(d.id, d.text) for d in documents] == [("same", text) for text in texts]
+    assert documents[0] == documents[2]
+    assert [s.text for s in documents[0].segments][:-1] != [s.text for s in documents[1].segments][:-1]
+
+
+def test_a_corpus_at_a_url_gives_the_same_bytes(made, tmp_path, corpus, text_to_token):
+    made("here", tasks=3)
+    store = fsspec.filesystem("memory")
+    store.pipe({"/books/corpus.jsonl": corpus.read_bytes()})
+    try:
+        run(InterleaveConfig(("memory://books",), text_to_token, tmp_path / "there", tasks=3), load)
+    finally:
+        store.rm("/books", recursive=True)
+    assert parts_of(tmp_path / "there") == parts_of(tmp_path / "here")
+
+
+def test_a_model_that_never_speaks_and_a_url_to_write_to_are_told(made, corpus, text_to_token):
+    class Mute(FakeSynthesizer):
+        def codes(self, text, seed):
+            return None
+
+    with pytest.raises(UserError, match=r"none of the \d+ spans could be spoken"):
+        made("out", lambda folder, url: Mute())
+    with pytest.raises(UserError, match=r"s3:/bucket/out is a URL: make it in a folder"):
+        run(InterleaveConfig((corpus,), text_to_token, Path("s3://bucket/out")), load)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")

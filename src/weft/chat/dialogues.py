@@ -11,7 +11,6 @@ Source: SpeechDialog-90K of arXiv 2411.17607, with the streaming answers of GLM-
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from weft.artifacts import Manifest
 from weft.config import Count, Natural, Share
 from weft.data import job
 from weft.data.corpus import TextCorpus
-from weft.data.formats import Piece
+from weft.data.formats import Piece, suffix_of, unpacked
 from weft.data.job import Report
 from weft.data.shards import tokenizer_of, write_documents
 from weft.errors import UserError
@@ -45,7 +44,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 class DialoguesConfig:
     """What dialogues to speak, and with what."""
 
-    source: tuple[Path, ...]
+    source: tuple[str | Path, ...]
     """Dialogues as JSON lines: .jsonl (.gz, .zst) files and folders of them."""
     text_to_token: Path
     """Folder of the text-to-token model that speaks both sides."""
@@ -102,11 +101,11 @@ class _Line:
 def _lines(corpus: TextCorpus) -> Iterator[_Line]:
     """Every line that is not blank."""
     for file in corpus.files:
-        if not file.path.name.lower().endswith(_SUFFIXES):
+        if suffix_of(file.path) not in _SUFFIXES:
             raise UserError(f"{file.path} is no file of dialogues: give JSON lines, as {', '.join(_SUFFIXES)}")
         try:
-            with pa.input_stream(str(file.path), compression="detect") as f:
-                for number, line in enumerate(io.BufferedReader(f), 1):
+            with file.open() as f, unpacked(f, file.path) as lines:
+                for number, line in enumerate(lines, 1):
                     if line := line.removeprefix(b"\xef\xbb\xbf").strip():
                         yield _Line(file, number, line)
         except (OSError, pa.ArrowException) as e:
@@ -234,6 +233,6 @@ def _summary(report: Report) -> dict[str, Any]:
     names = ("documents", "turns", "words", "speech_codes", "shortened_documents", "rejected_documents")
     return {
         **{name: counts[name] for name in names},
-        "skipped_documents": len(report.skipped.bad),
+        "skipped_documents": report.skipped.num_bad,
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
     }

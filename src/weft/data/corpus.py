@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from weft.data.files import File, files_under, path_of
 from weft.data.formats import Piece, TextDocument, read, suffix_of
 from weft.data.skipped import Skipped
 from weft.errors import UserError
@@ -124,17 +128,22 @@ class TextCorpus:
     @classmethod
     def of(cls, *paths: str | Path) -> TextCorpus:
         """The text files among and under `paths`, in order. Raises UserError where there are none."""
-        found = [file for path in paths for file in _text_files(Path(path))]
-        root = Path(os.path.commonpath([file.parent for file in found]))
-        sizes = [file.stat().st_size for file in found]
-        files = [Piece(f, f.relative_to(root).as_posix(), 0, n, n) for f, n in zip(found, sizes, strict=True) if n]
+        found = [file for path in paths for file in _text_files(path_of(path))]
+        folders = [file.path.split("/")[:-1] for file in found]
+        root = "/".join([*os.path.commonprefix(folders), ""])  # noqa: RUF071 - of lists, part by part
+        files = [Piece(f.path, f.path.removeprefix(root), 0, f.size_bytes, f.size_bytes) for f in found if f.size_bytes]
         if not files:
             raise UserError(f"{', '.join(map(str, paths))}: every text file is empty")
         return cls(tuple(files))
 
     @property
     def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
+        return self._ends[-1]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each file ends in all of them laid end to end."""
+        return list(accumulate(file.size_bytes for file in self.files))
 
     @property
     def identity(self) -> str:
@@ -146,12 +155,12 @@ class TextCorpus:
 
         Ranges that tile the corpus give each document once. Ids are the corpus's own, or `file:place`.
         """
-        first = 0
-        for file in self.files:
+        for i in range(bisect_right(self._ends, share.start), len(self.files)):
+            file, first = self.files[i], self._ends[i] - self.files[i].size_bytes
+            if first >= share.stop:
+                return
             start, stop = max(share.start - first, 0), min(share.stop - first, file.size_bytes)
-            if start < stop:
-                yield from read(Piece(file.path, file.name, start, stop, file.size_bytes), skipped)
-            first += file.size_bytes
+            yield from read(Piece(file.path, file.name, start, stop, file.size_bytes), skipped)
 
 
 def read_texts(*paths: str | Path, max_bad_share: float = 0.01) -> Iterator[TextDocument]:
@@ -161,12 +170,14 @@ def read_texts(*paths: str | Path, max_bad_share: float = 0.01) -> Iterator[Text
     skipped.check(max_bad_share)
 
 
-def _text_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(p.absolute() for p in path.rglob("*") if suffix_of(p) and p.is_file())
-    else:
-        files = [path.absolute()] if path.is_file() and suffix_of(path) else []
+def _text_files(path: str) -> list[File]:
+    files = files_under(path, _is_text)
     if not files:
-        what = "holds no text files" if path.is_dir() else "is no text file" if path.exists() else "does not exist"
+        what = "does not exist" if files is None else "holds no text"
         raise UserError(f"{path} {what}: give .txt, .jsonl (.gz, .zst), .parquet or .arrow files, or folders of them")
     return files
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file is read; in a folder that `datasets` saved, not what it cached there later."""
+    return suffix_of(name) is not None and not (name.startswith("cache-") and name.endswith(".arrow"))

@@ -1,29 +1,32 @@
-"""Text files as documents: .txt, .jsonl (also .gz and .zst), .parquet, .arrow.
+"""Text files as documents: .txt, .jsonl (also .gz and .zst, and as .json.gz and .json.zst), .parquet, .arrow.
 
     for document in read(Piece(path, name, start_byte, stop_byte, size_bytes), skipped): ...
 
 Every format follows one rule, so that pieces that tile a file give each document once, whatever the cuts: a document
-belongs to the piece in which it begins. A compressed file begins at its first byte and cannot be cut.
+belongs to the piece in which it begins. A compressed file begins at its first byte and cannot be cut. What of a file
+cannot be read is skipped: a damaged row group of Parquet, or all that follows damage in other formats.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weft.data.files import is_url, open_file
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 
 TXT_DOCUMENT_BYTES = 4096  # some 700 English words
+_ROWS_AT_ONCE = 1000
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -37,9 +40,9 @@ class TextDocument:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes [start, stop) of the `size_bytes` of a file; `name` tells files of a corpus apart, in ids."""
+    """Bytes [start, stop) of the `size_bytes` of a file, an absolute path or a URL; `name` tells files apart in ids."""
 
-    path: Path
+    path: str
     name: str
     start: int
     stop: int
@@ -49,6 +52,9 @@ class Piece:
         """Which of the file's `num_rows` rows are this piece's, row i beginning at byte i * size_bytes // num_rows."""
         return range(-(-self.start * num_rows // self.size_bytes), -(-self.stop * num_rows // self.size_bytes))
 
+    def open(self) -> BinaryIO:
+        return open_file(self.path, self.size_bytes)
+
 
 Reader = Callable[[Piece, Skipped], Iterator[TextDocument]]
 
@@ -56,18 +62,29 @@ Reader = Callable[[Piece, Skipped], Iterator[TextDocument]]
 def read(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
     """The documents that begin in `piece`, exact but for outer white space; bad ones go to `skipped`.
 
-    Raises UserError for a file that is damaged as a whole, or whose table has no `text` column.
+    Raises UserError for a file that is not there or may not be read, and for a table without a column `text`.
     """
-    reader = _READERS[suffix_of(piece.path) or ""]
     try:
-        yield from reader(piece, skipped)
+        yield from _READERS[suffix_of(piece.path) or ""](piece, skipped)
     except (OSError, pa.ArrowException) as e:
-        raise UserError(f"{piece.path} cannot be read ({str(e).splitlines()[0]}): is it whole?") from e
+        if not _is_damage(e):
+            raise UserError(f"{piece.path} cannot be read ({_reason(e)}): see that it is there, and run again") from e
+        if piece.start == 0:  # every piece of the file meets it
+            skipped.add(piece.path, f"cannot be read to its end: {_reason(e)}")
 
 
-def suffix_of(path: Path) -> str | None:
+def suffix_of(path: str) -> str | None:
     """The format of a text file, by its name; None for other files."""
-    return next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
+    return next((suffix for suffix in _READERS if path.lower().endswith(suffix)), None)
+
+
+def _is_damage(e: Exception) -> bool:
+    """Whether an error is of what a file holds, and not of the disk, the network or memory, which may pass."""
+    return not isinstance(e, MemoryError) and (not isinstance(e, OSError) or e.errno is None)
+
+
+def _reason(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]
 
 
 # Where a .txt is cut: after the first blank line past each even mark, or failing one before the next mark, after the
@@ -87,33 +104,45 @@ _CUTS = [
 def _txt(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
     """A file is cut into documents of about TXT_DOCUMENT_BYTES, between paragraphs: a book gives hundreds."""
     num = max(1, round(piece.size_bytes / TXT_DOCUMENT_BYTES))
-    with piece.path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        marks = [i * len(whole) // num for i in range(num + 1)]
+    mine = piece.rows(num)
+    document, start = b"", 0
+    with piece.open() as f:
+        f.seek(mine.start * piece.size_bytes // num)
+        for i in range(mine.start, mine.stop + 1):  # the head of the last stretch ends the last document
+            mark = i * piece.size_bytes // num
+            stretch = f.read((i + 1) * piece.size_bytes // num - mark) if i < num else b""
+            cut = _first_cut(stretch) if 0 < i < num else 0
+            if i > mine.start and ((whole := (document + stretch[:cut]).removeprefix(_BOM).strip()) or num == 1):
+                name = piece.name if num == 1 else f"{piece.name}:{i - 1}"
+                yield from _checked(name, whole, f"{piece.path} byte {start}", skipped)
+            document, start = stretch[cut:], mark + cut
 
-        def begin(i: int) -> int:
-            if i in (0, num):
-                return marks[i]
-            return next((m.end() for cut in _CUTS if (m := cut.search(whole, marks[i], marks[i + 1]))), marks[i])
 
-        for i in piece.rows(num):
-            document = whole[begin(i) : begin(i + 1)].removeprefix(_BOM).strip()
-            name = piece.name if num == 1 else f"{piece.name}:{i}"
-            if document or num == 1:
-                yield from _checked(name, document, f"{piece.path} byte {begin(i)}", skipped)
+def _first_cut(stretch: bytes) -> int:
+    return next((found.end() for cut in _CUTS if (found := cut.search(stretch))), 0)
 
 
 def _jsonl(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    with piece.path.open("rb") as f:
+    with piece.open() as f:
         if piece.start:
             f.seek(piece.start - 1)
-            f.readline()
+            if not f.readline(piece.stop - piece.start).endswith(b"\n"):
+                return  # all of it is inside one line
         yield from _json_lines(f, f.tell(), piece.stop, piece, skipped)
 
 
 def _packed_jsonl(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
     if piece.start == 0:
-        with pa.input_stream(str(piece.path), compression="detect") as f:
-            yield from _json_lines(io.BufferedReader(f), 0, None, piece, skipped)
+        with piece.open() as f, unpacked(f, piece.path) as lines:
+            yield from _json_lines(lines, 0, None, piece, skipped)
+
+
+def unpacked(f: BinaryIO, path: str) -> BinaryIO:
+    """What a file holds, which is compressed where its name says so: .gz or .zst."""
+    method = {".gz": "gzip", ".zst": "zstd"}.get(os.path.splitext(path.lower())[1])
+    if method is None:
+        return f
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(f, "r"), method))  # type: ignore[arg-type]
 
 
 def _json_lines(lines: Any, offset: int, stop: int | None, piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
@@ -129,42 +158,73 @@ def _json_lines(lines: Any, offset: int, stop: int | None, piece: Piece, skipped
             skipped.add(where, f"not JSON: {e}")
             continue
         row = row if isinstance(row, Mapping) else {}
-        yield from _checked(_id(row, name), row.get("text"), where, skipped)
+        yield from _checked(_id(row.get("id"), name), row.get("text"), where, skipped)
 
 
 def _parquet(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    with pq.ParquetFile(piece.path) as file:
-        names = _columns(file.schema_arrow, piece.path)
-        rows, first = piece.rows(file.metadata.num_rows), 0
-        for group in range(file.num_row_groups):
-            stop = first + file.metadata.row_group(group).num_rows
-            if first < rows.stop and rows.start < stop:
-                yield from _table(file.read_row_group(group, names), first, rows, piece, skipped)
-            first = stop
+    with piece.open() as f, pq.ParquetFile(f) as file:
+        names, about = _columns(file.schema_arrow, piece.path), file.metadata
+    rows, first = piece.rows(about.num_rows), 0
+    for group in range(about.num_row_groups):
+        stop = first + about.row_group(group).num_rows
+        mine = range(max(first, rows.start), min(stop, rows.stop))
+        if mine:
+            try:
+                table = _row_group(piece.path, piece.size_bytes, group, names)
+            except (OSError, pa.ArrowException) as e:
+                if not _is_damage(e):
+                    raise
+                where = f"{piece.path} rows {mine.start} to {mine.stop - 1}"
+                skipped.add(where, f"their row group cannot be read: {_reason(e)}", len(mine))
+            else:
+                yield from _table(table, first, mine, piece, skipped)
+        first = stop
+
+
+@lru_cache(maxsize=1)
+def _row_group(path: str, size_bytes: int, group: int, names: tuple[str, ...]) -> pa.Table:
+    """A row group, kept for the pieces that follow: it can be many times longer than one."""
+    with open_file(path, size_bytes) as f, pq.ParquetFile(f, page_checksum_verification=True) as file:
+        return file.read_row_group(group, names)
 
 
 def _arrow(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """What `datasets` saves to disk: an Arrow stream."""
-    with pa.memory_map(str(piece.path)) as f:
+    """What `datasets` saves to disk: an Arrow stream. At a URL it is not cut: each piece would fetch all of it."""
+    if is_url(piece.path):
+        if piece.start:
+            return
+        piece = replace(piece, stop=piece.size_bytes)
+    with piece.open() if is_url(piece.path) else pa.memory_map(piece.path) as f:
         table = pa.ipc.open_stream(f).read_all()
-        yield from _table(table.select(_columns(table.schema, piece.path)), 0, piece.rows(len(table)), piece, skipped)
+        names = _columns(table.schema, piece.path)
+        yield from _table(table.select(names), 0, piece.rows(len(table)), piece, skipped)
 
 
-def _columns(schema: pa.Schema, path: Path) -> list[str]:
+def _columns(schema: pa.Schema, path: str) -> tuple[str, ...]:
     if "text" not in schema.names:
         raise UserError(f"{path} has no column `text` (it has {', '.join(schema.names)}): rename the one that holds it")
-    return [name for name in ("id", "text") if name in schema.names]
+    return tuple(name for name in ("id", "text") if name in schema.names)
 
 
 def _table(table: pa.Table, first: int, rows: range, piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """Documents of those rows of `table`, whose first is row `first` of the file, that are in `rows`."""
-    start, stop = max(rows.start - first, 0), min(rows.stop - first, len(table))
-    for i, row in enumerate(table.slice(start, stop - start).to_pylist(), first + start):
-        yield from _checked(_id(row, f"{piece.name}:{i}"), row["text"], f"{piece.path} row {i}", skipped)
+    """Documents of the `rows` of a file, of which `table` begins with row `first`."""
+    for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
+        some = table.slice(start - first, min(_ROWS_AT_ONCE, rows.stop - start))
+        texts = _values(some["text"])
+        ids = _values(some["id"]) if "id" in some.schema.names else [None] * len(texts)
+        for i, (name, text) in enumerate(zip(ids, texts, strict=True), start):
+            yield from _checked(_id(name, f"{piece.name}:{i}"), text, f"{piece.path} row {i}", skipped)
 
 
-def _id(row: Mapping[str, Any], otherwise: str) -> str:
-    name = row.get("id")
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; strings as bytes, which may turn out to be none."""
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return (column.cast(pa.large_binary()) if is_text else column).to_pylist()
+
+
+def _id(name: Any, otherwise: str) -> str:
+    if isinstance(name, bytes):
+        return name.decode(errors="backslashreplace")
     return otherwise if name is None else str(name)
 
 
@@ -186,6 +246,8 @@ _READERS: dict[str, Reader] = {
     ".jsonl": _jsonl,
     ".jsonl.gz": _packed_jsonl,
     ".jsonl.zst": _packed_jsonl,
+    ".json.gz": _packed_jsonl,
+    ".json.zst": _packed_jsonl,
     ".parquet": _parquet,
     ".arrow": _arrow,
 }

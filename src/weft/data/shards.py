@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weft.artifacts import Manifest
+from weft.artifacts import Manifest, beside_of
 from weft.errors import UserError
 from weft.records import CODES_SCHEMA, DOCUMENT_SCHEMA, CodedUtterance, Document
 
@@ -111,7 +111,8 @@ def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
             if num_rows == 0:
                 file = stack.enter_context(_whole(folder / f"part-{task:05d}.parquet"))
-                writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+                writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+                stack.enter_context(writer)
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             num_rows += len(group)
     return num_rows
@@ -119,7 +120,7 @@ def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema:
 
 def _open_part(part: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(part)
+        return pq.ParquetFile(part, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as e:
         raise UserError(f"{part} is damaged ({str(e).splitlines()[0]}): make its dataset again") from e
 
@@ -231,7 +232,7 @@ def _beside(path: Path, suffix: str) -> Path:
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, that appears under its name, synced to disk, when the block ends well, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = beside_of(path)
     try:
         with unfinished.open("wb") as f:
             yield f

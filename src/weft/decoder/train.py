@@ -82,7 +82,7 @@ def run(config: DecoderConfig) -> Manifest:
         discard_checkpoints(draft.folder)
         draft.counts["parameters"] = sum(p.numel() for p in decoder.flow.parameters())
         draft.counts["utterances"] = voice.skipped.num_good
-        draft.counts["skipped_utterances"] = len(voice.skipped.bad)
+        draft.counts["skipped_utterances"] = voice.skipped.num_bad
         draft.counts["seconds"] = voice.num_codes * decoder.samples_per_code / decoder.sample_rate_hz
     return artifacts.read(config.out)
 

@@ -100,14 +100,14 @@ class CompletionsEngine:
         self, answer: Any, request: Request, stop_ids: Collection[int], known: frozenset[int] | None
     ) -> Generated:
         """What a server's answer says. Raises ValueError, LookupError or TypeError for one that is no completion."""
-        choice = answer["choices"][0]
+        [choice] = answer["choices"]
         reason, ids = choice["finish_reason"], choice.get("token_ids")
         if ids is None:
             ids = self._ids_of(choice["text"])
             num_said = (answer.get("usage") or {}).get("completion_tokens", len(ids))
             if num_said > len(ids) + 1:  # the stop id is often not in the text
                 raise ValueError(f"its text has {len(ids)} of {num_said} tokens, and it gives no token_ids")
-        if not all(isinstance(i, int) for i in ids) or len(ids) > request.max_new_tokens:
+        if not all(type(i) is int for i in ids) or len(ids) > request.max_new_tokens:
             raise ValueError(f"{len(ids)} ids where at most {request.max_new_tokens} were asked for")
         end = next((place for place, i in enumerate(ids) if i in stop_ids), None)
         said = ids[:end]
@@ -133,7 +133,7 @@ class CompletionsEngine:
                     raise UserError(f"{address} refuses the request; {' '.join(reason.split())}") from None
             except (OSError, HTTPException) as e:
                 reason = str(getattr(e, "reason", e)) or type(e).__name__
-            except (ValueError, LookupError, TypeError, AttributeError) as e:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
                 reason = f"its answer cannot be read ({e})"
         told = " ".join(reason.split())
         raise UserError(f"{address} failed {_TRIES} times; {told}: see that a completions server runs there")

@@ -71,7 +71,7 @@ def run(config: InterleaveConfig) -> Manifest:
         runs = groupby(enumerate(utterances), key=lambda pair: pair[1].source or pair[0])
         recordings = [[utterance for _, utterance in run] for _, run in runs]
         work = _Interleave(config, config.tokenizer, recordings, alignments, draft.folder, tasks)
-        report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
+        report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share, config.executor)
         draft.counts.update(_summary(report, config.aligned))
     return artifacts.read(config.out)
 

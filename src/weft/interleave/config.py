@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.config import Count, Natural, NonNegative, Positive, Share
+from weft.data.cluster import HERE, Executor
 from weft.errors import UserError
 from weft.interleave.spans import Policy
 
@@ -18,8 +19,9 @@ from weft.interleave.spans import Policy
 class InterleaveConfig:
     """How text, or recordings with word times, become interleaved documents."""
 
-    corpus: tuple[Path, ...]
-    """Text files and folders of them: .txt, .jsonl (.gz, .zst), .parquet, .arrow. With `aligned`: speech manifests."""
+    corpus: tuple[str | Path, ...]
+    """Text files and folders of them, here or at URLs: .txt, .jsonl (.gz, .zst), .parquet, .arrow. With `aligned`: speech
+    manifests."""
     out: Path
     """Folder to write the documents to."""
     text_to_token: Path | None = None
@@ -47,7 +49,9 @@ class InterleaveConfig:
     """Parts the work is cut into, each redone from its start after a kill; by default one for 128 KiB of text, or for
     512 utterances."""
     workers: Count = 1
-    """Processes, each with its own copy of the model; with 1, all happens in this one."""
+    """Processes, each with its own copy of the model; with 1, all happens in this one. On a cluster, jobs at a time."""
+    executor: Executor = HERE
+    """Where they run."""
     max_bad_share: Share = 0.01
     """Share of unreadable documents, or unusable utterances, above which the job fails."""
     licence: str | None = None

@@ -20,6 +20,7 @@ from weft import artifacts
 from weft.artifacts import Manifest
 from weft.config import Count, Share
 from weft.data import job
+from weft.data.cluster import HERE, Executor
 from weft.data.corpus import TextCorpus
 from weft.data.job import Report
 from weft.data.shards import Rows, tokenizer_of, write_documents
@@ -37,14 +38,16 @@ class DocumentsConfig:
 
     kind: Literal["text", "speech", "asr", "tts"]
     """Kind of document."""
-    source: tuple[Path, ...]
-    """For text a corpus: .txt, .jsonl (.gz, .zst), .parquet, .arrow files and folders; else codes datasets."""
+    source: tuple[str | Path, ...]
+    """For text a corpus: .txt, .jsonl (.gz, .zst), .parquet, .arrow files, folders, URLs; else codes datasets."""
     out: Path
     """Folder to write the documents to."""
     tasks: Count | None = None
     """Parts the work is cut into; by default one for 32 MiB of text, or 50,000 utterances."""
     workers: Count = 1
-    """Processes."""
+    """Processes; on a cluster, jobs at a time."""
+    executor: Executor = HERE
+    """Where they run."""
     max_bad_share: Share = 0.01
     """Share of unreadable texts above which the job fails."""
     licence: str | None = None
@@ -63,8 +66,8 @@ def run(config: DocumentsConfig) -> Manifest:
         settings["corpus"] = source.identity
         tasks = config.tasks or job.tasks_for(source.size_bytes, _BYTES_PER_TASK)
     else:
-        codes = {str(folder): artifacts.read(folder, "codes") for folder in config.source}
-        source, parents = Rows.of(*config.source), tokenizer_of(codes)
+        codes = {str(folder): artifacts.read(Path(folder), "codes") for folder in config.source}
+        source, parents = Rows.of(*map(Path, config.source)), tokenizer_of(codes)
         parents |= {f"codes {i}": manifest for i, manifest in enumerate(codes.values(), 1)}
         tasks = config.tasks or job.tasks_for(len(source), _ROWS_PER_TASK)
     settings["tasks"] = tasks
@@ -72,7 +75,8 @@ def run(config: DocumentsConfig) -> Manifest:
         return artifacts.read(config.out)
     with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         work = _Make(config.kind, source, draft.folder, tasks)
-        report = job.run(work, draft.folder, tasks, config.workers, f"{config.kind} documents", config.max_bad_share)
+        title = f"{config.kind} documents"
+        report = job.run(work, draft.folder, tasks, config.workers, title, config.max_bad_share, config.executor)
         draft.counts.update(_summary(report, config))
     return artifacts.read(config.out)
 
@@ -166,4 +170,4 @@ def _summary(report: Report, config: DocumentsConfig) -> dict[str, Any]:
         lacking = {"no transcripts": "without_text", "no codes": "without_codes"}
         why = next((said for said, name in lacking.items() if report.counts[name]), "nothing to read")
         raise UserError(f"{', '.join(map(str, config.source))}: {why} for {config.kind} documents; give another source")
-    return {**report.counts, "skipped_documents": len(report.skipped.bad)}
+    return {**report.counts, "skipped_documents": report.skipped.num_bad}

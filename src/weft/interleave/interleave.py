@@ -99,7 +99,7 @@ def run(
     with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
         speak = partial(load, config.text_to_token, config.url)
         work = _Interleave(config, corpus, draft.folder, tasks, speak, load_reader)
-        report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share)
+        report = job.run(work, draft.folder, tasks, config.workers, "interleave", config.max_bad_share, config.executor)
         size_bytes = sum(part.stat().st_size for part in draft.folder.glob("part-*.parquet"))
         draft.counts.update(tally.summary(report, size_bytes, config.tokenizer is not None))
     return artifacts.read(config.out)
@@ -140,18 +140,19 @@ class _Interleave:
         return report
 
     def _draw(self, document: TextDocument) -> _Named:
-        rng = np.random.default_rng(hash64(self.config.seed, document.id))
         config = self.config
+        seed = hash64(config.seed, document.id, document.text)  # ids may occur twice
+        rng = np.random.default_rng(seed)
         drawn = draw(document.text, config.speech_ratio, config.mean_span_words, rng, config.policy)
         voices = self.synthesizer.speakers
-        voice = voices[hash64(config.seed, document.id, "speaker") % len(voices)] if voices else None
-        return _Named(document.id, drawn, voice)
+        voice = voices[hash64(seed, "speaker") % len(voices)] if voices else None
+        return _Named(document.id, seed, drawn, voice)
 
     def _speak(self, batch: list[_Named], counts: Counter[str]) -> Iterator[Document]:
         config = self.config
-        spans = [(d.id, i) for d in batch for i in range(len(d.spans))]
+        spans = [(d.seed, i) for d in batch for i in range(len(d.spans))]
         texts = [" ".join(part.text.split()) for d in batch for part in d.spans]
-        seeds = [[hash64(config.seed, name, i, attempt) for name, i in spans] for attempt in range(config.tries)]
+        seeds = [[hash64(seed, i, attempt) for seed, i in spans] for attempt in range(config.tries)]
         voices = [d.voice for d in batch for _ in d.spans if d.voice is not None] or None
         outcomes = iter(gate.say(self.synthesizer, texts, seeds, self.reader, config.max_wer, voices))
         for d in batch:
@@ -186,9 +187,10 @@ def _measured(meta: Meta, kept: list[tuple[Part, Said]]) -> Meta:
 
 @dataclass(frozen=True)
 class _Named:
-    """A document with its spans drawn and not yet spoken, and who is to speak them."""
+    """A document with its spans drawn and not yet spoken, the seed of its speech, and who is to speak them."""
 
     id: str
+    seed: int
     drawn: Drawn
     voice: str | None
 

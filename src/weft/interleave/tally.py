@@ -64,6 +64,11 @@ def summary(report: Report, size_bytes: int, read_back: bool) -> dict[str, Any]:
     counts = report.counts
     if not counts["words"]:
         raise UserError("the corpus holds no words to interleave: give other text")
+    if counts["spans"] and counts["spans"] == counts["rejected_spans"]:
+        raise UserError(
+            f"none of the {counts['spans']} spans could be spoken: hear what the text-to-token model says (weft say), "
+            "see that a server serves its folder, or raise max_wer"
+        )
     names = ("documents", "words", "spoken_words", "speech_codes", "spans", "rejected_spans")
     buckets = sorted((name.removeprefix("words ") for name in counts if name.startswith("words ")), key=_leading_number)
     return {
@@ -78,7 +83,7 @@ def summary(report: Report, size_bytes: int, read_back: bool) -> dict[str, Any]:
         "left_as_text": {kind: n for kind in KINDS if (n := counts[f"unspeakable {kind}"])},
         "documents_left_whole": counts["documents_left_whole"],
         **({"read_back": _read_back(counts)} if read_back else {}),
-        "skipped_documents": len(report.skipped.bad),
+        "skipped_documents": report.skipped.num_bad,
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
         "cost_of_600b_tokens": _cost(counts, report.busy_sec, size_bytes),
     }

@@ -187,7 +187,7 @@ def _summary(report: Report) -> dict[str, Any]:
         "seconds": counts["milliseconds"] / 1000,
         "mean_log_prob": counts["log_prob"] / 1000 / counts["utterances"],
         "left_out": counts["left_out"],
-        "skipped_utterances": len(report.skipped.bad),
+        "skipped_utterances": report.skipped.num_bad,
     }
 
 

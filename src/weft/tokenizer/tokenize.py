@@ -141,7 +141,7 @@ def _summary(report: Report, tokenizer: SpeechTokenizer) -> dict[str, Any]:
         "utterances": counts["utterances"],
         "codes": counts["codes"],
         "seconds": counts["milliseconds"] / 1000,
-        "skipped_utterances": len(report.skipped.bad),
+        "skipped_utterances": report.skipped.num_bad,
         "codes_used_share": used.codes_used_share,
         "perplexity": used.perplexity,
     }

@@ -1,0 +1,104 @@
+"""Corpora at URLs: read as the same files on a disk are, in ranges, and patiently."""
+
+import fsspec
+import pytest
+
+from tests.data.test_corpus import BOOK, ROWS, read_in_tasks, write_corpus
+from weft.data import files
+from weft.data.corpus import TextCorpus
+from weft.errors import UserError
+
+NAMES = ["a.jsonl", "b.jsonl.gz", "b.jsonl.zst", "c.parquet", "d.arrow", "e/f.txt"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of every format."""
+    (tmp_path / "text/e").mkdir(parents=True)
+    for name in NAMES[:-1]:
+        write_corpus(tmp_path / "text" / name, ROWS)
+    (tmp_path / "text/e/f.txt").write_text(BOOK)
+    (tmp_path / "text/.hidden.txt").write_text("not read")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def url(folder):
+    """The same in a store."""
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/bucket/text/{name}": (folder / name).read_bytes() for name in (*NAMES, ".hidden.txt")})
+    yield "memory://bucket/text"
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 7])
+def test_urls_are_read_as_folders_are(folder, url, num_tasks):
+    here, there = TextCorpus.of(folder), TextCorpus.of(url)
+    assert here.identity == there.identity
+    assert read_in_tasks(here, num_tasks) == read_in_tasks(there, num_tasks)
+    assert [f.path for f in there.files] == [f"memory:///bucket/text/{name}" for name in NAMES]
+    for name in NAMES:
+        documents = read_in_tasks(TextCorpus.of(f"{url}/{name}"), num_tasks)[0]
+        assert documents == read_in_tasks(TextCorpus.of(folder / name), num_tasks)[0]
+
+
+def test_only_what_is_needed_is_fetched(url, monkeypatch):
+    fetched = []
+    store = fsspec.filesystem("memory")
+    monkeypatch.setattr(files, "_FETCHED_BYTES", 1024)
+    monkeypatch.setattr(
+        type(store),
+        "cat_file",
+        lambda self, path, start, end: fetched.append(end - start) or self.store[path].getvalue()[start:end],
+    )
+    corpus = TextCorpus.of(f"{url}/a.jsonl")
+    read_in_tasks(corpus, 1)
+    assert corpus.size_bytes <= sum(fetched) < corpus.size_bytes + 2048
+    assert max(fetched) <= 1024
+
+
+def test_a_store_that_fails_now_and_then_is_asked_again(folder, url, monkeypatch):
+    store, waits, calls = fsspec.filesystem("memory"), [], []
+    fetch = type(store).cat_file
+
+    def moody(self, path, start, end):
+        calls.append(path)
+        if len(calls) % 3 == 1:
+            raise ConnectionResetError("reset by peer")
+        return fetch(self, path, start, end)[: 5 if len(calls) % 3 == 2 else None]  # cut off, too
+
+    monkeypatch.setattr(type(store), "cat_file", moody)
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    assert read_in_tasks(TextCorpus.of(url), 2) == read_in_tasks(TextCorpus.of(folder), 2)
+    assert set(waits) == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TimeoutError("no answer"), r"cannot be read, tried 5 times \(TimeoutError: no answer\)"),
+        (OSError("without a number"), r"cannot be read, tried 5 times \(OSError: without a number\)"),
+        (PermissionError("not yours"), r"cannot be read \(PermissionError: not yours\): see that you may read it"),
+        (FileNotFoundError("gone"), "does not exist any more"),
+    ],
+)
+def test_a_store_that_goes_on_failing_is_a_clear_end(url, monkeypatch, name, error, message):
+    def fail(self, path, start, end):
+        raise error
+
+    corpus = TextCorpus.of(f"{url}/{name}")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", fail)
+    monkeypatch.setattr(files.time, "sleep", lambda sec: None)
+    with pytest.raises(UserError, match=f"memory.*{name} {message}"):
+        read_in_tasks(corpus, 1)
+
+
+def test_urls_that_lead_nowhere_are_refused(url):
+    for wrong, message in (
+        (f"{url}/nothing", "nothing does not exist"),
+        (f"{url}/e/f.pdf", "f.pdf does not exist"),
+        ("nonsense://x/y", "nonsense://x/y cannot be read .*install what fsspec needs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            TextCorpus.of(wrong)

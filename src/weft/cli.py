@@ -143,9 +143,15 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
         _processes().begin()
     asks_help = any(t in ("-h", "--help") for t in tokens)
     app = App(
-        name=f"weft {name}", help=verb.help, help_epilogue=_epilogue(verb), version_flags=(), default_parameter=FLAGS
+        name=f"weft {name}",
+        help=verb.help,
+        help_epilogue=_epilogue(verb),
+        version_flags=(),
+        default_parameter=FLAGS,
+        suppress_keyboard_interrupt=False,  # which would end in silence
     )
-    if verb.recipe and not asks_help:
+    has_recipe = not asks_help and bool(tokens) and tokens[0].endswith(".toml")
+    if not asks_help and (verb.recipe or has_recipe):
         if not tokens or tokens[0].startswith("-"):
             raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
         app.config = (recipe_source(tokens.pop(0), _config_of(verb)),)
@@ -157,8 +163,9 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
     return 0
 
 
-def _epilogue(verb: Verb) -> str | None:
-    return "Every parameter can stand in the recipe, which is the first argument." if verb.recipe else None
+def _epilogue(verb: Verb) -> str:
+    can = "is" if verb.recipe else "can be"
+    return f"Every parameter can stand in a recipe, a TOML file, which {can} the first argument."
 
 
 def _command(verb: Verb) -> Callable[..., None]:

@@ -10,9 +10,8 @@
 
 A task writes its own files, whole (write beside, rename), and nothing else, and what it writes depends on its number
 and the job's settings alone. So a job killed at any instant and run again ends with the same bytes. The number of
-tasks decides which items a task has and belongs to the artifact's plan; the number of workers does not. On a cluster,
-hand `Step(work, folder)` to datatrove's Slurm or Ray executor with the same number of tasks and
-`logging_dir=folder / MARKERS`; the job run here then finds the tasks done, and does what is left.
+tasks decides which items a task has and belongs to the artifact's plan; the number of workers does not, and neither
+does where they run: in this process, in others, or on a cluster (`weft.data.cluster`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -40,6 +39,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from weft import progress
 from weft.artifacts import write_bytes
+from weft.data import cluster
+from weft.data.cluster import HERE, Executor
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 
@@ -63,13 +64,13 @@ class Report:
         return self
 
     def save(self, path: Path) -> None:
-        skipped = {"num_good": self.skipped.num_good, "bad": self.skipped.bad}
-        write_bytes(path, orjson.dumps({"counts": self.counts, "skipped": skipped, "busy_sec": self.busy_sec}))
+        write_bytes(path, orjson.dumps(self))
 
     @classmethod
     def load(cls, path: Path) -> Report:
         row = orjson.loads(path.read_bytes())
-        skipped = Skipped(row["skipped"]["num_good"], [(where, why) for where, why in row["skipped"]["bad"]])
+        skipped = Skipped(**row["skipped"])
+        skipped.bad = [(where, why) for where, why in skipped.bad]
         return cls(Counter(row["counts"]), skipped, row["busy_sec"])
 
 
@@ -98,28 +99,45 @@ class Step(PipelineStep):
     def __init__(self, work: Work, folder: Path) -> None:
         super().__init__()
         self.work, self.folder = work, folder
+        self.working_folder = os.getcwd()  # of paths that are relative, on whatever machine
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        os.chdir(self.working_folder)
         begun_sec = time.perf_counter()
         report = self.work(rank)
         report.busy_sec = time.perf_counter() - begun_sec
         report.save(_report_file(self.folder, rank))
 
 
-def run(work: Work, folder: Path, num_tasks: int, workers: int, title: str, max_bad_share: float = 0.01) -> Report:
+def run(
+    work: Work,
+    folder: Path,
+    num_tasks: int,
+    workers: int,
+    title: str,
+    max_bad_share: float = 0.01,
+    executor: Executor = HERE,
+) -> Report:
     """Run the tasks of `work` that are not finished in `folder`, and return what all of them did.
 
-    With one worker everything happens in this process; with more, in processes that die with it. The items that tasks
-    skipped are listed in log/skipped.jsonl; a share over `max_bad_share` raises UserError.
+    Here, with one worker everything happens in this process; with more, in processes that die with it. The items that
+    tasks skipped are listed in log/skipped.jsonl; a share over `max_bad_share` raises UserError.
     """
-    for leftover in folder.rglob("*.tmp"):
-        leftover.unlink()
-    executor = _Executor([Step(work, folder)], tasks=num_tasks, workers=workers, logging_dir=str(folder / MARKERS))
-    left = executor.get_incomplete_ranks()
+    folder = folder.absolute()
+    markers, step = folder / MARKERS, Step(work, folder)
+    if executor.kind != "slurm" or not cluster.is_at_work(markers):
+        _sweep(folder)
+    local = _Executor([step], tasks=num_tasks, workers=workers, logging_dir=str(markers))
+    left = local.get_incomplete_ranks()
     total, skipped_file = Report(), folder / "log/skipped.jsonl"
     for task in sorted(set(range(num_tasks)) - set(left)):
         total += Report.load(_report_file(folder, task))
-    with progress.bar(title, num_tasks, done=num_tasks - len(left)) as advance, executor.finish(left) as finished:
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress.bar(title, num_tasks, done=num_tasks - len(left)))
+        if executor.kind == "local" or not left:
+            finished = stack.enter_context(local.finish(left))
+        else:
+            finished = stack.enter_context(cluster.finish(executor, step, markers, left, num_tasks, workers, title))
         for task in finished:
             total += Report.load(_report_file(folder, task))
             total.skipped.check(max_bad_share, skipped_file, early=True)
@@ -127,7 +145,14 @@ def run(work: Work, folder: Path, num_tasks: int, workers: int, title: str, max_
     total.skipped.bad.sort()
     total.skipped.check(max_bad_share, skipped_file)
     total.skipped.write(skipped_file)
+    _sweep(folder)  # of tasks that a cluster killed and did again
     return total
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed tasks have left."""
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink()
 
 
 def _report_file(folder: Path, task: int) -> Path:

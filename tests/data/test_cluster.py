@@ -1,0 +1,129 @@
+"""A job on Slurm, whose commands are played by scripts: an array that runs here, one element after the other."""
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from weft import artifacts, cli
+from weft.data import cluster
+from weft.data.cluster import Executor
+from weft.errors import UserError
+
+COMMANDS = {
+    "sbatch": """
+        number=$(($(ls "$FAKE_SLURM" | wc -l) + 1)) script="$FAKE_SLURM/$number.sh"
+        cp "${@: -1}" "$script"
+        last=$(sed -n 's/.*--array=0-\\([0-9]*\\).*/\\1/p' "$script")
+        export SLURM_NODELIST=here RUN_OFFSET=0
+        setsid bash -c "for i in $(seq -s ' ' 0 $last); do SLURM_ARRAY_TASK_ID=\\$i bash $script; done" \\
+            >> "$FAKE_SLURM.log" 2>&1 < /dev/null &
+        echo $! > "$FAKE_SLURM.pid"
+        echo Submitted batch job $number
+    """,
+    "srun": 'shift 3; exec "$@"  # srun -l -n 1 COMMAND ...',
+    "squeue": '[[ $(ps -o stat= -p $(< "$FAKE_SLURM.pid")) =~ ^[^Z] ]] && echo 1 weft R; exit 0',
+    "scancel": 'kill -9 -- -$(< "$FAKE_SLURM.pid")',
+    "scontrol": "echo here",
+}
+FLAGS = ["--executor.kind", "slurm", "--executor.partition", "cpu"]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Slurm's commands on the PATH; the folder of the scripts that were handed in."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "jobs").mkdir()
+    for name, body in COMMANDS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "jobs"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(artifacts.__file__).parents[1]))
+    monkeypatch.setattr(cluster, "_POLL_SEC", 0.1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "books").mkdir()
+    for i in range(6):
+        rows = [{"text": f"Text {j} of file {i}, which is told here."} for j in range(20)]
+        (tmp_path / f"books/{i}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "jobs"
+
+
+def make(out, *flags):
+    return cli.run(["documents", "text", "books", "--out", out, "--tasks", "6", *flags])
+
+
+def parts_of(out):
+    return {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
+
+
+def test_one_recipe_gives_the_same_bytes_here_and_on_slurm(slurm):
+    Path("recipe.toml").write_text(
+        'kind = "text"\nsource = ["books"]\nout = "there"\ntasks = 6\nworkers = 2\n'
+        '[executor]\nkind = "slurm"\npartition = "cpu"\nmem_per_cpu_gb = 3\nsbatch = { account = "speech" }\n'
+    )
+    assert cli.run(["documents", "recipe.toml"]) == 0
+    assert cli.run(["documents", "recipe.toml", "--out", "here", "--executor.kind", "local"]) == 0
+    assert parts_of("there") == parts_of("here")
+    assert len(parts_of("there")) == 6
+    assert artifacts.read(Path("there")) == artifacts.read(Path("here"))
+    [script] = slurm.iterdir()
+    for line in ("array=0-1%2", "partition=cpu", "mem-per-cpu=3G", "time=24:00:00", "account=speech"):
+        assert f"#SBATCH --{line}\n" in script.read_text()
+
+
+def test_a_launcher_that_is_stopped_finds_its_job_again(slurm, monkeypatch):
+    make("whole")
+
+    def interrupt(sec):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster.time, "sleep", interrupt)
+        assert make("out", *FLAGS) == cli.EXIT_INTERRUPTED
+    assert make("out", *FLAGS) == 0
+    assert len(list(slurm.iterdir())) == 1
+    assert parts_of("out") == parts_of("whole")
+
+
+def test_a_job_that_is_killed_is_told_and_goes_on(slurm, monkeypatch, capsys):
+    make("whole")
+    wait = cluster.time.sleep
+
+    def kill(sec):
+        wait(sec)
+        done = Path("out.partial/log/job/completions")
+        if done.is_dir() and len(os.listdir(done)) == 3:  # the second of two has just begun
+            subprocess.run("scancel", check=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster.time, "sleep", kill)
+        assert make("out", *FLAGS, "--workers", "2") == cli.EXIT_USER_ERROR
+    assert "tasks did not finish" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert make("out", *FLAGS) == 0
+    assert len(list(slurm.iterdir())) == 2
+    assert parts_of("out") == parts_of("whole")
+
+
+def test_what_a_task_says_reaches_the_one_who_waits(slurm, capsys):
+    pq.write_table(pa.table({"body": ["no text"]}), "books/z.parquet")
+    assert make("out", *FLAGS) == cli.EXIT_USER_ERROR
+    told = [line for line in capsys.readouterr().err.split("\n") if line.startswith("weft:")]
+    assert len(told) == 1
+    assert "z.parquet has no column `text` (it has body)" in told[0]
+
+
+def test_slurm_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "slurm_job").write_text("7")
+    with pytest.raises(UserError, match="squeue is not here: start this where Slurm's commands are"):
+        cluster.is_at_work(tmp_path)
+    with pytest.raises(UserError, match=r"needs the partition to run in: give --executor.partition"):
+        Executor("slurm")

@@ -46,7 +46,7 @@ class InterleaveConfig:
     seed: Natural = 0
     """Seed of the spans and of the speech."""
     tasks: Count | None = None
-    """Parts the work is cut into, each redone from its start after a kill; by default one for 128 KiB of text, or for
+    """Parts the work is cut into, each redone from its start after a kill; by default one for 256 KiB of text, or for
     512 utterances."""
     workers: Count = 1
     """Processes, each with its own copy of the model; with 1, all happens in this one. On a cluster, jobs at a time."""

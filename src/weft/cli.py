@@ -1,8 +1,9 @@
 """The `weft` command: one flat verb a stage, each loaded only when it runs.
 
-A verb whose argument is a recipe takes `RECIPE.toml [--key value ...]`; the others take flags. Mistakes of the user
-end with one line and exit status 2, an interruption with 130. The verbs that train may run in many processes at once,
-as torchrun starts them: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml`.
+A verb whose argument is a recipe takes `RECIPE.toml [--key value ...]`; the others take flags, and a recipe before them
+where there is one. Mistakes of the user end with one line and exit status 2, an interruption with 130. The verbs that
+train may run in many processes at once, as torchrun starts them: `torchrun --nproc-per-node 8 -m weft pretrain
+RECIPE.toml`.
 """
 
 from __future__ import annotations

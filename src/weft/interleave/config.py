@@ -20,8 +20,8 @@ class InterleaveConfig:
     """How text, or recordings with word times, become interleaved documents."""
 
     corpus: tuple[str | Path, ...]
-    """Text files and folders of them, here or at URLs: .txt, .jsonl (.gz, .zst), .parquet, .arrow. With `aligned`: speech
-    manifests."""
+    """Text files and folders of them, here or at URLs: .txt, .jsonl (.gz, .zst), .parquet, .arrow. With `aligned`:
+    manifests of speech."""
     out: Path
     """Folder to write the documents to."""
     text_to_token: Path | None = None

@@ -314,7 +314,7 @@ def test_documents_of_one_id_are_kept_and_drawn_apart(tmp_path, text_to_token):
     words = " ".join(["the cat and dog sat on old mats"] * 20)
     texts = [f"{words} {end}" for end in ("at", "in", "at")]
     (tmp_path / "same.jsonl").write_text("\n".join(json.dumps({"id": "same", "text": text}) for text in texts))
-    run(InterleaveConfig((tmp_path / "same.jsonl",), text_to_token, tmp_path / "same"), load)
+    run(InterleaveConfig((tmp_path / "same.jsonl",), tmp_path / "same", text_to_token), load)
     documents = documents_of(tmp_path / "same")
     assert [(d.id, d.text) for d in documents] == [("same", text) for text in texts]
     assert documents[0] == documents[2]
@@ -326,7 +326,7 @@ def test_a_corpus_at_a_url_gives_the_same_bytes(made, tmp_path, corpus, text_to_
     store = fsspec.filesystem("memory")
     store.pipe({"/books/corpus.jsonl": corpus.read_bytes()})
     try:
-        run(InterleaveConfig(("memory://books",), text_to_token, tmp_path / "there", tasks=3), load)
+        run(InterleaveConfig(("memory://books",), tmp_path / "there", text_to_token, tasks=3), load)
     finally:
         store.rm("/books", recursive=True)
     assert parts_of(tmp_path / "there") == parts_of(tmp_path / "here")
@@ -340,7 +340,7 @@ def test_a_model_that_never_speaks_and_a_url_to_write_to_are_told(made, corpus, 
     with pytest.raises(UserError, match=r"none of the \d+ spans could be spoken"):
         made("out", lambda folder, url: Mute())
     with pytest.raises(UserError, match=r"s3:/bucket/out is a URL: make it in a folder"):
-        run(InterleaveConfig((corpus,), text_to_token, Path("s3://bucket/out")), load)
+        run(InterleaveConfig((corpus,), Path("s3://bucket/out"), text_to_token), load)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")

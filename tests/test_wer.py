@@ -3,7 +3,7 @@
 import pytest
 
 from weft.errors import UserError
-from weft.wer import character_error_rate, character_errors, normalize, word_error_rate, word_errors
+from weft.wer import character_error_rate, character_errors, matches, normalize, pooled, word_error_rate, word_errors
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,19 @@ def test_the_character_rate_is_pooled_over_characters():
     found = character_error_rate(["今天天气", "好"], ["今天天", "好"])
     assert (found.rate, found.num_units) == (pytest.approx(1 / 5), 5)
     assert 0 <= found.low <= found.rate <= found.high <= 1
+
+
+def test_words_match_the_equal_words_of_the_closest_alignment():
+    said, heard = ["one", "two", "two", "three"], ["two", "one", "two", "tree", "three"]
+    places = matches(said, heard)
+    assert [heard[p] if p is not None else None for p in places] == ["one", "two", None, "three"]
+    assert matches(said, said) == [0, 1, 2, 3]
+    assert matches(said, []) == [None] * 4
+    assert matches([], said) == []
+
+
+def test_differences_of_errors_pool_to_the_difference_of_the_rates():
+    first, second = [(3, 4), (1, 1), (0, 5)] * 9, [(1, 4), (1, 1), (2, 5)] * 9
+    apart = pooled([(a - b, n) for (a, n), (b, _) in zip(first, second, strict=True)])
+    assert apart.rate == pooled(first).rate - pooled(second).rate == 0
+    assert apart.low < 0 < apart.high

@@ -27,7 +27,8 @@ _SPACELESS = regex.compile(
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Errors a reference unit, with a 95 % bootstrap interval over utterances, and how many units there were."""
+    """Errors a reference unit, with a 95 % bootstrap interval over utterances, and how many units there were; or by how
+    much the error rates of two systems on the same utterances differ."""
 
     rate: float
     low: float
@@ -58,6 +59,16 @@ def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     return _errors(_spelt(reference), _spelt(hypothesis))
 
 
+def matches(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
+    """Where each of `words` stands in `others` when they are aligned with the fewest errors; None where it does not."""
+    places: list[int | None] = [None] * len(words)
+    if words and others:
+        for chunk in jiwer.process_words(" ".join(words), " ".join(others)).alignments[0]:
+            if chunk.type == "equal":
+                places[chunk.ref_start_idx : chunk.ref_end_idx] = range(chunk.hyp_start_idx, chunk.hyp_end_idx)
+    return places
+
+
 def is_spaceless(text: str) -> bool:
     """Whether a text has letters of a script that puts no spaces between words: characters are to be counted there."""
     return _SPACELESS.search(text) is not None
@@ -65,12 +76,12 @@ def is_spaceless(text: str) -> bool:
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
     """Pooled word error rate of paired transcripts. Raises UserError when there is no reference word."""
-    return _pooled([word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
+    return pooled([word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
 
 
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
     """Pooled character error rate of paired transcripts. Raises UserError when there is no reference character."""
-    return _pooled([character_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
+    return pooled([character_errors(r, h) for r, h in zip(references, hypotheses, strict=True)])
 
 
 def _spelt(text: str) -> str:
@@ -84,7 +95,11 @@ def _errors(reference: str, hypothesis: str) -> tuple[int, int]:
     return out.substitutions + out.deletions + out.insertions, out.hits + out.substitutions + out.deletions
 
 
-def _pooled(errors_and_units: Sequence[tuple[int, int]]) -> ErrorRate:
+def pooled(errors_and_units: Sequence[tuple[int, int]]) -> ErrorRate:
+    """The rate of all errors to all units, from those of each utterance; of differences of errors, that of the rates.
+
+    Raises UserError when there is no unit.
+    """
     counts = np.array(errors_and_units, dtype=float)
     if counts.size == 0 or counts[:, 1].sum() == 0:
         raise UserError("there are no words in the transcripts to compare with: give speech with transcripts")

@@ -2,11 +2,10 @@
 
 tokenizer      errors with the bottleneck closed and open, codebook use   --speech MANIFEST
 resynth        word error rate after codes and back                       --speech MANIFEST
-text-to-token  word error rate of its codes, read back                    --speech MANIFEST (its transcripts are said)
+text-to-token  errors of what it says, beside speech of the same words    --texts CORPUS, or --speech MANIFEST
 topic-cloze    right ending likelier than wrong, T, ST, TS, S             --pairs PAIRS.jsonl
 
-The judge of all word error rates is the tokenizer's own ASR model. Spoken cloze pairs come from `--voice`, or from the
-text-to-token model where no voice is given.
+The judge of all word error rates is the tokenizer's own ASR model; of text-to-token, also the Whisper of `--judge`.
 """
 
 from __future__ import annotations
@@ -16,20 +15,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from weft.artifacts import check_writable, read_bundle, write_json
 from weft.audio import resample
-from weft.config import Natural
+from weft.config import Count, Natural
 from weft.data.corpus import read_manifest
+from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
-from weft.eval import cloze, tokenizer
+from weft.eval import cloze, text_to_token, tokenizer
 from weft.eval.cloze import ClozePair
 from weft.eval.report import percent
+from weft.eval.resynth import resynthesize
 from weft.lm.model import LanguageModel
 from weft.records import Utterance
-from weft.text_to_token.gate import read_back
 from weft.text_to_token.synthesize import Synthesizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.voices import speak
+
+_VOICE = "espeak:en-us"  # as `weft speak` has it
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,22 @@ class EvalConfig:
     """File to write the results to."""
     speech: tuple[Path, ...] = ()
     """Manifests of speech with transcripts."""
+    texts: tuple[Path, ...] = ()
+    """Corpora whose sentences text-to-token is to say, and `voice` beside it; by default it says the transcripts of
+    `speech`, and that speech stands beside it."""
+    num_sentences: Count | None = None
+    """How many sentences text-to-token is to say, drawn by the seed; by default all."""
+    judge: Path | None = None
+    """Folder of a Hugging Face Whisper that hears text-to-token through the bundle's decoder."""
+    codes: tuple[Path, ...] = ()
+    """The codes datasets that text-to-token was trained on, which tell rare words."""
+    speaker: str | None = None
+    """Name of the text-to-token model's voice, where it knows several; by default the one it heard most of."""
     pairs: Path | None = None
     """JSONL of story pairs: id, beginning, right, wrong."""
     voice: str | None = None
-    """Voice that speaks the pairs, such as espeak:en-us; by default the bundle's text-to-token model."""
+    """Voice such as espeak:en-us, which speaks the pairs (by default the bundle's text-to-token model does) and the
+    texts (by default espeak:en-us)."""
     seed: Natural = 0
     """Seed of everything that is drawn."""
 
@@ -64,19 +80,28 @@ def run(config: EvalConfig) -> None:
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Results for a terminal: a line a figure, and a table where every value has figures of its own."""
-    if found and all(isinstance(value, Mapping) and "rate" not in value for value in found.values()):
+    if found and all(_is_row(value) for value in found.values()):
         head = ["", *next(iter(found.values()))]
         rows = [head, *([name, *map(_shown, value.values())] for name, value in found.items())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         yield from ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
         return
     for key, value in found.items():
-        if isinstance(value, Mapping) and "rate" not in value:
+        if _is_table(value):
             yield from (key, *(f"  {line}" for line in _lines(value))) if value else ()
         elif isinstance(value, list):
             yield from (f"{key}: {item}" for item in value)
         else:
             yield f"{key:<22}{_shown(value)}"
+
+
+def _is_row(value: Any) -> bool:
+    """Whether a value has figures of its own, and no tables."""
+    return _is_table(value) and not any(map(_is_table, value.values()))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and "rate" not in value
 
 
 def _shown(value: Any) -> str:
@@ -97,9 +122,6 @@ def _tokenizer(config: EvalConfig) -> dict[str, Any]:
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:
-    from weft.decoder.decoder import SpeechDecoder
-    from weft.eval.resynth import resynthesize
-
     utterances, texts = _speech(config)
     ear = SpeechTokenizer.load(config.model / "tokenizer")
     done = resynthesize(utterances, ear, SpeechDecoder.load(config.model / "decoder"), config.seed)
@@ -107,9 +129,27 @@ def _resynth(config: EvalConfig) -> dict[str, Any]:
 
 
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:
-    texts = _speech(config)[1]
-    codes = Synthesizer.load(config.model / "text_to_token").speak(texts, range(config.seed, config.seed + len(texts)))
-    return asdict(read_back(SpeechTokenizer.load(config.model / "tokenizer"), codes, texts))
+    voice = config.voice or _VOICE
+    if config.texts:
+        sentences = text_to_token.by_voice(config.texts, voice)
+    elif not config.speech:
+        raise UserError("text-to-token needs sentences to say: give --texts CORPUS, or --speech MANIFEST")
+    else:
+        sentences = text_to_token.recorded(_speech(config)[0])
+    if config.num_sentences is not None and config.num_sentences < len(sentences):
+        drawn = np.random.default_rng(config.seed).choice(len(sentences), config.num_sentences, replace=False)
+        sentences = [sentences[i] for i in sorted(drawn)]
+    judge = None
+    if config.judge is not None:
+        judge = text_to_token.Judge(config.judge, SpeechDecoder.load(config.model / "decoder"), config.seed)
+    synthesizer = Synthesizer.load(config.model / "text_to_token")
+    seen = text_to_token.occurrences(config.codes, synthesizer) if config.codes else None
+    ear = SpeechTokenizer.load(config.model / "tokenizer")
+    found = text_to_token.measure(synthesizer, ear, sentences, judge, seen, config.speaker, config.seed)
+    base = ear.manifest.settings.get("base")
+    if judge is not None and base and Path(base).name == judge.name:
+        found["notes"]["judge"] += ", and not independent: the tokenizer began from one of this name"
+    return {"speech_by": voice if config.texts else "the manifest", **found}
 
 
 def _topic_cloze(config: EvalConfig) -> dict[str, Any]:
@@ -124,7 +164,7 @@ def _topic_cloze(config: EvalConfig) -> dict[str, Any]:
 def _codes(config: EvalConfig, pairs: Sequence[ClozePair]) -> dict[str, Sequence[int]]:
     pieces = {name: text for pair in pairs for name, text in pair.pieces.items()}
     if config.voice is None:
-        return speak_by_model(Synthesizer.load(config.model / "text_to_token"), pieces, config.seed)
+        return speak_by_model(Synthesizer.load(config.model / "text_to_token"), pieces, config.seed, config.speaker)
     voice = config.voice
     ear = SpeechTokenizer.load(config.model / "tokenizer")
     heard = (speak(text, voice) for text in pieces.values())
@@ -132,9 +172,12 @@ def _codes(config: EvalConfig, pairs: Sequence[ClozePair]) -> dict[str, Sequence
     return {name: c.tolist() for name, c in zip(pieces, codes, strict=True)}
 
 
-def speak_by_model(synthesizer: Synthesizer, pieces: dict[str, str], seed: int) -> dict[str, Sequence[int]]:
+def speak_by_model(
+    synthesizer: Synthesizer, pieces: dict[str, str], seed: int, speaker: str | None = None
+) -> dict[str, Sequence[int]]:
     """Codes of named texts by a text-to-token model, without those that it cannot say."""
-    codes = synthesizer.speak(list(pieces.values()), range(seed, seed + len(pieces)))
+    speakers = None if speaker is None else [speaker] * len(pieces)
+    codes = synthesizer.speak(list(pieces.values()), range(seed, seed + len(pieces)), speakers)
     return {name: c for name, c in zip(pieces, codes, strict=True) if c}
 
 

@@ -20,8 +20,10 @@ class FakeSynthesizer:
     """Six codes a word, decided by the seed; it cannot say "unspeakable"."""
 
     frame_rate_hz = 12.5
+    speakers = ()
 
-    def speak(self, texts, seeds):
+    def speak(self, texts, seeds, speakers=None):
+        assert speakers is None
         return [None if "unspeakable" in t else codes(t, s) for t, s in zip(texts, seeds, strict=True)]
 
 
@@ -117,11 +119,11 @@ def test_a_rerun_does_only_what_a_killed_job_left(made, tmp_path, monkeypatch):
     whole, _ = made(lines(20), "whole", tasks=4)
     speak, calls = FakeSynthesizer.speak, []
 
-    def dying(self, texts, seeds):
+    def dying(self, texts, seeds, speakers):
         calls.append(texts)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return speak(self, texts, seeds)
+        return speak(self, texts, seeds, speakers)
 
     monkeypatch.setattr(FakeSynthesizer, "speak", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -129,6 +131,53 @@ def test_a_rerun_does_only_what_a_killed_job_left(made, tmp_path, monkeypatch):
     assert not (tmp_path / "killed").exists()
     assert made(lines(20), "killed", tasks=4)[0].fingerprint == whole.fingerprint
     assert len(calls) == 5
+
+
+@pytest.fixture
+def choir(monkeypatch):
+    """The speakers that the model knows, each of whom says its number and nothing else."""
+    names = ("ann", "bob", "cy")
+
+    def speak(self, texts, seeds, speakers):
+        if not set(speakers) <= set(self.speakers):
+            raise UserError("unknown speaker")
+        return [[names.index(name)] for name in speakers]
+
+    monkeypatch.setattr(FakeSynthesizer, "speak", speak)
+    monkeypatch.setattr(FakeSynthesizer, "speakers", names)
+    return names
+
+
+def voices(documents):
+    """The numbers of each dialogue's users and assistants."""
+    return [
+        tuple({s.codes[0] for s in d.segments if s.codes and s.role == role} for role in ("user", "assistant"))
+        for d in documents
+    ]
+
+
+def test_the_assistant_has_one_voice_and_each_dialogue_a_user_of_another(made, choir):
+    _, documents = made(lines(30))
+    users = [user for user, assistant in voices(documents) if assistant == {0}]
+    assert len(users) == 30
+    assert all(len(user) == 1 for user in users)
+    assert set.union(*users) == {1, 2}
+    assert voices(made(lines(30), "other", tasks=4)[1]) == voices(documents)
+    assert voices(made(lines(30), "seed", seed=1)[1]) != voices(documents)
+
+
+def test_voices_can_be_named(made, choir, monkeypatch):
+    manifest, documents = made(lines(9), assistant="cy")
+    assert {(*user, *assistant) for user, assistant in voices(documents)} == {(0, 2), (1, 2)}
+    assert (manifest.settings["assistant"], "user" in manifest.settings) == ("cy", False)
+    assert voices(made(lines(9), "both", assistant="cy", user="cy")[1]) == [({2}, {2})] * 9
+    with pytest.raises(UserError, match="unknown speaker"):
+        made(lines(9), "dan", user="dan")
+    monkeypatch.setattr(FakeSynthesizer, "speakers", choir[:1])
+    assert voices(made(lines(9), "alone")[1]) == [({0}, {0})] * 9
+    monkeypatch.setattr(FakeSynthesizer, "speakers", ())
+    with pytest.raises(UserError, match="unknown speaker"):
+        made(lines(9), "nameless", user="ann")
 
 
 BAD = [

@@ -50,8 +50,13 @@ class DialoguesConfig:
     """Folder of the text-to-token model that speaks both sides."""
     out: Path
     """Folder to write the documents to."""
+    user: str | None = None
+    """Name of the user's voice, where the text-to-token model knows several; by default each dialogue draws one that is
+    not the assistant's, by the seed."""
+    assistant: str | None = None
+    """Name of the assistant's voice, where the model knows several; by default the one it heard most of."""
     seed: Natural = 0
-    """Seed of the speech."""
+    """Seed of the speech, and of the users' voices."""
     tasks: Count | None = None
     """Parts the work is cut into, each redone from its start after a kill; by default one for 200 dialogues."""
     workers: Count = 1
@@ -66,7 +71,8 @@ def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synt
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
     A dialogue ends before the first exchange that the model cannot say, and is left out when that leaves no answer;
-    both are counted. Raises UserError for sources without dialogues or with too many bad ones.
+    both are counted. Raises UserError for sources without dialogues or with too many bad ones, and for voices that the
+    model does not know.
     """
     speaker = artifacts.read(config.text_to_token, "text_to_token")
     parents = {"text_to_token": speaker, **tokenizer_of({"text_to_token": speaker})}
@@ -76,6 +82,7 @@ def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synt
         raise UserError(f"{', '.join(map(str, config.source))}: every line is blank, and each is to be a dialogue")
     tasks = config.tasks or job.tasks_for(num_lines, _DIALOGUES_PER_TASK)
     settings = {"source": corpus.identity, "dialogues": num_lines, "seed": config.seed, "tasks": tasks}
+    settings |= {role: name for role, name in (("user", config.user), ("assistant", config.assistant)) if name}
     if artifacts.is_made(config.out, "documents", settings, parents):
         return artifacts.read(config.out)
     with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
@@ -153,9 +160,10 @@ class _Speak:
             yield written
 
     def _documents(self, written: Sequence[_Written], counts: Counter[str]) -> Iterator[Document]:
-        said = [(turn.text or "", hash64(self.config.seed, d.id, i)) for d in written for i, turn in _said(d)]
-        texts, seeds = [" ".join(text.split()) for text, _ in said], [seed for _, seed in said]
-        codes = iter(self.synthesizer.speak(texts, seeds) if said else ())
+        said = [(d.id, i, turn) for d in written for i, turn in _said(d)]
+        texts = [" ".join((turn.text or "").split()) for _, _, turn in said]
+        seeds = [hash64(self.config.seed, name, i) for name, i, _ in said]
+        codes = iter(self.synthesizer.speak(texts, seeds, self._voices(said)) if said else ())
         for dialogue in written:
             speech = {i: next(codes) for i, _ in _said(dialogue)}
             kept = _before_silence(dialogue.turns, speech)
@@ -163,6 +171,18 @@ class _Speak:
                 counts["shortened_documents" if kept else "rejected_documents"] += 1
             if kept:
                 yield _document(replace(dialogue, turns=kept), speech, self.synthesizer.frame_rate_hz, counts)
+
+    def _voices(self, said: Sequence[tuple[str, int, Segment]]) -> list[str] | None:
+        """The voice of each turn, given with the id of its dialogue; None where the model knows none by name."""
+        config, known = self.config, self.synthesizer.speakers
+        assistant = config.assistant or next(iter(known), config.user)
+        if assistant is None:
+            return None
+        users = [config.user] if config.user else [name for name in known if name != assistant] or [assistant]
+        return [
+            assistant if turn.role == "assistant" else users[hash64(config.seed, name, "user") % len(users)]
+            for name, _, turn in said
+        ]
 
 
 def _before_silence(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[int] | None]) -> tuple[Segment, ...]:

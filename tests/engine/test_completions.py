@@ -54,6 +54,14 @@ def test_requests_are_sent_whole_and_answered_in_order(stand_in, engine):
     assert len({b["seed"] for b in stand_in.bodies}) == 40
 
 
+def test_nothing_is_left_to_the_defaults_of_a_served_folder(stand_in, engine):
+    generate(engine, Request([1], 3))
+    neutral = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    assert neutral.items() <= stand_in.bodies[0].items()
+    engine.generate([Request([1], 3)], Sampling(top_k=7))
+    assert stand_in.bodies[1]["top_k"] == 7
+
+
 def test_no_more_requests_are_under_way_than_agreed(stand_in, engine):
     barrier = threading.Barrier(4)
 
@@ -93,6 +101,7 @@ PASSING = {
     "truths": (200, completion(token_ids=[True, END], finish_reason="stop")),
     "not ids": (200, completion(token_ids=["a"], finish_reason="stop")),
     "more than asked for": (200, completion(token_ids=[1] * 50, finish_reason="stop")),
+    "shut down meanwhile": (200, completion(token_ids=[4, 5], finish_reason="abort")),
     "special tokens left out": (200, {**completion(text="", finish_reason="stop"), "usage": {"completion_tokens": 7}}),
     "cut off": (200, json.dumps(GOOD).encode()[:-9]),
 }
@@ -118,6 +127,15 @@ def test_a_refused_request_is_not_repeated(stand_in, engine):
     with pytest.raises(UserError, match=r"refuses the request; it answers 400: .*prompt must be a string"):
         generate(engine, Request([1], 5))
     assert len(stand_in.bodies) == 1
+
+
+@pytest.mark.parametrize("more", [{"token_ids": [4, 5]}, {"text": "4 5"}])
+def test_a_server_of_a_shorter_context_is_told_of(more, stand_in, engine):
+    stand_in.answer = lambda body: (200, completion(finish_reason="length", **more))
+    assert generate(engine, Request([1], 2)) == [Generated([4, 5], False)]
+    with pytest.raises(UserError, match="stops at 2 of 5 ids after a prompt of 3: let it take 128 in all"):
+        generate(engine, Request([1, 2, 3], 5))
+    assert len(stand_in.bodies) == 2
 
 
 def test_silence_ends(stand_in):

@@ -9,7 +9,14 @@ with its special tokens (`skip_special_tokens` false), which `ids_of` reads. One
 write what is not allowed: such a row counts as run away. transformers 5.23's own `serve` takes prompts as text only,
 and leaves special tokens out of its answers: it cannot be used.
 
-What a seed draws is the server's affair, and whether a row's ids depend on its company too.
+What a seed draws is the server's affair, and whether a row's ids depend on its company too. Of vLLM 0.32.0 (CPU,
+float32, a Llama of 1.7M parameters) was seen:
+- 256 requests gave the same ids three times over, and 48 of them alone what they gave in company.
+- It samples by the `generation_config.json` of the folder it serves, but for what is sent: all of that is sent.
+- It cuts `max_tokens` to what its context leaves, and answers 200: that is refused here.
+- A seed is one for a request, however many prompts it has, so each prompt is a request; the client is not what takes
+  time: of 7 s for 512 requests, 0.5 s were its own.
+- Stopped by SIGTERM, it keeps what it was asked waiting, and silent: only `timeout_sec` ends that.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from weft.errors import UserError
 
 _TRIES = 5
 _PASSING = (408, 425, 429)  # of the client's errors, those that another try can mend
+_NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class CompletionsEngine:
@@ -66,14 +74,14 @@ class CompletionsEngine:
         asked: dict[str, Any] = {
             "model": model,
             "temperature": sampling.temperature,
+            "top_k": sampling.top_k or 0,  # 0 is all
             "top_p": sampling.top_p,
+            **_NEUTRAL,
             "stop_token_ids": sorted(stop_ids),
             "return_token_ids": True,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
         }
-        if sampling.top_k is not None:
-            asked["top_k"] = sampling.top_k
         if allowed is not None:
             asked["allowed_token_ids"] = sorted(allowed)
         known = None if allowed is None else frozenset(allowed) | frozenset(stop_ids)
@@ -99,16 +107,28 @@ class CompletionsEngine:
     def _generated(
         self, answer: Any, request: Request, stop_ids: Collection[int], known: frozenset[int] | None
     ) -> Generated:
-        """What a server's answer says. Raises ValueError, LookupError or TypeError for one that is no completion."""
+        """What a server's answer says. Raises ValueError, LookupError or TypeError for one that is no completion.
+
+        Raises UserError for one that the server's context cut short.
+        """
         [choice] = answer["choices"]
         reason, ids = choice["finish_reason"], choice.get("token_ids")
+        if reason not in ("stop", "length"):  # vLLM has "abort" too: an answer without its end
+            raise ValueError(f"it ended for the reason {reason!r}")
         if ids is None:
             ids = self._ids_of(choice["text"])
             num_said = (answer.get("usage") or {}).get("completion_tokens", len(ids))
             if num_said > len(ids) + 1:  # the stop id is often not in the text
                 raise ValueError(f"its text has {len(ids)} of {num_said} tokens, and it gives no token_ids")
+        else:
+            num_said = len(ids)
         if not all(type(i) is int for i in ids) or len(ids) > request.max_new_tokens:
             raise ValueError(f"{len(ids)} ids where at most {request.max_new_tokens} were asked for")
+        if reason == "length" and num_said < request.max_new_tokens:
+            raise UserError(
+                f"{self._url} stops at {num_said} of {request.max_new_tokens} ids after a prompt of {len(request.ids)}"
+                f": let it take {self.max_positions} in all (of vLLM, --max-model-len)"
+            )
         end = next((place for place, i in enumerate(ids) if i in stop_ids), None)
         said = ids[:end]
         strange = known is not None and not known.issuperset(said)

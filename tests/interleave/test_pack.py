@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from fake_synthesizer import NUM_CODES, load
+from transformers import AutoTokenizer
 
 from weft import artifacts
 from weft.artifacts import Manifest
@@ -57,6 +58,19 @@ def test_packing_loses_nothing(datasets, vocab, tmp_path, monkeypatch, workers):
     assert ratio == pytest.approx(sum(len(s.codes) for s in spoken) / replaced, abs=1e-3)
     assert ratio == counts["speech_tokens_per_replaced_text_token"]
     assert "speech_tokens_per_replaced_text_token" not in counts["datasets"]["asr"]
+
+
+def test_one_corpus_serves_many_language_models(datasets, vocab, corpus, tmp_path):
+    texts = [document.text for document in read_texts(corpus)]
+    extend_tokenizer(train_text_tokenizer(texts, 400), NUM_CODES).save_pretrained(tmp_path / "other")
+    codes = []
+    for name in ("lm", "other"):
+        other = SpeechVocab.of(AutoTokenizer.from_pretrained(tmp_path / name))
+        pack.run(PackConfig(datasets[:1], tmp_path / name, tmp_path / f"tokens of {name}"))
+        ids = np.concatenate([shard.ids for shard in TokenShards(tmp_path / f"tokens of {name}" / datasets[0].name)])
+        codes.append(other.ids_to_codes(ids[other.is_audio(ids)]).tolist())
+    assert codes[0] == codes[1]
+    assert len(codes[0]) > 100
 
 
 def test_codes_outside_the_vocabulary_name_the_document(make_codes, vocab, tmp_path):

@@ -39,9 +39,10 @@ class Synthesizer(Protocol):
 
 
 def read_back(reader: Reader, codes: Sequence[Codes | None], texts: Sequence[str]) -> ErrorRate:
-    """Word error rate of what the tokenizer reads in codes; a text without codes counts as not said at all."""
+    """Word error rate of what the tokenizer reads in codes, of what is spoken of the texts; a text without codes counts
+    as not said at all."""
     heard = reader.transcribe([[] if c is None else c for c in codes])
-    return word_error_rate(texts, heard)
+    return word_error_rate([spoken_form(text) for text in texts], heard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ def _config_of(verb: Verb) -> type:
 def _show(manifest: Any) -> None:
     for key, value in getattr(manifest, "counts", {}).items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{key:<24}{shown}")
+        print(f"{key:<23} {shown}")
 
 
 def _overview() -> str:

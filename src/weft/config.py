@@ -82,7 +82,7 @@ def recipe_source(path: str | Path, kind: type) -> Toml:
     Raises UserError for a file that is missing or not TOML, and for a value where a table should be.
     """
     try:
-        recipe = tomllib.loads(Path(path).read_text())
+        recipe = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist: give a recipe, or take one of {recipes_folder()}") from e
     except IsADirectoryError as e:

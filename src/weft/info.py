@@ -28,4 +28,4 @@ def run(config: InfoConfig) -> None:
         if values:
             print(f"\n{title}")
         for name, value in values.items():
-            print(f"  {name:<24}{value if isinstance(value, str) else json.dumps(value)}")
+            print(f"  {name:<23} {value if isinstance(value, str) else json.dumps(value)}")

@@ -162,6 +162,7 @@ def test_the_assistant_has_one_voice_and_each_dialogue_a_user_of_another(made, c
     assert len(users) == 30
     assert all(len(user) == 1 for user in users)
     assert set.union(*users) == {1, 2}
+    assert [{choir.index(d.meta.speaker)} for d in documents] == users
     assert voices(made(lines(30), "other", tasks=4)[1]) == voices(documents)
     assert voices(made(lines(30), "seed", seed=1)[1]) != voices(documents)
 

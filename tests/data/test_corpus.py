@@ -95,12 +95,27 @@ def test_folders_and_files_are_read_in_order_with_ids_of_their_own(tmp_path):
     assert [(d.id, d.text) for d in documents] == [(n, f"text of {n}") for n in ("y/a.txt", "x/a.txt", "x/b.txt")]
 
 
-def test_identity_follows_names_and_sizes_and_not_the_place(tmp_path):
+def test_identity_follows_names_and_contents_and_not_the_place(tmp_path):
     for folder, text in (("p", "abc"), ("q", "abc"), ("r", "abcd")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.txt").write_text(text)
     p, q, r = (TextCorpus.of(tmp_path / n).identity for n in "pqr")
     assert p == q != r
+
+
+@pytest.mark.parametrize("num_words", [1000, 2_000_000])  # all of a short file is looked at, and samples of a long one
+def test_identity_follows_contents_of_the_same_size(tmp_path, num_words):
+    words = [f"word{i:09}" for i in range(num_words)]
+    (tmp_path / "a.txt").write_text(" ".join(words))
+    before = TextCorpus.of(tmp_path).identity
+    (tmp_path / "a.txt").write_text(" ".join(reversed(words)))
+    assert TextCorpus.of(tmp_path).identity != before
+
+
+def test_a_text_given_twice_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("Some words.")
+    with pytest.raises(UserError, match=r"a\.txt is given twice"):
+        TextCorpus.of(tmp_path, tmp_path / "a.txt")
 
 
 def test_bad_items_are_skipped_with_their_place_and_reason(tmp_path):

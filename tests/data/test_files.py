@@ -34,7 +34,7 @@ def url(folder):
 @pytest.mark.parametrize("num_tasks", [1, 7])
 def test_urls_are_read_as_folders_are(folder, url, num_tasks):
     here, there = TextCorpus.of(folder), TextCorpus.of(url)
-    assert here.identity == there.identity
+    assert [(f.name, f.size_bytes) for f in here.files] == [(f.name, f.size_bytes) for f in there.files]
     assert read_in_tasks(here, num_tasks) == read_in_tasks(there, num_tasks)
     assert [f.path for f in there.files] == [f"memory:///bucket/text/{name}" for name in NAMES]
     for name in NAMES:

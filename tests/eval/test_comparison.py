@@ -92,7 +92,7 @@ def test_characters_count_where_there_are_no_spaces():
 def test_what_was_not_said_has_no_pace(comparison):
     manner = comparison.manner([[], [1] * 12, [], []], HEARD, 2.0)
     assert manner == {"unsaid_share": 0.75, "empty_share": 0.25, "codes_per_word": 2, "tokens_per_sec": 6}
-    assert comparison.manner([[]] * 4, [""] * 4, 1.0)["codes_per_word"] == 0
+    assert "codes_per_word" not in comparison.manner([[]] * 4, [""] * 4, 1.0)
 
 
 def test_numbers_count_as_they_are_said():

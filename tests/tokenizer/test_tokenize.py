@@ -37,6 +37,14 @@ def codes_of(folder: Path) -> dict[str, list[int]]:
     return {u.id: list(u.codes) for u in Rows.of(folder).utterances()}
 
 
+def test_other_sound_of_the_same_name_and_size_is_another_plan(speech: Path, folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        save(tmp_path / f"{name}/same.wav", noise(20_000, len(name)), 16_000)
+    run(TokenizeConfig((tmp_path / "one",), folder, tmp_path / "codes"))
+    with pytest.raises(UserError, match="another audio"):
+        run(TokenizeConfig((tmp_path / "other",), folder, tmp_path / "codes"))
+
+
 def test_codes_do_not_depend_on_how_much_is_held_in_memory(
     speech: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,26 +163,26 @@ class _Speak:
         said = [(d.id, i, turn) for d in written for i, turn in _said(d)]
         texts = [" ".join((turn.text or "").split()) for _, _, turn in said]
         seeds = [hash64(self.config.seed, name, i) for name, i, _ in said]
-        codes = iter(self.synthesizer.speak(texts, seeds, self._voices(said)) if said else ())
+        voices = {d.id: self._voices(d.id) for d in written}
+        speakers = [voices[name][turn.role or "user"] for name, _, turn in said if voices[name]] or None
+        codes = iter(self.synthesizer.speak(texts, seeds, speakers) if said else ())
         for dialogue in written:
             speech = {i: next(codes) for i, _ in _said(dialogue)}
             kept = _before_silence(dialogue.turns, speech)
             if len(kept) < len(dialogue.turns):
                 counts["shortened_documents" if kept else "rejected_documents"] += 1
             if kept:
-                yield _document(replace(dialogue, turns=kept), speech, self.synthesizer.frame_rate_hz, counts)
+                made = _document(replace(dialogue, turns=kept), speech, self.synthesizer.frame_rate_hz, counts)
+                yield replace(made, meta=replace(made.meta, speaker=voices[dialogue.id].get("user")))
 
-    def _voices(self, said: Sequence[tuple[str, int, Segment]]) -> list[str] | None:
-        """The voice of each turn, given with the id of its dialogue; None where the model knows none by name."""
+    def _voices(self, name: str) -> dict[str, str]:
+        """Who speaks for each role of a dialogue, by its id; nobody where the model knows no voice by name."""
         config, known = self.config, self.synthesizer.speakers
         assistant = config.assistant or next(iter(known), config.user)
         if assistant is None:
-            return None
-        users = [config.user] if config.user else [name for name in known if name != assistant] or [assistant]
-        return [
-            assistant if turn.role == "assistant" else users[hash64(config.seed, name, "user") % len(users)]
-            for name, _, turn in said
-        ]
+            return {}
+        users = [config.user] if config.user else [voice for voice in known if voice != assistant] or [assistant]
+        return {"assistant": assistant, "user": users[hash64(config.seed, name, "user") % len(users)]}
 
 
 def _before_silence(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[int] | None]) -> tuple[Segment, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from weft.data.files import File, files_under, path_of
+from weft.data.files import File, files_under, identity_of, path_of
 from weft.data.formats import Piece, TextDocument, read, suffix_of
 from weft.data.skipped import Skipped
 from weft.errors import UserError
@@ -107,7 +108,8 @@ def _texts(row: Mapping[str, Any], where: str) -> dict[str, str | None]:
     for name in _OPTIONAL:
         if not isinstance(row.get(name), str | None):
             raise UserError(f"{where}: `{name}` is {row[name]!r}: give a string, or leave it out")
-    return {name: row.get(name) for name in _OPTIONAL}
+    told = {name: row.get(name) for name in _OPTIONAL}
+    return told | {"speaker": " ".join((told["speaker"] or "").split()) or None}
 
 
 def _seconds(row: Mapping[str, Any], where: str) -> float | None:
@@ -129,6 +131,8 @@ class TextCorpus:
     def of(cls, *paths: str | Path) -> TextCorpus:
         """The text files among and under `paths`, in order. Raises UserError where there are none."""
         found = [file for path in paths for file in _text_files(path_of(path))]
+        if twice := next((path for path, n in Counter(file.path for file in found).items() if n > 1), None):
+            raise UserError(f"{twice} is given twice: give each text once")
         folders = [file.path.split("/")[:-1] for file in found]
         root = "/".join([*os.path.commonprefix(folders), ""])  # noqa: RUF071 - of lists, part by part
         files = [Piece(f.path, f.path.removeprefix(root), 0, f.size_bytes, f.size_bytes) for f in found if f.size_bytes]
@@ -147,8 +151,9 @@ class TextCorpus:
 
     @property
     def identity(self) -> str:
-        """Sixteen hex digits that change when the names or sizes of the files do."""
-        return hashlib.sha256(repr([(f.name, f.size_bytes) for f in self.files]).encode()).hexdigest()[:16]
+        """Sixteen hex digits that change when the names or contents of the files do (see `files.identity_of`)."""
+        told = [(f.name, f.size_bytes, identity_of(File(f.path, f.size_bytes))) for f in self.files]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def read(self, share: range, skipped: Skipped) -> Iterator[TextDocument]:
         """The documents that begin in the bytes `share` of all files; bad ones go to `skipped`.

@@ -8,6 +8,7 @@ Of a file at a URL only what is read is fetched, some MiB at a time, and asked f
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import time
@@ -24,6 +25,7 @@ T = TypeVar("T")
 _TRIES = 5
 _WAIT_SEC = 1.0
 _FETCHED_BYTES = 4 << 20
+_SAMPLES, _SAMPLE_BYTES = 256, 16 << 10
 _LASTING = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError, ImportError, ValueError)
 
 
@@ -57,6 +59,24 @@ def open_file(path: str, size_bytes: int) -> BinaryIO:
     if not is_url(path):
         return open(path, "rb")
     return io.BufferedReader(_Fetched(path, size_bytes), _FETCHED_BYTES)  # type: ignore[return-value]
+
+
+def identity_of(file: File) -> str:
+    """Sixteen hex digits that change with the bytes of a file: of all up to 4 MiB, of samples beyond, which a change of
+    a few words may escape. At a URL, of what its store tells of a version, if anything."""
+    if is_url(file.path):
+        store, path = _store(file.path)
+        about = _patiently(file.path, lambda: store.info(path))
+        versions = [about.get(name) for name in ("ETag", "etag", "md5Hash", "contentHash", "blob_id")]
+        return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
+    num = _SAMPLES if file.size_bytes > _SAMPLES * _SAMPLE_BYTES else 1
+    length = _SAMPLE_BYTES if num > 1 else file.size_bytes
+    found = hashlib.sha256()
+    with open(file.path, "rb") as f:
+        for i in range(num):
+            f.seek(i * (file.size_bytes - length) // max(1, num - 1))
+            found.update(f.read(length))
+    return found.hexdigest()[:16]
 
 
 def _local(path: Path, wanted: Callable[[str], bool]) -> list[File] | None:
@@ -146,6 +166,8 @@ def _patiently(url: str, ask: Callable[[], T]) -> T:
             raise
         except Exception as e:  # every store has its own
             reason = " ".join(f"{type(e).__name__}: {e}".split())
+            if type(e).__name__ == "OfflineModeIsEnabled":
+                raise UserError(f"{url} is on the Hub, which weft leaves alone: run with HF_HUB_OFFLINE=0") from e
             if isinstance(e, _LASTING):
                 raise UserError(f"{url} cannot be read ({reason}): see that you may read it") from e
         if attempt + 1 < _TRIES:

@@ -64,12 +64,13 @@ class Skipped:
         """
         if self.num_bad <= max_bad_share * self.num_items or (early and self.num_items < EARLY_ITEMS):
             return
-        listed = ""
+        listed, remedy = "", "mend them"
         if report is not None:
             self.write(report)
             listed = f", and all are listed in {report}"
+            remedy = f"raise max_bad_share, or mend them and delete {report.parent.parent}"
         where, why = self.bad[0]
         raise UserError(
             f"{self.num_bad} of {self.num_items} items are bad, and max_bad_share is {max_bad_share}: "
-            f"the first is {where} ({why}){listed}; mend them or raise max_bad_share"
+            f"the first is {where} ({why}){listed}; {remedy}"
         )

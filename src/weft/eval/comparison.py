@@ -70,8 +70,8 @@ class Comparison:
         for unit, spaceless in (("word", False), ("character", True)):
             if spaceless in self._spaceless:
                 said = [i for i, c in enumerate(codes) if c and self._spaceless[i] == spaceless]
-                num_units = sum(self._lengths[i] for i in said)
-                paces[f"codes_per_{unit}"] = sum(len(codes[i]) for i in said) / max(1, num_units)
+                if num_units := sum(self._lengths[i] for i in said):
+                    paces[f"codes_per_{unit}"] = sum(len(codes[i]) for i in said) / num_units
         return {
             "unsaid_share": sum(not c for c in codes) / len(codes),
             "empty_share": sum(not normalize(text) for text in heard) / len(codes),

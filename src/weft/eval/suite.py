@@ -130,6 +130,8 @@ def _resynth(config: EvalConfig) -> dict[str, Any]:
 
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:
     voice = config.voice or _VOICE
+    if config.texts and config.speech and config.suite == ("text-to-token",):
+        raise UserError("text-to-token has texts and speech to say: give --texts, or --speech, one of them")
     if config.texts:
         sentences = text_to_token.by_voice(config.texts, voice)
     elif not config.speech:

@@ -14,6 +14,8 @@ from weft.data.cluster import HERE, Executor
 from weft.errors import UserError
 from weft.interleave.spans import Policy
 
+_LONGEST_SPAN_WORDS = 10_000
+
 
 @dataclass(frozen=True)
 class InterleaveConfig:
@@ -60,8 +62,8 @@ class InterleaveConfig:
     def __post_init__(self) -> None:
         if not 0 < self.speech_ratio <= 1:
             raise UserError(f"speech_ratio is {self.speech_ratio}: give a share above 0, and at most 1")
-        if self.mean_span_words < 1:
-            raise UserError(f"mean_span_words is {self.mean_span_words}: give at least 1 word")
+        if not 1 <= self.mean_span_words <= _LONGEST_SPAN_WORDS:
+            raise UserError(f"mean_span_words is {self.mean_span_words}: give 1 to {_LONGEST_SPAN_WORDS} words")
         if (self.text_to_token is None) == (self.aligned is None):
             raise UserError(
                 "spans are spoken by a model (text_to_token), or by the recordings themselves (aligned): "

@@ -66,6 +66,8 @@ def run(config: DocumentsConfig) -> Manifest:
         settings["corpus"] = source.identity
         tasks = config.tasks or job.tasks_for(source.size_bytes, _BYTES_PER_TASK)
     else:
+        if len({Path(folder).resolve() for folder in config.source}) < len(config.source):
+            raise UserError(f"{', '.join(map(str, config.source))}: a dataset is given twice: give each once")
         codes = {str(folder): artifacts.read(Path(folder), "codes") for folder in config.source}
         source, parents = Rows.of(*map(Path, config.source)), tokenizer_of(codes)
         parents |= {f"codes {i}": manifest for i, manifest in enumerate(codes.values(), 1)}

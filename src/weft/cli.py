@@ -146,6 +146,7 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
     app = App(
         name=f"weft {name}",
         help=verb.help,
+        usage=_usage(name, verb),
         help_epilogue=_epilogue(verb),
         version_flags=(),
         default_parameter=FLAGS,
@@ -162,6 +163,16 @@ def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
     except CycloptsError as e:
         raise UserError(f"{name}: {one_line(e)}") from e
     return 0
+
+
+def _usage(name: str, verb: Verb) -> str:
+    """How the verb is called: what has to be given, the first of it without its name."""
+    if verb.recipe:
+        return f"Usage: weft {name} RECIPE.toml [--key value ...]"
+    needed = [f for f in fields(_config_of(verb)) if f.default is MISSING and f.default_factory is MISSING]
+    several = [f.name.upper() + ("..." if str(f.type).startswith("tuple") else "") for f in needed]
+    flags = [f"--{f.name.replace('_', '-')} {shown}" for f, shown in zip(needed, several, strict=True)]
+    return " ".join([f"Usage: weft {name} [RECIPE.toml]", *several[:1], *flags[1:], "[--key value ...]"])
 
 
 def _epilogue(verb: Verb) -> str:

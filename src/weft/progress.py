@@ -3,19 +3,20 @@
     with progress.bar("tokenizer", total=2500) as advance:
         advance(1, f"loss {loss:.2f}")
 
-On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. It writes to stderr. Of many
-processes on one job only the first shows it.
+On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. `table(columns, rows)` tells
+beforehand what is to come. Both write to stderr, and of many processes on one job only the first does.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from weft import launch
 
@@ -52,6 +53,19 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
                 progress.update(task, note=note)
 
         yield advance
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show `rows` of words and numbers, the first column to the left and the others to the right."""
+    if launch.rank():
+        return
+    shown = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(stderr=True)
+    console.print(shown, width=max(console.width, console.measure(shown).maximum), crop=False)
 
 
 def _plain(title: str, total: int, done: int) -> Advance:

@@ -144,7 +144,7 @@ def test_a_shard_that_is_cut_off_is_named_with_its_offset(tmp_path, suffix, size
     [
         (".metadata", None, "metadata does not tell the width"),
         (".metadata", b"weft|3", "metadata does not tell the width"),
-        (".index", np.array([5, 4], "<u8").tobytes(), "index has document ends out of order"),
+        (".index", np.array([5, 4], "<u8").tobytes(), "index goes back from 5 to 4 at byte 8"),
         (".index", b"", "index ends at byte 0"),
         (".loss", None, "loss ends at byte 0, not at 9"),
         ("", bytes(20), "ends at byte 20, not at 18"),
@@ -156,6 +156,19 @@ def test_files_of_a_shard_that_do_not_fit_each_other_are_refused(tmp_path, suffi
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UserError, match=f"00000.ds.*{message}.*pack the dataset again"):
         TokenShards(tmp_path)
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_its_offset(tmp_path):
+    write_tokens(tmp_path, 0, 300, token_documents([4, 5]))
+    path = tmp_path / "00000.ds"
+    ids = np.fromfile(path, "<u2")
+    ids[6] = 300
+    ids.tofile(path)
+    shards = TokenShards(tmp_path, vocab_size=300)
+    assert len(shards[0].ids) == 4
+    with pytest.raises(UserError, match=r"00000.ds holds id 300 of 300 at byte 12: .*pack the dataset again"):
+        shards[1]
+    assert len(TokenShards(tmp_path, vocab_size=301)[1].ids) == 5
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):

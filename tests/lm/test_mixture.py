@@ -2,12 +2,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weft.data.shards import TokenShards, write_tokens
-from weft.errors import UserError
-from weft.lm.mixture import Mixture, Pieces, Source, permuted
+from weft.lm.mixture import Mixture, Pieces, permuted
 
 
 def pieces_of(folder, lengths, first_id=0, row_tokens=64):
@@ -44,48 +43,114 @@ def test_pieces_predict_every_id_but_a_documents_first_once(tmp_path):
 
 @pytest.fixture
 def sources(tmp_path, rng):
-    return [
-        Source("a", pieces_of(tmp_path / "a", rng.integers(20, 150, 60)), weight=6),
-        Source("b", pieces_of(tmp_path / "b", rng.integers(5, 20, 90), first_id=100_000), weight=3),
-        Source("c", pieces_of(tmp_path / "c", rng.integers(100, 300, 10), first_id=200_000), weight=1),
-    ]
+    return {
+        "a": pieces_of(tmp_path / "a", rng.integers(20, 150, 60)),
+        "b": pieces_of(tmp_path / "b", rng.integers(5, 20, 90), first_id=100_000),
+        "c": pieces_of(tmp_path / "c", rng.integers(100, 300, 10), first_id=200_000),
+    }
+
+
+def drawn_from(mixture, steps):
+    """Every sample of some steps, by source."""
+    found = {name: [] for name in "abc"}
+    for step in steps:
+        for j in mixture.samples(step):
+            ids = mixture[j][0]
+            found["abc"[ids[0] // 100_000]].append(tuple(ids.tolist()))
+    return found
+
+
+def tokens_of(found):
+    return {name: sum(map(len, drawn)) for name, drawn in found.items()}
+
+
+def assert_none_before_all(drawn, pieces):
+    """Whatever is drawn in a row, as many as there are, is drawn once."""
+    for start in range(0, len(drawn), len(pieces)):
+        once = drawn[start : start + len(pieces)]
+        assert len(set(once)) == len(once)
+
+
+WEIGHTS = {"a": 0.6, "b": 0.3, "c": 0.1}
 
 
 def test_every_source_gives_its_share_of_tokens(sources):
-    mixture = Mixture(sources, seed=1)
-    tokens, num_samples = Counter(), 20_000
-    for j in range(num_samples):
-        ids = mixture[j][0]
-        tokens["abc"[ids[0] // 100_000]] += len(ids)
-    total = sum(tokens.values())
-    assert total / num_samples == pytest.approx(mixture.mean_tokens, rel=0.01)
-    assert {name: n / total for name, n in tokens.items()} == pytest.approx({"a": 0.6, "b": 0.3, "c": 0.1}, abs=0.01)
+    mixture = Mixture(sources, {0: WEIGHTS}, steps=300, tokens_per_step=1000, seed=1)
+    found = drawn_from(mixture, range(300))
+    tokens = tokens_of(found)
+    assert sum(tokens.values()) == pytest.approx(300_000, rel=0.02)
+    assert {n: t / sum(tokens.values()) for n, t in tokens.items()} == pytest.approx(WEIGHTS, abs=0.01)
+    for name, share in mixture.shares().items():
+        assert share.epochs == len(found[name]) / len(sources[name])
+        assert share.tokens_drawn == pytest.approx(tokens[name], rel=0.01)
+        assert_none_before_all(found[name], sources[name])
 
 
-def test_nothing_is_lost_or_doubled_within_an_epoch(tmp_path, rng):
-    pieces = pieces_of(tmp_path / "only", rng.integers(2, 200, 300))
-    mixture = Mixture([Source("only", pieces, 1.0)], seed=3)
-    for epoch in range(3):
-        samples = range(epoch * len(pieces), (epoch + 1) * len(pieces))
-        seen = Counter(tuple(mixture[j][0].tolist()) for j in samples)
-        assert seen == Counter(tuple(pieces[i][0].tolist()) for i in range(len(pieces)))
-    assert mixture.epochs(3 * len(pieces)) == {"only": pytest.approx(3.0)}
+def test_a_source_of_a_thousandth_gives_a_thousandth(sources):
+    mixture = Mixture(sources, {0: {"a": 0.999, "b": 0.001, "c": 0}}, steps=500, tokens_per_step=10_000, seed=1)
+    assert mixture.shares()["b"].tokens_drawn == pytest.approx(5000, rel=0.1)
+
+
+def test_an_epoch_passes_every_piece_once_and_the_rest_is_the_rest(sources):
+    weights = {"a": "rest", "b": "1 epoch", "c": "2.5 epochs"}
+    mixture = Mixture(sources, {0: weights}, steps=40, tokens_per_step=1000, seed=1)
+    found = drawn_from(mixture, range(40))
+    assert set(Counter(found["b"]).values()) == {1}
+    assert len(found["b"]) == len(sources["b"])
+    assert len(found["c"]) == round(2.5 * len(sources["c"]))
+    assert sum(tokens_of(found).values()) == pytest.approx(40_000, rel=0.05)
+    assert_none_before_all(found["a"], sources["a"])
 
 
 def test_a_sample_is_a_pure_function_of_seed_weights_and_number(sources):
-    numbers = [5000, 3, 1023, 1024, 3, 0]
-    mixture = Mixture(sources, seed=1)
+    def make(seed):
+        return Mixture(sources, {0: WEIGHTS, 30: {"a": "rest", "b": 0.1, "c": "9 epochs"}}, 200, 1000, seed)
+
+    mixture = make(1)
+    numbers = [3000, 3, 1023, 1024, 3, 0]
     for j in reversed(range(50)):
         mixture[j]
     for j in numbers:
-        assert np.array_equal(mixture[j][0], Mixture(sources, seed=1)[j][0])
-    same = [np.array_equal(mixture[j][0], Mixture(sources, seed=2)[j][0]) for j in range(100)]
+        assert np.array_equal(mixture[j][0], make(1)[j][0])
+    same = [np.array_equal(mixture[j][0], make(2)[j][0]) for j in range(100)]
     assert np.mean(same) < 0.2
 
 
-def test_a_source_that_can_give_nothing_is_refused(tmp_path):
-    empty = pieces_of(tmp_path, [1, 1, 1])
-    with pytest.raises(UserError, match="no document"):
-        Mixture([Source("empty", empty, 1.0)], seed=0)
-    with pytest.raises(UserError, match="positive"):
-        Mixture([Source("negative", empty, -1.0)], seed=0)
+def test_a_published_order_stays_what_it_is(sources):
+    """What recipes without rules read: a change of it would change published results."""
+    mixture = Mixture(sources, {0: WEIGHTS}, steps=1000, tokens_per_step=1000, seed=1)
+    first = [int(mixture[j][0][0]) for j in (0, 1, 2, 1023, 1024, 20_000)]
+    assert first == [100_289, 100_261, 100_852, 2075, 100_032, 4627]
+    assert mixture.samples(10) == range(390, 429)
+
+
+def test_other_weights_from_a_step_on(sources):
+    """Each stretch has its weights, nothing passes twice before all passed once, and the past stays what it is."""
+    then = {"a": 0.1, "b": 0.1, "c": 0.8}
+    steady = Mixture(sources, {0: WEIGHTS}, 90, 1000, seed=1)
+    changed = Mixture(sources, {0: WEIGHTS, 30: then, 61: {**then, "a": 0, "b": 0.2}}, 90, 1000, seed=1)
+    stretches = [drawn_from(changed, steps) for steps in (range(30), range(30, 61), range(61, 90))]
+    assert stretches[0] == drawn_from(steady, range(30))
+    for found, weights in zip(stretches, (WEIGHTS, then, {"a": 0, "b": 0.2, "c": 0.8}), strict=True):
+        tokens = tokens_of(found)
+        assert {n: t / sum(tokens.values()) for n, t in tokens.items()} == pytest.approx(weights, abs=0.07)
+    for name, share in changed.shares().items():
+        drawn = [ids for found in stretches for ids in found[name]]
+        assert_none_before_all(drawn, sources[name])
+        assert share.epochs == len(drawn) / len(sources[name])
+        assert set(share.shares) == {0, 30, 61}
+    numbers = [j for step in range(90) for j in changed.samples(step)]
+    assert numbers == list(range(len(numbers)))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(change=st.integers(1, 39), epochs=st.sampled_from([1, 1.5, 3]), share=st.sampled_from([0.0, 0.2, 0.5]))
+def test_epochs_hold_for_the_whole_run_across_a_change(sources, change, epochs, share):
+    weights = {0: {"a": "rest", "b": f"{epochs} epochs", "c": share}}
+    steady = Mixture(sources, weights, 40, 1000, seed=1)
+    weights[change] = {"a": 0.1, "b": f"{epochs} epochs", "c": "rest"}
+    changed = Mixture(sources, weights, 40, 1000, seed=1)
+    assert drawn_from(changed, range(change)) == drawn_from(steady, range(change))
+    drawn = drawn_from(changed, range(40))["b"]
+    assert len(drawn) == round(epochs * len(sources["b"]))
+    assert_none_before_all(drawn, sources["b"])

@@ -1,9 +1,14 @@
 import dataclasses
+import json
 import math
+import os
+import signal
+import sys
 
 import numpy as np
 import pytest
 
+from tests.ranks import in_ranks
 from weft import artifacts
 from weft.data.shards import TokenShards, write_tokens
 from weft.errors import UserError
@@ -61,7 +66,8 @@ def test_training_learns_both_modalities_and_tells_what_it_measured(config):
     assert manifest.parents["tokenizer"] == "t0"
     assert counts["tokens_per_sec"] > 0
     assert counts["tokens"] == pytest.approx(100 * 256, rel=0.05)
-    assert set(counts["epochs"]) == {"interleaved", "speech"}
+    assert set(counts["mixture"]) == {"interleaved", "speech"}
+    assert sum(source["tokens_drawn"] for source in counts["mixture"].values()) == counts["tokens"]
     # Which sentence comes is a coin flip and all there is to know: ln 2 nats over the ids of a whole sentence.
     assert counts["loss.speech"] < math.log(2)
     assert counts["loss.text"] < math.log(2)
@@ -70,22 +76,81 @@ def test_training_learns_both_modalities_and_tells_what_it_measured(config):
     LanguageModel.load(config.out)
 
 
-def test_a_killed_run_continues_to_the_same_weights(config, monkeypatch):
-    whole = pretrain.run(config)
-    again, calls = dataclasses.replace(config, out=config.out.with_name("again")), []
+def killed_at(call, config):
+    """Run until the batch of that number is asked for, and be killed there."""
+    packing, calls = pretrain.pack, []
 
-    def killing_pack(*args):
+    def pack(*args):
         calls.append(args)
-        if len(calls) == 25:
-            raise KeyboardInterrupt
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
         return packing(*args)
 
-    packing = pretrain.pack
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "pack", killing_pack)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.run(again)
-    assert pretrain.run(again).fingerprint == whole.fingerprint
+    pretrain.pack = pack
+    pretrain.run(config)
+
+
+@pytest.mark.parametrize("kill_at", [3, 22, 25])  # before any checkpoint, at the step of the change, after it
+def test_a_killed_run_continues_to_the_same_losses_and_weights(config, tmp_path, kill_at):
+    """With weights that change at a step: by shares first, by epochs and the rest then."""
+    config = dataclasses.replace(
+        config,
+        weights={"interleaved": 0.3, "speech": 0.7},
+        weights_from={"21": {"interleaved": "rest", "speech": "4 epochs"}},
+        train=dataclasses.replace(config.train, steps=30, log_every_steps=1),
+    )
+    again = dataclasses.replace(config, out=tmp_path / "again")
+    assert in_ranks(killed_at, tmp_path, kill_at, again, num=1) == [None]
+    assert not again.out.exists()
+    assert in_ranks(finished, tmp_path, [again, config], num=1)[0]
+    runs = [artifacts.read(out) for out in (again.out, config.out)]
+    assert runs[0].fingerprint == runs[1].fingerprint
+    assert runs[0].counts["mixture"]["speech"]["epochs"] == 4
+    logs = [list(read_metrics(out / "log")) for out in (again.out, config.out)]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 30
+
+
+def finished(configs):
+    return [pretrain.run(config).fingerprint for config in configs]
+
+
+def test_damage_is_found_before_training(config, monkeypatch):
+    def never(*_):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(pretrain, "fit", never)
+    for folder in (*config.tokens, *config.held_out):
+        path = folder / "speech" / "00000.ds.loss"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-5])
+        with pytest.raises(UserError, match=rf"{path} ends at byte {len(whole) - 5}, not at {len(whole)}"):
+            pretrain.run(config)
+        path.write_bytes(whole)
+    assert not config.out.exists()
+
+
+def test_a_lost_shard_is_found_before_training(config):
+    folder = config.tokens[0]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["counts"]["datasets"] = {"speech": {"documents": 90}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="speech holds 60 documents of the 90 that were packed: copy it again"):
+        pretrain.run(config)
+
+
+def test_the_mixture_is_told_before_the_start(config, capsys, monkeypatch):
+    weights = {"interleaved": 0.25, "speech": "rest"}
+    config = dataclasses.replace(config, weights=weights, weights_from={"20": {"interleaved": 1.0, "speech": 0.0}})
+    monkeypatch.setattr(pretrain.distributed, "build", lambda *_: sys.exit())
+    with pytest.raises(SystemExit):
+        pretrain.run(config)
+    told = capsys.readouterr().err
+    head, *rows = [line.split() for line in told[told.index("dataset ") :].splitlines()]
+    assert head == ["dataset", "documents", "tokens", "share", "from", "step", "20", "tokens", "drawn", "epochs"]
+    assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"]]
+    assert float(rows[0][3].rstrip("%")) == pytest.approx(25, abs=1)
+    assert [row[4] for row in rows] == ["100.00%", "0.00%"]
 
 
 def test_a_made_model_is_left_as_it_is(config):
@@ -114,7 +179,10 @@ def test_held_out_losses_do_not_depend_on_the_batches(config, vocab, tiny_lm):
     [
         ({"weights": {"interleaved": 1.0, "speach": 1.0}}, "weights names 'speach'"),
         ({"weights": {"interleaved": 1.0}}, "weights lacks speech"),
-        ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "nothing to train on"),
+        ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "weights sum to 0, not to 1"),
+        ({"weights_from": {"40": {"interleaved": 1.0, "speech": 0}}}, "weights_from.40 is no step of the run"),
+        ({"weights_from": {"9": {"interleaved": 1.0}}}, "weights_from.9 lacks speech"),
+        ({"max_epochs": 2.0}, 'the run would pass interleaved .* times .* and max_epochs is 2: give them "2 epochs"'),
         ({"row_tokens": 100_000}, "row_tokens is 100000: give 2 to 256"),
     ],
 )
@@ -136,4 +204,4 @@ def test_shards_that_do_not_fit_are_refused(config, pack):
 def test_a_dataset_of_weight_0_is_left_out(config):
     config = dataclasses.replace(config, weights={"interleaved": 1.0, "speech": 0.0})
     config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=1))
-    assert set(pretrain.run(config).counts["epochs"]) == {"interleaved"}
+    assert pretrain.run(config).counts["mixture"]["speech"]["tokens_drawn"] == 0

@@ -170,14 +170,15 @@ class TokenDocument:
 class TokenShards:
     """The documents of a folder's token shards, read through memory maps: `shards[i]`, `len(shards)`, `num_tokens`.
 
-    Raises UserError, naming file and offset, for shards that are cut off.
+    Raises UserError, naming file and offset, for shards that are cut off, or whose index is out of order. Contents are
+    looked at when they are read: an id of `vocab_size` or more raises UserError, with its offset, then.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vocab_size: int | None = None) -> None:
         paths = sorted(Path(folder).glob("*.ds"))
         if not paths:
             raise UserError(f"{folder} holds no token shards (*.ds): give a dataset made by weft pack")
-        self._shards = [_TokenShard(path) for path in paths]
+        self._shards = [_TokenShard(path, vocab_size) for path in paths]
         self._first = [0, *accumulate(len(shard.ends) for shard in self._shards)]
         self.num_tokens = sum(int(shard.ends[-1]) for shard in self._shards)
 
@@ -196,22 +197,34 @@ class TokenShards:
 
 
 class _TokenShard:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocab_size: int | None) -> None:
+        self._path, self._vocab_size = path, vocab_size
         width = _beside(path, "metadata")
         try:
             dtype = _DTYPES[width.read_text().split("\n")[0].split("|")[-1]]
         except (OSError, KeyError) as e:
             raise UserError(f"{width} does not tell the width of ids: pack the dataset again") from e
         self.ends = _map(_beside(path, "index"), np.dtype("<u8"))
-        if np.any(self.ends[1:] < self.ends[:-1]):
-            raise UserError(f"{_beside(path, 'index')} has document ends out of order: pack the dataset again")
+        if (backward := np.flatnonzero(self.ends[1:] < self.ends[:-1])).size:
+            i = int(backward[0]) + 1
+            raise UserError(
+                f"{_beside(path, 'index')} goes back from {self.ends[i - 1]} to {self.ends[i]} at byte {8 * i}: it is "
+                "damaged, pack the dataset again"
+            )
         num_tokens = int(self.ends[-1])
         self.ids = _map(path, dtype, num_tokens)
         self.loss = _map(_beside(path, "loss"), np.dtype(np.bool_), num_tokens)
 
     def document(self, i: int) -> TokenDocument:
         start, stop = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
-        return TokenDocument(self.ids[start:stop], self.loss[start:stop])
+        ids = self.ids[start:stop]
+        if self._vocab_size is not None and (ids >= self._vocab_size).any():
+            at = start + int(np.argmax(ids >= self._vocab_size))
+            raise UserError(
+                f"{self._path} holds id {self.ids[at]} of {self._vocab_size} at byte {at * self.ids.itemsize}: it is "
+                "damaged, pack the dataset again"
+            )
+        return TokenDocument(ids, self.loss[start:stop])
 
 
 def _map(path: Path, dtype: np.dtype, length: int | None = None) -> np.ndarray:

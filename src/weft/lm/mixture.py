@@ -1,26 +1,26 @@
-"""Which document comes when: an endless, shuffled mixture of token shards, at any place of which one can begin.
+"""Which document comes when: a shuffled mixture of token shards, at any place of which one can begin.
 
-    pieces = Pieces(TokenShards("tokens/text"), row_tokens=256)
-    mixture = Mixture([Source("text", pieces, weight=0.3), Source("speech", others, weight=0.7)], seed=0)
-    ids, loss = mixture[12_345]
+    sources = {"text": Pieces(TokenShards("tokens/text"), row_tokens=256), "speech": ...}
+    mixture = Mixture(sources, {0: {"text": 0.3, "speech": "rest"}}, steps=1000, tokens_per_step=4096, seed=0)
+    for sample in mixture.samples(step): ids, loss = mixture[sample]
 
 Sample j is a pure function of (seed, weights, j), so the state of a loader is one number, and the ranks of a run, few
-or many, read the same samples. Documents longer than a row are cut into pieces.
+or many, read the same samples. What is read later changes nothing before it: weights may change from any step on.
+Documents longer than a row are cut into pieces.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from weft.data.shards import TokenShards
-from weft.errors import UserError
-
-_CYCLE = 1024  # samples in which every source has its exact quota: weights are kept to a thousandth
+from weft.lm.shares import Cycle, cycle_of
 
 
 class Pieces:
@@ -36,6 +36,7 @@ class Pieces:
         self.row_tokens = row_tokens
         self._stride = row_tokens - 1
         self._ends = np.cumsum(-(-np.maximum(lengths - 1, 0) // self._stride))
+        self.num_documents, self.num_shard_tokens = len(shards), shards.num_tokens
         self.num_tokens = int(np.maximum(lengths - 1, 0).sum()) + len(self)
 
     def __len__(self) -> int:
@@ -50,63 +51,109 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A part of a mixture. `weight` is its share of the tokens, in proportion to the other sources' weights."""
+class Share:
+    """What a run reads of a source: its share of the tokens from each step on where weights change, and all in all."""
 
-    name: str
-    pieces: Pieces
-    weight: float
+    documents: int
+    tokens: int
+    shares: dict[int, float]
+    tokens_drawn: int
+    epochs: float
+
+
+@dataclass(frozen=True, eq=False)  # by identity, to be remembered by
+class _Stretch:
+    """A run's steps between two changes of weights, and all that comes before them: `drawn` (S,) by source."""
+
+    cycle: Cycle
+    first_step: int
+    first_sample: int
+    first_cycle: int
+    drawn: np.ndarray
+
+    def sample(self, step: int) -> int:
+        return self.first_sample + (step - self.first_step) * self.cycle.samples_per_step
 
 
 class Mixture:
-    """An endless sequence of pieces, (ids, loss mask). A source's pieces all pass once before one passes again."""
+    """A sequence of pieces, (ids, loss mask). A source's pieces all pass once before one passes again.
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
-        for source in sources:
-            if source.weight <= 0:
-                raise UserError(f"{source.name} has weight {source.weight}: give a positive one, or leave it out")
-            if not len(source.pieces):
-                raise UserError(f"{source.name} has no document of two ids or more: leave it out")
-        self.sources = tuple(sources)
-        self._seed = seed
-        mean_tokens = np.array([s.pieces.num_tokens / len(s.pieces) for s in sources])
-        self._quotas = _quotas(np.array([s.weight for s in sources]) / mean_tokens)
-        self.mean_tokens = float(self._quotas @ mean_tokens / _CYCLE)
-        self._cycle = lru_cache(maxsize=4)(self._cycle_at)
+    `weights` has the weights of all sources (`weft.lm.shares`) by the step from which they hold, the first of which is
+    0; steps are `steps`, of about `tokens_per_step`. Raises UserError for weights that cannot be kept.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Pieces],
+        weights: Mapping[int, Mapping[str, float | str]],
+        steps: int,
+        tokens_per_step: int,
+        seed: int,
+    ) -> None:
+        self._sources = {name: sources[name] for name in sorted(sources)}
+        self._pieces = list(self._sources.values())
+        self._steps, self._seed = steps, seed
+        self._order = lru_cache(maxsize=4)(self._order_of)
+        self._stretches: list[_Stretch] = []
+        for step in sorted(weights):
+            drawn, sample, cycles = np.zeros(len(sources), np.int64), 0, 0
+            if self._stretches:
+                before = self._stretches[-1]
+                drawn, sample = self._drawn(before, step), before.sample(step)
+                cycles = before.first_cycle + -(-(sample - before.first_sample) // len(before.cycle))
+            called = f"weights_from.{step}" if step else "weights"
+            cycle = cycle_of(weights[step], sources, drawn, steps - step, tokens_per_step, called)
+            self._stretches.append(_Stretch(cycle, step, sample, cycles, drawn))
+
+    def samples(self, step: int) -> range:
+        """The numbers of a step's samples."""
+        stretch = self._stretches[bisect_right(self._stretches, step, key=lambda s: s.first_step) - 1]
+        return range(stretch.sample(step), stretch.sample(step + 1))
 
     def __getitem__(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        cycle, slot = divmod(sample, _CYCLE)
-        order, ranks = self._cycle(cycle)
+        stretch = self._stretches[bisect_right(self._stretches, sample, key=lambda s: s.first_sample) - 1]
+        cycle, slot = divmod(sample - stretch.first_sample, len(stretch.cycle))
+        order, ranks = self._order(stretch, cycle)
         source = int(order[slot])
-        return self._piece(source, cycle * int(self._quotas[source]) + int(ranks[slot]))
+        drawn = int(stretch.drawn[source]) + cycle * int(stretch.cycle.quotas[source]) + int(ranks[slot])
+        return self._piece(source, drawn)
 
-    def epochs(self, num_samples: int) -> dict[str, float]:
-        """How often each source's documents have passed, by name, after `num_samples` samples."""
-        seen = num_samples * self._quotas / _CYCLE
-        return {s.name: float(n / len(s.pieces)) for s, n in zip(self.sources, seen, strict=True)}
+    def shares(self) -> dict[str, Share]:
+        """What the run reads of each source, by name."""
+        drawn = self._drawn(self._stretches[-1], self._steps)
+        tokens = np.array([pieces.num_tokens / max(1, len(pieces)) for pieces in self._pieces])
+        by_step = {s.first_step: s.cycle.quotas * tokens / (s.cycle.quotas @ tokens) for s in self._stretches}
+        return {
+            name: Share(
+                documents=pieces.num_documents,
+                tokens=pieces.num_shard_tokens,
+                shares={step: float(shares[i]) for step, shares in by_step.items()},
+                tokens_drawn=round(drawn[i] * tokens[i]),
+                epochs=int(drawn[i]) / max(1, len(pieces)),
+            )
+            for i, (name, pieces) in enumerate(self._sources.items())
+        }
+
+    def _drawn(self, stretch: _Stretch, step: int) -> np.ndarray:
+        """Samples of each source, (S,), before a step of the stretch, or the step at its end."""
+        cycles, part = divmod(stretch.sample(step) - stretch.first_sample, len(stretch.cycle))
+        in_part = np.bincount(self._order(stretch, cycles)[0][:part], minlength=len(self._pieces))
+        return stretch.drawn + cycles * stretch.cycle.quotas + in_part
 
     def _piece(self, source: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        pieces = self.sources[source].pieces
+        pieces = self._pieces[source]
         epoch, i = divmod(draw, len(pieces))
         return pieces[permuted(i, len(pieces), (self._seed, source, epoch))]
 
-    def _cycle_at(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+    def _order_of(self, stretch: _Stretch, cycle: int) -> tuple[np.ndarray, np.ndarray]:
         """The source of each sample of a cycle, and how many of the same source came before it there."""
-        order = np.repeat(np.arange(len(self._quotas)), self._quotas)
-        order = np.random.default_rng([self._seed, cycle]).permutation(order)
-        ranks = np.zeros(_CYCLE, np.int64)
-        for source, quota in enumerate(self._quotas):
+        quotas = stretch.cycle.quotas
+        order = np.repeat(np.arange(len(quotas)), quotas)
+        order = np.random.default_rng([self._seed, stretch.first_cycle + cycle]).permutation(order)
+        ranks = np.zeros(len(order), np.int64)
+        for source, quota in enumerate(quotas):
             ranks[order == source] = np.arange(quota)
         return order, ranks
-
-
-def _quotas(shares: np.ndarray) -> np.ndarray:
-    """Whole numbers proportional to `shares`, at least 1 each, that sum to the cycle, by largest remainder."""
-    exact = shares / shares.sum() * (_CYCLE - len(shares))
-    quotas = exact.astype(np.int64)
-    left = _CYCLE - len(shares) - int(quotas.sum())
-    quotas[np.argsort(quotas - exact, kind="stable")[:left]] += 1
-    return quotas + 1
 
 
 def permuted(i: int, size: int, key: tuple[int, ...]) -> int:

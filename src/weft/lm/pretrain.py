@@ -1,7 +1,7 @@
 """Training a speech-text language model on token shards: pre-training, and with other shards and base, fine-tuning.
 
     run(PretrainConfig(base=Path("runs/lm-start"), tokens=(Path("runs/tokens"),), out=Path("runs/lm"),
-                       weights={"woven": 0.66, "text": 0.3, "asr": 0.04}))
+                       weights={"text": 0.3, "speech": "1 epoch", "asr": "1 epoch", "woven": "rest"}))
 
 The loss is over all trained ids alike (section 6 of arXiv 2411.17607 trains on every token, of ASR and TTS on the
 target side). It is also told apart by modality: text ids and speech codes; markers and roles count in neither.
@@ -10,24 +10,24 @@ target side). It is also told apart by modality: text ids and speech codes; mark
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft import artifacts
+from weft import artifacts, progress
 from weft.artifacts import Manifest
-from weft.config import Count, NonNegative
+from weft.config import Count, Positive
 from weft.data.shards import TokenShards, tokenizer_of
 from weft.errors import UserError
-from weft.lm.mixture import Mixture, Pieces, Source
+from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.packing import Batch, check_rows, pack, token_losses
+from weft.lm.shares import Weight
 from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab
@@ -43,8 +43,13 @@ class PretrainConfig:
     """Token shards, packed for the vocabulary of `base`."""
     out: Path
     """Folder of the language model to make."""
-    weights: dict[str, NonNegative] = field(default_factory=dict)
-    """Share of the tokens from each dataset, by its name, in any unit; without any, in proportion to their sizes."""
+    weights: dict[str, Weight] = field(default_factory=dict)
+    """Of each dataset, by its name: share of the tokens (0.3; together 1), "2 epochs" in all, or "rest", in one place.
+    Without any, in proportion to their sizes."""
+    weights_from: dict[str, dict[str, Weight]] = field(default_factory=dict)
+    """Other weights, by the step from which they hold."""
+    max_epochs: Positive | None = None
+    """A run that would pass a dataset more often than this is refused before it begins."""
     held_out: tuple[Path, ...] = ()
     """Token shards that are measured on at the end and not trained on."""
     tokens_per_step: Count = 4096
@@ -57,9 +62,10 @@ class PretrainConfig:
 def run(config: PretrainConfig) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
-    Its counts tell parameters, tokens, epochs of each dataset, `tokens_per_sec` (padding not counted) and, with
-    `held_out`, `loss.text` and `loss.speech` (nats a token). Raises UserError for shards of another vocabulary, wrong
-    names in `weights`, and rows longer than the model's positions.
+    The mixture is shown first, as a table on stderr. Counts tell parameters, tokens, `mixture` (what was read of each
+    dataset), `tokens_per_sec` (padding not counted) and, with `held_out`, `loss.text` and `loss.speech` (nats a token).
+    Raises UserError for shards that are damaged or of another vocabulary, weights that cannot be kept, and rows longer
+    than the model's positions.
     """
     base = LanguageModel.load(config.base)
     check_rows(base.model, config.row_tokens)
@@ -67,34 +73,40 @@ def run(config: PretrainConfig) -> Manifest:
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
         parents |= {f"{name} {i}": _tokens_manifest(folder, base.vocab) for i, folder in enumerate(folders)}
     parents |= tokenizer_of(parents)
-    settings = {k: v for k, v in asdict(config).items() if k not in ("base", "tokens", "held_out", "out")}
+    left_out = ("base", "tokens", "held_out", "out", "max_epochs")
+    settings = {k: v for k, v in asdict(config).items() if k not in left_out}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    mixture = Mixture(_sources(config), config.train.seed)
+    mixture = _mixture(config, base.vocab.size)
+    # Opened before training, that they are found damaged before it.
+    held_out = [d for f in config.held_out for d in _datasets(f, config.row_tokens, base.vocab.size).values()]
+    shares = mixture.shares()
+    _check_epochs(shares, config.max_epochs)
+    _show(shares)
     with distributed.build(config.out, KIND, settings, parents) as draft:
         model = base.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         draft.counts["parameters"] = model.num_parameters()
-        draft.counts |= _train(model, base.vocab, mixture, config, draft.folder)
+        tokens_per_sec = _train(model, base.vocab, mixture, config, draft.folder)
+        draft.counts["tokens"] = sum(share.tokens_drawn for share in shares.values())
+        draft.counts["tokens_per_sec"] = tokens_per_sec
+        draft.counts["mixture"] = {name: asdict(share) for name, share in shares.items()}
         if distributed.is_first():
-            datasets = [d for folder in config.held_out for d in _datasets(folder, config.row_tokens).values()]
-            draft.counts |= held_out_losses(model, base.vocab, datasets, config.tokens_per_step)
+            draft.counts |= held_out_losses(model, base.vocab, held_out, config.tokens_per_step)
             save(model, base.tokenizer, draft.folder)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
 
 
-def _train(
-    model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config: PretrainConfig, folder: Path
-) -> dict[str, Any]:
-    num_samples = max(1, round(config.tokens_per_step / mixture.mean_tokens))
+def _train(model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
+    """Train `model` and return the tokens a second, padding not counted."""
     tokens_here = 0  # a run that was interrupted measures its speed on the steps since
 
     def batch_at(step: int, part: slice) -> Batch | None:
         nonlocal tokens_here
-        samples = range(step * num_samples, (step + 1) * num_samples)[part]
+        samples = mixture.samples(step)[part]
         if not samples:
             return None
-        batch = _pack([mixture[j] for j in samples], config.row_tokens, vocab)
+        batch = pack([mixture[j] for j in samples], config.row_tokens)
         tokens_here += batch.num_tokens
         return batch
 
@@ -104,12 +116,7 @@ def _train(
         return {"loss": losses.sum() / max(1, len(losses)), **means}
 
     seconds = fit(model, batch_at, loss_of, config.train, folder, "language model")
-    total = config.train.steps * num_samples
-    return {
-        "tokens": round(total * mixture.mean_tokens),
-        "tokens_per_sec": distributed.total(tokens_here) / seconds,
-        "epochs": mixture.epochs(total),
-    }
+    return distributed.total(tokens_here) / seconds
 
 
 @torch.no_grad()
@@ -120,7 +127,7 @@ def held_out_losses(
     model.eval()
     sums: defaultdict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    for batch in _batches(datasets, tokens_per_batch, vocab):
+    for batch in _batches(datasets, tokens_per_batch):
         losses = token_losses(model, batch).double()
         for modality, at in _modalities(batch, vocab).items():
             sums[modality] += float(losses[at].sum())
@@ -128,21 +135,14 @@ def held_out_losses(
     return {f"loss.{modality}": sums[modality] / n for modality, n in counts.items() if n}
 
 
-def _pack(pieces: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int, vocab: SpeechVocab) -> Batch:
-    batch = pack(pieces, row_tokens)
-    if int(batch.ids.max()) >= vocab.size:
-        raise UserError(f"tokens hold id {int(batch.ids.max())} of {vocab.size}: they are damaged, pack them again")
-    return batch
-
-
-def _batches(datasets: Sequence[Pieces], tokens_per_batch: int, vocab: SpeechVocab) -> Iterator[Batch]:
+def _batches(datasets: Sequence[Pieces], tokens_per_batch: int) -> Iterator[Batch]:
     """Every piece once, in batches of at least `tokens_per_batch` ids, the last one smaller."""
     for pieces in datasets:
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
         for i in range(len(pieces)):
             waiting.append(pieces[i])
             if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-                yield _pack(waiting, pieces.row_tokens, vocab)
+                yield pack(waiting, pieces.row_tokens)
                 waiting = []
 
 
@@ -154,28 +154,57 @@ def _modalities(batch: Batch, vocab: SpeechVocab) -> dict[str, Tensor]:
     return {"text": torch.from_numpy(text), "speech": torch.from_numpy(speech)}
 
 
-def _sources(config: PretrainConfig) -> list[Source]:
-    found: dict[str, Pieces] = {}
+def _mixture(config: PretrainConfig, vocab_size: int) -> Mixture:
+    sources: dict[str, Pieces] = {}
     for folder in config.tokens:
-        for name, pieces in _datasets(folder, config.row_tokens).items():
-            if name in found:
+        for name, pieces in _datasets(folder, config.row_tokens, vocab_size).items():
+            if name in sources:
                 raise UserError(f"two folders in tokens hold a dataset {name!r}: rename one and pack it again")
-            found[name] = pieces
-    weights = config.weights or {name: float(pieces.num_tokens) for name, pieces in found.items()}
-    for name in weights:
-        if name not in found:
-            raise UserError(f"weights names {name!r}, which tokens does not hold: it holds {', '.join(found)}")
-    if left := sorted(found.keys() - weights.keys()):
-        raise UserError(f"weights lacks {', '.join(left)}: give its share of the tokens, or 0 to leave it out")
-    if not any(weights.values()):
-        raise UserError("there is nothing to train on: give a dataset in tokens a weight above 0")
-    return [Source(name, found[name], weight) for name, weight in sorted(weights.items()) if weight]
+            sources[name] = pieces
+    total = sum(pieces.num_tokens for pieces in sources.values())
+    by_size = {name: pieces.num_tokens / max(1, total) for name, pieces in sources.items()}
+    weights = {0: config.weights or by_size}
+    for step, others in config.weights_from.items():
+        if not (step.isdecimal() and 0 < int(step) < config.train.steps):
+            raise UserError(f"weights_from.{step} is no step of the run: give one of 1 to {config.train.steps - 1}")
+        weights[int(step)] = others
+    return Mixture(sources, weights, config.train.steps, config.tokens_per_step, config.train.seed)
 
 
-def _datasets(folder: Path, row_tokens: int) -> dict[str, Pieces]:
-    """The datasets of packed token shards, by name: a folder of shards each."""
-    folders = sorted({path.parent for path in Path(folder).glob("*/*.ds")})
-    return {f.name: Pieces(TokenShards(f), row_tokens) for f in folders}
+def _check_epochs(shares: Mapping[str, Share], most: float | None) -> None:
+    over = {name: share for name, share in shares.items() if most is not None and share.epochs > most}
+    if over:
+        told = ", ".join(f"{name} {s.epochs:.4g} times ({s.tokens_drawn:,} tokens)" for name, s in over.items())
+        raise UserError(
+            f"the run would pass {told}, and max_epochs is {most:g}: "
+            f'give {"it" if len(over) == 1 else "them"} "{most:g} epochs" and another dataset the "rest"'
+        )
+
+
+def _show(shares: Mapping[str, Share]) -> None:
+    """The mixture as a table, a line a dataset."""
+    steps = dict.fromkeys(step for share in shares.values() for step in share.shares)
+    columns = ["dataset", "documents", "tokens", *(f"from step {step}" if step else "share" for step in steps)]
+    rows = [
+        [name, f"{s.documents:,}", f"{s.tokens:,}", *(f"{s.shares[step]:.2%}" for step in steps),
+         f"{s.tokens_drawn:,}", f"{s.epochs:.2f}"]
+        for name, s in shares.items()
+    ]  # fmt: skip
+    progress.table([*columns, "tokens drawn", "epochs"], rows)
+
+
+def _datasets(folder: Path, row_tokens: int, vocab_size: int) -> dict[str, Pieces]:
+    """The datasets of packed token shards, by name: a folder of shards each, as many documents as were packed."""
+    packed = artifacts.read(folder, "tokens").counts.get("datasets", {})
+    names = {path.parent.name for path in Path(folder).glob("*/*.ds")} | set(packed)
+    datasets = {name: TokenShards(Path(folder) / name, vocab_size) for name in sorted(names)}
+    for name, counts in packed.items():
+        if (found := len(datasets[name])) != counts["documents"]:
+            raise UserError(
+                f"{Path(folder) / name} holds {found:,} documents of the {counts['documents']:,} that were packed: "
+                "copy it again, or pack the dataset again"
+            )
+    return {name: Pieces(shards, row_tokens) for name, shards in datasets.items()}
 
 
 def _tokens_manifest(folder: Path, vocab: SpeechVocab) -> Manifest:

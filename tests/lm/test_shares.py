@@ -1,0 +1,113 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from weft.config import load_recipe
+from weft.errors import UserError
+from weft.lm.pretrain import PretrainConfig
+from weft.lm.shares import cycle_of
+
+
+@dataclass
+class Tokens:
+    """A source of documents of equal length."""
+
+    num: int
+    num_tokens: int
+
+    def __len__(self):
+        return self.num
+
+
+def cycle(weights, sources, steps=1000, tokens_per_step=10_000, drawn=None):
+    drawn = np.zeros(len(sources), np.int64) if drawn is None else np.array(drawn)
+    return cycle_of(weights, sources, drawn, steps, tokens_per_step)
+
+
+def tokens_of(found, sources, steps):
+    """Tokens that a whole run reads, by source."""
+    per_sample = [sources[n].num_tokens / max(1, len(sources[n])) for n in sorted(sources)]
+    num_samples = steps * found.samples_per_step
+    return dict(zip(sorted(sources), found.quotas / len(found) * num_samples * per_sample, strict=True))
+
+
+def test_a_mixture_of_the_papers_size():
+    """30 % text, a number of epochs of speech, ASR and TTS, the rest interleaved (section 6 of arXiv 2411.17607)."""
+    sources = {
+        "text": Tokens(10_000_000_000, 10_000_000_000_000),
+        "woven": Tokens(800_000_000, 734_000_000_000),
+        "speech": Tokens(30_000_000, 31_000_000_000),
+        "asr": Tokens(50_000_000, 7_250_000_000),
+        "tts": Tokens(50_000_000, 7_250_000_000),
+    }
+    weights = {"text": 0.3, "speech": "1 epoch", "asr": "1 epoch", "tts": "1 epoch", "woven": "rest"}
+    steps, tokens_per_step = 250_000, 4_000_000
+    found = cycle(weights, sources, steps, tokens_per_step)
+    tokens = tokens_of(found, sources, steps)
+    total = steps * tokens_per_step
+    assert sum(tokens.values()) == pytest.approx(total, rel=1e-3)
+    assert tokens["text"] == pytest.approx(0.3 * total, rel=1e-3)
+    for name in ("speech", "asr", "tts"):
+        assert 0.9999 < tokens[name] / sources[name].num_tokens <= 1 + 1e-9
+    assert tokens["woven"] == pytest.approx(total - 0.3 * total - 45.5e9, rel=1e-3)
+
+
+SOURCES = {"a": Tokens(1000, 100_000), "b": Tokens(500, 50_000), "c": Tokens(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a": 0.6, "b": 0.3, "c": 0}, "weights sum to 0.9, not to 1"),
+        ({"a": 3.0, "b": 0.3, "c": 0}, "weights.a is 3: give 0 to 1"),
+        ({"a": -0.1, "b": "rest", "c": 0}, "weights.a is -0.1: give 0 to 1"),
+        ({"a": float("nan"), "b": "rest", "c": 0}, "weights.a is nan: give 0 to 1"),
+        ({"a": 0.9, "b": "rest", "c": 0.1}, "c has no document of two ids or more"),
+        ({"a": "1 epoch", "b": 1.0, "c": 0}, 'weights name epochs: give one source the "rest"'),
+        ({"a": "rest", "b": "rest", "c": 0}, "weights give the rest 2 times"),
+        ({"a": 1.0, "b": "rest", "c": 0}, "weights leave no rest for b: of 10,000,000 tokens in 1,000 steps .* 1 of a"),
+        ({"a": "95 epochs", "b": "rest", "c": 0}, None),
+        ({"a": "101 epochs", "b": "rest", "c": 0}, r"leave no rest for b: .* 1.01 of a, which is 1.01; take more"),
+        ({"a": "an epoch", "b": "rest", "c": 0}, "weights.a is 'an epoch': give a share"),
+        ({"a": "0 epochs", "b": "rest", "c": 0}, "weights.a is '0 epochs': give a share"),
+        ({"a": "rest", "b": 0.1}, "weights lacks c"),
+        ({"a": "rest", "b": 0.1, "c": 0, "d": 0.1}, "weights names 'd', which tokens does not hold: it holds a, b, c"),
+    ],
+)
+def test_weights_that_cannot_be_kept_are_refused_with_the_arithmetic(weights, message):
+    if message is None:
+        cycle(weights, SOURCES)
+        return
+    with pytest.raises(UserError, match=message):
+        cycle(weights, SOURCES)
+
+
+def test_what_passed_before_counts_towards_the_epochs():
+    weights = {"a": "2 epochs", "b": "rest", "c": 0}
+    assert cycle(weights, SOURCES).quotas[0] == 2000
+    assert cycle(weights, SOURCES, drawn=[1500, 0, 0]).quotas[0] == 500
+    assert cycle(weights, SOURCES, drawn=[2000, 0, 0]).quotas[0] == 0
+    with pytest.raises(UserError, match="a has passed more than the 2 epochs of weights by then: give it 0"):
+        cycle(weights, SOURCES, drawn=[2001, 0, 0])
+
+
+def test_a_source_too_small_for_a_share_in_every_cycle_is_refused():
+    sources = {"a": Tokens(10**11, 10**13), "b": Tokens(5, 500)}
+    with pytest.raises(UserError, match="b is too small to be spread over 10,000,000,000 samples"):
+        cycle({"a": "rest", "b": "1 epoch"}, sources, 1_000_000, 1_000_000)
+
+
+def test_recipes_and_flags_spell_weights_alike(tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'base = "b"\ntokens = ["t"]\nout = "o"\nweights = {text = 0.3, speech = "1 epoch", woven = "rest"}\n'
+        "[weights_from.500]\ntext = 0.5\nspeech = 0\nwoven = 0.5\n"
+    )
+    config = load_recipe(PretrainConfig, recipe)
+    assert config.weights == {"text": 0.3, "speech": "1 epoch", "woven": "rest"}
+    assert config.weights_from == {"500": {"text": 0.5, "speech": 0.0, "woven": 0.5}}
+    flags = ["--weights.text", "1", "--weights-from.20.text", "1 epoch", "--weights-from.20.woven", "rest"]
+    config = load_recipe(PretrainConfig, recipe, flags)
+    assert config.weights == {"text": 1.0}
+    assert config.weights_from == {"20": {"text": "1 epoch", "woven": "rest"}}

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -79,12 +79,11 @@ def build(
     """
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
         raise UserError(f"{out} is a URL: make it in a folder, here or on a shared disk, and copy it when it is whole")
-    out = Path(os.path.normpath(out))
+    out, folder = Path(os.path.normpath(out)), _unfinished(out)
     parents = parents or {}
     plan = plan_of(kind, settings, parents)
     if os.path.lexists(out):
         raise UserError(f"{out} {_what_is_there(out, plan)}: choose another --out, or delete it")
-    folder = out.with_name(out.name + ".partial")
     _begin(folder, plan, out)
     draft = Draft(folder)
     if licences := _licences(parents, licence):
@@ -118,11 +117,34 @@ def _licences(parents: Mapping[str, Manifest], own: str | None) -> str:
     return "; ".join(dict.fromkeys(licence for licence in (*told, own) if licence))
 
 
+def change_begun(out: Path, name: str, value: Any, allowed: Callable[[Path, Any], bool]) -> None:
+    """Let what was begun at `out` go on with another setting `name`, if `allowed(folder, setting it had)` there.
+
+    Without it, or where nothing was begun, nothing changes, and `build` refuses what differs.
+    """
+    folder = _unfinished(out)
+    if not (folder / _PLAN).is_file():
+        return
+    begun = _plan_begun(folder)
+    before = begun["settings"].get(name)
+    if before != value and allowed(folder, before):
+        write_json(folder / _PLAN, {**begun, "settings": {**begun["settings"], name: value}})
+
+
+def _unfinished(out: Path) -> Path:
+    out = Path(os.path.normpath(out))
+    return out.with_name(out.name + ".partial")
+
+
+def _plan_begun(folder: Path) -> dict[str, Any]:
+    with loading(folder, "an artifact in the making"):
+        return json.loads((folder / _PLAN).read_text())
+
+
 def _begin(folder: Path, plan: dict[str, Any], out: Path) -> None:
     plan_file = folder / _PLAN
     if plan_file.exists():
-        with loading(folder, "an artifact in the making"):
-            begun = json.loads(plan_file.read_text())
+        begun = _plan_begun(folder)
         if begun != plan:
             changed = ", ".join(_differences(begun, plan)) or "its plan"
             raise UserError(f"{out} was begun with another {changed}: run it as before, or delete {folder}")

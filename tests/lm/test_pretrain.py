@@ -111,6 +111,21 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(config, tmp_path,
     assert len(logs[0]) == 30
 
 
+def test_weights_of_steps_to_come_may_change_while_a_run_is_stopped(config, tmp_path):
+    """It ends as one that was begun with them; steps of the checkpoint keep the weights they were trained with."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=30))
+    then = {"interleaved": "rest", "speech": "4 epochs"}
+    assert in_ranks(killed_at, tmp_path, 25, config, num=1) == [None]  # the checkpoint has steps 0 to 20
+    with pytest.raises(UserError, match=r"begun with another weights_from.20.*: run it as before"):
+        pretrain.run(dataclasses.replace(config, weights_from={"20": then}))
+    changed = dataclasses.replace(config, weights_from={"21": then})
+    pretrain.run(changed)
+    whole = pretrain.run(dataclasses.replace(changed, out=tmp_path / "whole"))
+    assert artifacts.read(config.out).fingerprint == whole.fingerprint
+    assert artifacts.read(config.out).settings == whole.settings
+    assert whole.settings["weights_from"] == {"21": then}
+
+
 def finished(configs):
     return [pretrain.run(config).fingerprint for config in configs]
 

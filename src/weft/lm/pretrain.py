@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.lm.shares import Weight
-from weft.training import distributed
+from weft.training import checkpoint, distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab
+
+WeightsFrom = dict[str, dict[str, Weight]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class PretrainConfig:
     weights: dict[str, Weight] = field(default_factory=dict)
     """Of each dataset, by its name: share of the tokens (0.3; together 1), "2 epochs" in all, or "rest", in one place.
     Without any, in proportion to their sizes."""
-    weights_from: dict[str, dict[str, Weight]] = field(default_factory=dict)
-    """Other weights, by the step from which they hold."""
+    weights_from: WeightsFrom = field(default_factory=dict)
+    """Other weights, by the step from which they hold. A run that was stopped may go on with others, from its newest
+    checkpoint or a later step on."""
     max_epochs: Positive | None = None
     """A run that would pass a dataset more often than this is refused before it begins."""
     held_out: tuple[Path, ...] = ()
@@ -83,6 +87,9 @@ def run(config: PretrainConfig) -> Manifest:
     shares = mixture.shares()
     _check_epochs(shares, config.max_epochs)
     _show(shares)
+    if distributed.is_first():
+        agree = partial(_agree, config.weights_from)
+        artifacts.change_begun(config.out, "weights_from", config.weights_from, agree)
     with distributed.build(config.out, KIND, settings, parents) as draft:
         model = base.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         draft.counts["parameters"] = model.num_parameters()
@@ -169,6 +176,14 @@ def _mixture(config: PretrainConfig, vocab_size: int) -> Mixture:
             raise UserError(f"weights_from.{step} is no step of the run: give one of 1 to {config.train.steps - 1}")
         weights[int(step)] = others
     return Mixture(sources, weights, config.train.steps, config.tokens_per_step, config.train.seed)
+
+
+def _agree(weights_from: WeightsFrom, folder: Path, begun: WeightsFrom) -> bool:
+    """Whether a run in the making was `begun` with the weights that it is to have, in all steps of its checkpoint."""
+    newest = checkpoint.newest(folder / "checkpoints")
+    done = checkpoint.step_of(newest) if newest else 0
+    old, new = ({int(step): w for step, w in by.items() if int(step) < done} for by in (begun, weights_from))
+    return old == new
 
 
 def _check_epochs(shares: Mapping[str, Share], most: float | None) -> None:

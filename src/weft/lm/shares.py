@@ -75,8 +75,8 @@ def cycle_of(
     shares, epochs, rest = _read(weights, sources, called)
     names = sorted(sources)
     num_samples = np.array([len(sources[name]) for name in names])
-    sample_tokens = np.array([sources[name].num_tokens for name in names]) / np.maximum(1, num_samples)
-    left = np.where(epochs > 0, np.rint(epochs * num_samples).astype(np.int64) - drawn, 0)
+    sample_tokens = np.array([max(1, sources[name].num_tokens / max(1, len(sources[name]))) for name in names])
+    left = np.where(epochs > 0, (epochs * num_samples + 1e-6).astype(np.int64) - drawn, 0)
     for name, of_source in zip(names, left, strict=True):
         if of_source < 0:
             raise UserError(f"{name} has passed more than the {weights[name]} of {called} by then: give it 0")
@@ -84,27 +84,31 @@ def cycle_of(
     if rest is not None:
         shares[rest] = 1 - shares.sum() - by_epochs.sum()
         if shares[rest] <= 0:
-            parts = zip(names, np.where(epochs > 0, by_epochs, shares), strict=True)
-            told = " + ".join(f"{share:.3g} of {name}" for name, share in parts if share > 0)
+            told = " + ".join(
+                f"{share:.3g} of {n}" for n, share in zip(names, shares + by_epochs, strict=True) if share > 0
+            )
             raise UserError(
                 f"{called} leave no rest for {names[rest]}: of {steps * tokens_per_step:,} tokens in {steps:,} steps "
                 f"they take {told}, which is {1 - shares[rest]:.3g}; take more steps, or smaller weights"
             )
-    per_token = 1 / np.maximum(1, sample_tokens)
     if not left.any():
-        quotas = _quotas(shares * per_token)
+        quotas = _quotas(shares / sample_tokens)
         return Cycle(quotas, max(1, round(tokens_per_step / float(quotas @ sample_tokens / quotas.sum()))))
-    samples_per_step = max(1, round(tokens_per_step * float((shares + by_epochs) @ per_token)))
-    total = steps * samples_per_step
+    samples_per_step = max(1, round(tokens_per_step * float(((shares + by_epochs) / sample_tokens).sum())))
+    return Cycle(_spread(left, shares / sample_tokens, steps * samples_per_step, names, called), samples_per_step)
+
+
+def _spread(left: np.ndarray, shares: np.ndarray, total: int, names: Sequence[str], called: str) -> np.ndarray:
+    """Quotas of the fewest equal cycles of a run of `total` samples: of `left` samples, and the others by `shares`."""
     num_cycles = math.ceil(total / _LONGEST)
-    whole = left // num_cycles
-    for name, of_source, in_cycle in zip(names, left, whole, strict=True):
-        if of_source and not in_cycle:
+    quotas = left // num_cycles
+    for name, of_source, quota in zip(names, left, quotas, strict=True):
+        if of_source and not quota:
             raise UserError(f"{name} is too small to be spread over {total:,} samples: join it with another dataset")
-    others = math.ceil(total / num_cycles) - int(whole.sum())
+    others = math.ceil(total / num_cycles) - int(quotas.sum())
     if others < np.count_nonzero(shares):
         raise UserError(f"{called} leave no sample of {total:,} for the rest: take more steps")
-    return Cycle(whole + _apportion(shares * per_token, others), samples_per_step)
+    return quotas + _apportion(shares, others)
 
 
 def _read(

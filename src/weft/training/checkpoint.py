@@ -40,10 +40,15 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def step_of(path: Path) -> int:
+    """The finished steps of a checkpoint."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def load(path: Path) -> tuple[int, dict[str, Any]]:
     """A checkpoint as (finished steps, state). Raises UserError where the file cannot be seen from here."""
     try:
-        return int(path.stem.removeprefix("step-")), torch.load(path, map_location="cpu", weights_only=True)
+        return step_of(path), torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"{path} is not there: every process must see the folder that the first one writes to") from e
 

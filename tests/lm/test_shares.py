@@ -83,6 +83,15 @@ def test_weights_that_cannot_be_kept_are_refused_with_the_arithmetic(weights, me
         cycle(weights, SOURCES)
 
 
+@pytest.mark.parametrize("small", [0.1, 0.01, 0.0101, 0.003, 0.0002, 1e-5])
+def test_small_shares_are_kept_to_a_tenth(small):
+    sources = {"a": Tokens(1000, 100_000), "b": Tokens(500, 70_000), "c": Tokens(500, 50_000)}
+    found = cycle({"a": small, "b": 1 - 3 * small, "c": 2 * small}, sources)
+    tokens = tokens_of(found, sources, 1)
+    assert tokens["a"] / sum(tokens.values()) == pytest.approx(small, rel=0.1)
+    assert tokens["c"] / sum(tokens.values()) == pytest.approx(2 * small, rel=0.1)
+
+
 def test_what_passed_before_counts_towards_the_epochs():
     weights = {"a": "2 epochs", "b": "rest", "c": 0}
     assert cycle(weights, SOURCES).quotas[0] == 2000

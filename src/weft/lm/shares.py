@@ -22,7 +22,7 @@ from cyclopts import Parameter, Token
 from weft.errors import UserError
 
 _SHORTEST, _LONGEST = 1 << 10, 1 << 20  # samples of a cycle
-_LEAST = 8  # samples of every source in a cycle: of fewer, rounding would make another weight
+_ROUNDING = 0.1  # by which a source's part of a cycle may differ from its share, relative to it
 _SUM_TOLERANCE = 1e-3  # three times 0.333 is meant as a whole
 
 
@@ -152,11 +152,12 @@ def _epochs(weight: str, called: str) -> float:
 
 
 def _quotas(shares: np.ndarray) -> np.ndarray:
-    """Quotas of a cycle of 1024 samples; of more where the smallest source would have too few to keep its weight."""
-    size = _SHORTEST
-    while (quotas := _apportion(shares, size))[shares > 0].min() < _LEAST and size < _LONGEST:
+    """Quotas of a cycle of 1024 samples; of more where whole numbers of so few would be other shares."""
+    size, some = _SHORTEST, shares > 0
+    exact = shares[some] / shares.sum()
+    while np.abs(_apportion(shares, size)[some] / size / exact - 1).max() > _ROUNDING and size < _LONGEST:
         size *= 32
-    return quotas
+    return _apportion(shares, size)
 
 
 def _apportion(shares: np.ndarray, size: int) -> np.ndarray:

@@ -17,7 +17,8 @@ modality instead. Consecutive speech segments are not merged: each keeps its mar
 own, and a seam in mid-stream would be a sound that nobody says. In a dialogue, an answer's text and the speech after it
 are woven, so that it can be spoken while it is thought (`weft.rhythm`; shown above for a text of under 13 tokens). Text
 is encoded as it stands, segment by segment, and never read as control tokens: cut spans before the space (`"the cat"`,
-`" sat"`) and a byte-level tokenizer gives the ids of the uncut text.
+`" sat"`) and the ids are those of the uncut text. Where a tokenizer begins a text with a space of its own (Llama 2),
+that space is left out.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ BEGIN_OF_AUDIO, END_OF_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>"
 ROLES = {role: f"<|{role}|>" for role in records.ROLES}
 TASK_PROMPTS = {"asr": "Transcribe", "tts": "Speak"}
 _ANSWER = [("assistant", "text"), ("assistant", "speech")]
+_GUARD = "\x01"  # no word has it, so that it merges with none
 _END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"
 
 
@@ -166,8 +168,24 @@ class SpeechVocab:
 
     def text_ids(self, text: str) -> np.ndarray:
         """Ids (int64) of plain text; `<|user|>` and its like in the text are letters, not control tokens."""
+        guard, num_guard_ids = self._guard
+        return self._encode(guard + text)[num_guard_ids:]
+
+    def _encode(self, text: str) -> np.ndarray:
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         return np.asarray(ids, np.int64)
+
+    @cached_property
+    def _guard(self) -> tuple[str, int]:
+        """What is put before a text while it is encoded, and its number of ids: something where the tokenizer begins
+        each text with a space of its own (Llama 2), which would come between the segments of a document, else nothing.
+        """
+        if not self.tokenizer.tokenize("a")[0].startswith("\u2581"):
+            return "", 0
+        ids = self._encode(_GUARD)
+        if self.tokenizer.decode(ids) != _GUARD:
+            raise UserError("the tokenizer drops characters, so its texts do not come back: take another base")
+        return _GUARD, len(ids)
 
     def speech_ids(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Ids (int64) of one stretch of speech between its two markers."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,12 @@ class Engine:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
+        generation: Any = model.generation_config
+        self.drawable: list[int] | None = None
+        """The ids that may be drawn where none are asked for; None for all."""
+        if generation is not None and generation.suppress_tokens:
+            num_ids = model.get_output_embeddings().weight.shape[0]
+            self.drawable = sorted(set(range(num_ids)) - set(generation.suppress_tokens))
 
     def generate(
         self,
@@ -56,14 +63,14 @@ class Engine:
     ) -> list[Generated]:
         """Continue every request, in the order given, until it draws a stop id or goes in circles (see `History`).
 
-        Only ids that are `allowed` are drawn; None allows all. Raises UserError where a request cannot fit the model's
-        positions.
+        Only ids that are `allowed` are drawn; None allows all but the `suppress_tokens` of the model's generation
+        config, such as rows without a token. Raises UserError where a request cannot fit the model's positions.
         """
         for r in requests:
             if not r.ids:
                 raise ValueError("a request needs a prompt of at least one id")
             self.check_fits(len(r.ids) + r.max_new_tokens)
-        ids = None if allowed is None else sorted(set(allowed))
+        ids = self.drawable if allowed is None else sorted(set(allowed))
         if cohorts.suits(self.model):
             return cohorts.generate(self.model, requests, sampling, stop_ids, ids, max_repeats, self.batch_size)
         by_length = sorted(range(len(requests)), key=lambda i: (requests[i].max_new_tokens, len(requests[i].ids)))
@@ -163,12 +170,18 @@ class Session:
 
     @torch.inference_mode()
     def sample(self, sampling: Sampling, allowed: Tensor | None = None) -> int:
-        """Draw the next id and append it; the model sees it with whatever comes next. Needs one id fed before."""
+        """Draw the next id and append it; the model sees it with whatever comes next. Needs one id fed before.
+
+        `allowed` marks the ids that may be drawn, (V,) bool; None means what it means for `Engine.generate`.
+        """
         self._engine.check_fits(len(self.ids) + 1)
         self._catch_up()
         if self._logits is None:
             raise ValueError("sample() needs at least one id fed before it")
         draws = torch.from_numpy(uniform_draws(self._rng, 1)).to(self._logits.device)
+        if allowed is None and self._engine.drawable is not None:
+            allowed = torch.zeros(self._logits.shape[1], dtype=torch.bool)
+            allowed[self._engine.drawable] = True
         mask = None if allowed is None else allowed.to(self._logits.device)[None]
         self.ids.append(int(draw(self._logits, draws, sampling, mask)))
         return self.ids[-1]

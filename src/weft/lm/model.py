@@ -37,6 +37,9 @@ KIND = "language_model"
 _SPREAD = 0.1  # deviation of new embedding rows from the old rows' mean, as a share of the old rows' own
 _NUM_TRAITS = 256  # directions in which new rows differ from each other
 _MAX_DRAWN_FROM = 4096  # old rows that new ones are mixed from: enough for their covariance, cheap in a large model
+# A matrix that grows gets a multiple of 64 rows: 128 bytes of fp16 or bf16, in whole numbers of which matrix units take
+# a product's sides at full speed (docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication).
+_ROW_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -123,21 +126,36 @@ def extend_lm(
     covariance: far rows would take probability from every old token (nlp.stanford.edu/~johnhew/vocab-expansion.html).
     With the speech tokenizer's `codebook` (K, D), the draws of codes that sound alike are alike. Tied or untied, and
     where a model has spare rows, as Qwen does, they are used before the matrix grows.
+
+    A matrix that grows does so to a multiple of 64 rows. The spare ones are the old rows' mean: their logit is the mean
+    of the old tokens', so that each has at most the old tokens' mean probability, and training, of which they are never
+    a target, lowers it. What rows are spare stands in the generation config, as `suppress_tokens`: neither weft's
+    engine nor transformers' `generate` draws them.
     """
     extended = extend_tokenizer(tokenizer, num_codes)
     old_ids = sorted(tokenizer.get_vocab().values())
     new_ids = sorted(set(extended.get_vocab().values()) - set(old_ids))
     if not new_ids:
         return extended
-    if new_ids[-1] >= len(_embeddings(model)[0]):
-        model.resize_token_embeddings(new_ids[-1] + 1, mean_resizing=False)
+    num_rows = len(_embeddings(model)[0])
+    if new_ids[-1] >= num_rows:
+        model.resize_token_embeddings(new_ids[-1] + 1, pad_to_multiple_of=_ROW_MULTIPLE, mean_resizing=False)
+        num_rows = len(_embeddings(model)[0])
+        drawn_ids = [*new_ids, *range(new_ids[-1] + 1, num_rows)]
+    else:
+        drawn_ids = new_ids  # the spare rows left are the base's own, which its training made unlikely
     generator = torch.Generator().manual_seed(seed)
-    traits = torch.randn(len(new_ids), _NUM_TRAITS, generator=generator)
+    traits = torch.zeros(len(drawn_ids), _NUM_TRAITS)
+    traits[: len(new_ids)] = torch.randn(len(new_ids), _NUM_TRAITS, generator=generator)
     if codebook is not None:
         audio_ids = SpeechVocab.of(extended).codes_to_ids(range(num_codes))
         traits[np.searchsorted(new_ids, audio_ids)] = _project(codebook, generator)
     for weight in _embeddings(model):
-        _draw_rows(weight, old_ids, new_ids, generator, traits, _SPREAD)
+        _draw_rows(weight, old_ids, drawn_ids, generator, traits, _SPREAD)
+    _draw_bias(model, old_ids, drawn_ids)
+    generation: Any = model.generation_config
+    suppressed = {*(generation.suppress_tokens or ()), *range(num_rows)} - set(extended.get_vocab().values())
+    generation.suppress_tokens = sorted(suppressed) or None
     return extended
 
 
@@ -168,6 +186,14 @@ def _draw_rows(
     weight[new_ids] = (mean + spread * mixture @ (old[chosen] - mean)).to(weight.dtype)
 
 
+@torch.no_grad()
+def _draw_bias(model: PreTrainedModel, old_ids: list[int], new_ids: list[int]) -> None:
+    """Set the biases of new output rows, where a model has any (Phi), to the mean of the old ones'."""
+    outputs: Any = model.get_output_embeddings()
+    if outputs.bias is not None:
+        outputs.bias[new_ids] = outputs.bias[old_ids].mean()
+
+
 def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of any Hugging Face causal LM folder; dtype "auto" keeps the files' own.
 
@@ -175,11 +201,13 @@ def load_hf(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, Pr
     """
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} has no config.json: give a Hugging Face model folder")
+    # The fused kernel is transformers' default where a model has it; by its name, Gemma 2 would not load.
+    attention = None if quickest_attention() == "sdpa" else quickest_attention()
     with artifacts.loading(folder, "a causal language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=quickest_attention(),
+            attn_implementation=attention,
             local_files_only=True,
             output_loading_info=True,
         )

@@ -25,12 +25,13 @@ from weft.artifacts import Manifest
 from weft.config import Count, Positive
 from weft.data.shards import TokenShards, tokenizer_of
 from weft.errors import UserError
+from weft.lm.lora import LoraConfig, adapt, merge
 from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.lm.shares import Weight
 from weft.training import checkpoint, distributed
-from weft.training.loop import TrainConfig, discard_checkpoints, fit
+from weft.training.loop import TrainConfig, discard_checkpoints, fit, takes_bf16
 from weft.vocab import SpeechVocab
 
 WeightsFrom = dict[str, dict[str, Weight]]
@@ -60,18 +61,22 @@ class PretrainConfig:
     """Tokens of a step, about: a step is a fixed number of documents or pieces of them."""
     row_tokens: Count = 512
     """Longest piece of a document, and width of a packed row."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
 
 
 def run(config: PretrainConfig) -> Manifest:
     """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
 
-    The mixture is shown first, as a table on stderr. Counts tell parameters, tokens, `mixture` (what was read of each
-    dataset), `tokens_per_sec` (padding not counted) and, with `held_out`, `loss.text` and `loss.speech` (nats a token).
-    Raises UserError for shards that are damaged or of another vocabulary, weights that cannot be kept, and rows longer
-    than the model's positions.
+    The mixture is shown first, as a table on stderr. With `lora`, adapters are trained, and merged into the model when
+    it has been measured. Counts tell parameters (with `lora` also the trained ones), tokens, `mixture` (what was read
+    of each dataset), `tokens_per_sec` (padding not counted) and, with `held_out`, `loss.text` and `loss.speech` (nats a
+    token). Raises UserError for shards that are damaged or of another vocabulary, weights that cannot be kept, and rows
+    longer than the model's positions.
     """
-    base = LanguageModel.load(config.base)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    frozen_in_half = config.lora.rank and takes_bf16(config.train.precision, device)
+    base = LanguageModel.load(config.base, torch.bfloat16 if frozen_in_half else torch.float32)
     check_rows(base.model, config.row_tokens)
     parents = {"base": base.manifest}
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
@@ -91,15 +96,19 @@ def run(config: PretrainConfig) -> Manifest:
         agree = partial(_agree, config.weights_from)
         artifacts.change_begun(config.out, "weights_from", config.weights_from, agree)
     with distributed.build(config.out, KIND, settings, parents) as draft:
-        model = base.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        model: Any = base.model
         draft.counts["parameters"] = model.num_parameters()
+        if config.lora.rank:
+            model = adapt(model, base.vocab, config.lora, config.train.seed)
+            draft.counts["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        model = model.to(device)
         tokens_per_sec = _train(model, base.vocab, mixture, config, draft.folder)
         draft.counts["tokens"] = sum(share.tokens_drawn for share in shares.values())
         draft.counts["tokens_per_sec"] = tokens_per_sec
         draft.counts["mixture"] = {name: asdict(share) for name, share in shares.items()}
         if distributed.is_first():
             draft.counts |= held_out_losses(model, base.vocab, held_out, config.tokens_per_step)
-            save(model, base.tokenizer, draft.folder)
+            save(merge(model) if config.lora.rank else model, base.tokenizer, draft.folder)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
 

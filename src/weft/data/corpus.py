@@ -126,6 +126,8 @@ class TextCorpus:
     """The files of a corpus, laid end to end: any range of their bytes is a share that can be read on its own."""
 
     files: tuple[Piece, ...]
+    found: tuple[File, ...]
+    """The same files, as they were found."""
 
     @classmethod
     def of(cls, *paths: str | Path) -> TextCorpus:
@@ -135,10 +137,11 @@ class TextCorpus:
             raise UserError(f"{twice} is given twice: give each text once")
         folders = [file.path.split("/")[:-1] for file in found]
         root = "/".join([*os.path.commonprefix(folders), ""])  # noqa: RUF071 - of lists, part by part
-        files = [Piece(f.path, f.path.removeprefix(root), 0, f.size_bytes, f.size_bytes) for f in found if f.size_bytes]
-        if not files:
+        found = [file for file in found if file.size_bytes]
+        if not found:
             raise UserError(f"{', '.join(map(str, paths))}: every text file is empty")
-        return cls(tuple(files))
+        files = [Piece(f.path, f.path.removeprefix(root), 0, f.size_bytes, f.size_bytes) for f in found]
+        return cls(tuple(files), tuple(found))
 
     @property
     def size_bytes(self) -> int:
@@ -152,7 +155,7 @@ class TextCorpus:
     @property
     def identity(self) -> str:
         """Sixteen hex digits that change when the names or contents of the files do (see `files.identity_of`)."""
-        told = [(f.name, f.size_bytes, identity_of(File(f.path, f.size_bytes))) for f in self.files]
+        told = [(f.name, f.size_bytes, identity_of(g)) for f, g in zip(self.files, self.found, strict=True)]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def read(self, share: range, skipped: Skipped) -> Iterator[TextDocument]:

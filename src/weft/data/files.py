@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -31,10 +31,11 @@ _LASTING = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplement
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An absolute path or a URL, and how long what lies there is."""
+    """An absolute path or a URL, how long what lies there is, and at a URL what its store tells of the version."""
 
     path: str
     size_bytes: int
+    version: str = ""
 
 
 def is_url(path: str) -> bool:
@@ -63,12 +64,9 @@ def open_file(path: str, size_bytes: int) -> BinaryIO:
 
 def identity_of(file: File) -> str:
     """Sixteen hex digits that change with the bytes of a file: of all up to 4 MiB, of samples beyond, which a change of
-    a few words may escape. At a URL, of what its store tells of a version, if anything."""
+    a few words may escape. At a URL, of what its store tells of the version, if anything."""
     if is_url(file.path):
-        store, path = _store(file.path)
-        about = _patiently(file.path, lambda: store.info(path))
-        versions = [about.get(name) for name in ("ETag", "etag", "md5Hash", "contentHash", "blob_id")]
-        return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
+        return hashlib.sha256(file.version.encode()).hexdigest()[:16]
     num = _SAMPLES if file.size_bytes > _SAMPLES * _SAMPLE_BYTES else 1
     length = _SAMPLE_BYTES if num > 1 else file.size_bytes
     found = hashlib.sha256()
@@ -101,10 +99,16 @@ def _stored(url: str, wanted: Callable[[str], bool]) -> list[File] | None:
         found = {p: about for p, about in listed.items() if _is_wanted(p[len(top) :].strip("/").split("/"), wanted)}
     else:
         found = {root: whole} if wanted(root.rsplit("/", 1)[-1]) else {}
-    files = [File(store.unstrip_protocol(p), about["size"]) for p, about in found.items()]
+    files = [File(store.unstrip_protocol(p), about["size"], _version(about)) for p, about in found.items()]
     if nameless := next((f.path for f in files if f.size_bytes is None), None):
         raise UserError(f"{nameless}: its store does not tell how long it is: copy it to a disk first")
     return sorted(files, key=lambda f: f.path.split("/"))
+
+
+def _version(about: Mapping[str, Any]) -> str:
+    """What a store's listing tells of a file's version, by the names that S3, Azure, Google and the Hub give it."""
+    told = [about.get(name) for name in ("ETag", "etag", "md5Hash", "blob_id")]
+    return " ".join(str(value) for value in told if value)
 
 
 def _is_wanted(parts: Any, wanted: Callable[[str], bool]) -> bool:

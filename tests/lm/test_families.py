@@ -81,8 +81,7 @@ def test_documents_in_a_row_are_trained_as_each_alone(extended):
     documents = [vocab.document_ids(d) for d in DOCUMENTS]
     longest = max(len(ids) for ids, _ in documents)
     check_rows(model, longest)
-    batch = pack(documents, row_tokens=longest + 8)
-    assert len(batch.ids) < len(documents)
+    batch = pack(documents)
     packed = token_losses(model, batch)
     packed.sum().backward()
     found = [p.grad.clone() for p in model.parameters()]
@@ -200,7 +199,7 @@ def test_the_road_from_a_base_to_a_trained_model(family, tmp_path, monkeypatch, 
     assert type(trained.model) is type(base)
     assert trained.vocab.fingerprint == start.vocab.fingerprint
     assert trained.model.generation_config.suppress_tokens == start.model.generation_config.suppress_tokens
-    batch = pack([start.vocab.document_ids(d) for d in DOCUMENTS], row_tokens=64)
+    batch = pack([start.vocab.document_ids(d) for d in DOCUMENTS])
     with torch.no_grad():
         assert token_losses(trained.model, batch).mean() < 0.8 * token_losses(start.model, batch).mean()
     prompt = trained.vocab.document_ids(DOCUMENTS[0])[0].tolist()

@@ -36,7 +36,7 @@ def test_adapters_and_speech_rows_train_and_merge_into_a_plain_model(family, tie
     model, vocab, weights = adapted(family, tied)
     plain, _ = text_lm(family, tied)
     num_old = plain.config.vocab_size
-    batch = pack_rows([vocab.document_ids(d) for d in DOCUMENTS], row_tokens=64)
+    batch = pack_rows([vocab.document_ids(d) for d in DOCUMENTS])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []

@@ -3,9 +3,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    Lfm2Config,
+    LlamaConfig,
+    PhiConfig,
+    Qwen3Config,
+    StableLmConfig,
+)
 
-from weft.lm.packing import pack, token_losses
+from weft.errors import UserError
+from weft.lm import cross_entropy, packing
+from weft.lm.packing import check_rows, pack, token_losses
 
 VOCAB = 50
 
@@ -28,46 +42,169 @@ def test_packed_losses_are_those_of_each_document_alone(config, rng):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     documents = documents_of(rng, [5, 30, 2, 17, 1, 40, 9])
-    packed = pack(documents, row_tokens=40)
+    packed = pack(documents)
     losses = token_losses(model, packed)
-    assert len(packed.ids) < len(documents)
     for number, (ids, loss) in enumerate(documents):
         logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
         alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
         torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
 
 
+def models():
+    """Of each way from hidden states to logits a config, and whether the head's products are the logits."""
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return [
+        ("tied", LlamaConfig(**shape, tie_word_embeddings=True), True),
+        ("untied", LlamaConfig(**shape, tie_word_embeddings=False), True),
+        ("biased", PhiConfig(**{**shape, "num_key_value_heads": 2}), True),
+        ("capped", Gemma2Config(**shape, head_dim=16, final_logit_softcapping=2.0), False),
+        ("scaled up", CohereConfig(**shape, logit_scale=3.0), False),
+        ("scaled down", GraniteConfig(**shape, logits_scaling=4.0), False),
+    ]
+
+
+@pytest.mark.parametrize(("name", "config", "plain"), models(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize("bf16", [True, False])
+def test_losses_and_gradients_are_those_of_the_models_own_logits(name, config, plain, bf16, rng, monkeypatch):
+    """In blocks of the vocabulary, where the model's logits are the head's products, and whatever else it does."""
+    monkeypatch.setattr(cross_entropy, "_BLOCK_LOGITS", {"cpu": 0})
+    monkeypatch.setattr(cross_entropy, "_LEAST_BLOCK_IDS", 7)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    head = model.get_output_embeddings()
+    torch.nn.init.normal_(head.weight, std=0.3)
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    packed = pack(documents_of(rng, [20, 11, 9]))
+
+    def by_logits():
+        logits = model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False).logits
+        logits = logits.flatten(0, 1)[packed.places].float()
+        return torch.nn.functional.cross_entropy(logits, packed.targets, reduction="none")
+
+    def gradients_of(losses_of):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses = losses_of()
+        losses.mean().backward()
+        return losses, {k: p.grad.clone() for k, p in model.named_parameters()}
+
+    close = {"atol": 2e-2, "rtol": 2e-2} if bf16 else {"atol": 1e-6, "rtol": 1e-5}
+    losses, gradients = gradients_of(lambda: token_losses(model, packed))
+    expected, expected_gradients = gradients_of(by_logits)
+    torch.testing.assert_close(losses, expected, **close)
+    for k, gradient in expected_gradients.items():
+        scale = float(gradient.abs().max()) or 1.0
+        torch.testing.assert_close(gradients[k] / scale, gradient / scale, **close)
+    assert packing._way(model) == packing._Way(in_segments=True, logits_are_products=plain)
+    assert "forward" not in vars(head)
+
+
+def test_asking_a_model_what_its_logits_are_draws_nothing(rng, monkeypatch):
+    """A run that goes on from a checkpoint asks again, and its dropout is that of one that went through."""
+    config = GPT2Config(vocab_size=VOCAB, n_embd=32, n_head=2, n_layer=1, n_positions=64)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
+    packed = pack(documents_of(rng, [20, 11]))
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        drawn.append(token_losses(model, packed))
+    torch.manual_seed(2)
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], token_losses(model, packed))
+
+
+def test_no_targets_give_no_losses_and_zero_gradients(tiny_lm):
+    losses = token_losses(tiny_lm, pack([(np.arange(5), np.zeros(5, bool))]))
+    (losses.sum() / max(1, len(losses))).backward()
+    assert losses.shape == (0,)
+    assert not any(p.grad.any() for p in tiny_lm.parameters())
+
+
 def test_a_document_changes_nothing_for_its_neighbours(tiny_lm, rng):
     documents = documents_of(rng, [20, 20])
-    before = pack(documents, row_tokens=40)
-    after = pack([documents[0], (rng.integers(0, VOCAB, 20), documents[1][1])], row_tokens=40)
+    before = pack(documents)
+    after = pack([documents[0], (rng.integers(0, VOCAB, 20), documents[1][1])])
     first = before.documents == 0
-    assert before.ids.shape == (1, 40)
     assert torch.equal(token_losses(tiny_lm, before)[first], token_losses(tiny_lm, after)[first])
 
 
+def test_documents_of_a_row_see_those_before_them_where_that_is_asked_for(tiny_lm, rng):
+    documents = documents_of(rng, [20, 19, 30, 3])
+    losses = token_losses(tiny_lm, batch := pack(documents, row_tokens=40))
+    assert batch.lengths == (33, 39)  # of documents 2 and 3, 0 and 1
+    joined = np.concatenate([documents[0][0], documents[1][0]])
+    seen = np.concatenate([np.zeros(21, bool), documents[1][1][1:]])
+    expected = token_losses(tiny_lm, pack([(joined, np.append(seen[:20], seen[20:]))]))
+    torch.testing.assert_close(losses[batch.documents == 1], expected)
+
+
+def random_lm(config):
+    model = AutoModelForCausalLM.from_config(config)
+    for p in model.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)  # so that what documents see of each other shows
+    return model
+
+
+def test_a_model_that_would_mix_documents_is_refused():
+    model = random_lm(BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match="BloomForCausalLM takes no position ids"):
+        check_rows(model, 40)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = random_lm(
+        Lfm2Config(vocab_size=VOCAB, intermediate_size=48, layer_types=["conv", "full_attention"], **shape)
+    )  # its convolutions do not ask where a document begins
+    with pytest.raises(UserError, match="Lfm2ForCausalLM mixes documents that stand in one row"):
+        check_rows(model, 40)
+
+
+def test_a_family_that_tells_its_attention_nothing_of_segments_is_masked_instead(rng):
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = random_lm(StableLmConfig(vocab_size=VOCAB, intermediate_size=48, **shape)).eval()
+    assert not packing._way(model).in_segments
+    documents = documents_of(rng, [20, 11, 9])
+    batch = pack(documents)
+    losses = token_losses(model, batch)
+    for number, document in enumerate(documents):
+        torch.testing.assert_close(losses[batch.documents == number], token_losses(model, pack([document])))
+
+
 def test_gradients_flow_through_the_chosen_places(tiny_lm, rng):
-    token_losses(tiny_lm, pack(documents_of(rng, [20, 11]), row_tokens=40)).mean().backward()
+    token_losses(tiny_lm, pack(documents_of(rng, [20, 11]))).mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tiny_lm.parameters())
 
 
 @settings(max_examples=100)
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), seed=st.integers(0, 2**32))
-def test_packing_keeps_every_document_whole_and_predicts_every_trained_id_once(lengths, seed):
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    row_tokens=st.none() | st.integers(40, 100),
+    seed=st.integers(0, 2**32),
+)
+def test_packing_keeps_every_document_whole_and_predicts_every_trained_id_once(lengths, row_tokens, seed):
     documents = documents_of(np.random.default_rng(seed), lengths)
-    batch = pack(documents, row_tokens=40)
-    assert batch.ids.shape[1] <= 40
-    assert batch.num_tokens == sum(lengths)
+    batch = pack(documents, row_tokens)
+    assert batch.num_tokens == batch.ids.numel() == sum(lengths) == sum(batch.lengths)
+    assert len(batch.lengths) == len(documents) if row_tokens is None else max(batch.lengths) <= row_tokens
     flat_ids, flat_positions = batch.ids.flatten(), batch.positions.flatten()
+    begins = np.cumsum([0, *batch.lengths[:-1]])
+    assert torch.equal((flat_positions == 0).nonzero()[:, 0], torch.from_numpy(begins))
     for number, (ids, loss) in enumerate(documents):
         mine = batch.documents == number
         assert torch.equal(batch.targets[mine], torch.from_numpy(ids[1:][loss[1:]]))
         places = batch.places[mine]
         assert torch.equal(flat_ids[places], torch.from_numpy(ids[:-1][loss[1:]]))
-        assert torch.equal(flat_positions[places], torch.from_numpy(np.flatnonzero(loss[1:])))
+        if row_tokens is None:
+            assert torch.equal(flat_positions[places], torch.from_numpy(np.flatnonzero(loss[1:])))
     assert len(set(batch.places.tolist())) == len(batch.places)
-
-
-def test_rows_are_well_filled(rng):
-    batch = pack(documents_of(rng, rng.integers(40, 251, 28)), row_tokens=512)
-    assert batch.num_tokens / batch.ids.numel() > 0.85

@@ -129,7 +129,7 @@ def _scores(model: PreTrainedModel, documents: Sequence[tuple[np.ndarray, np.nda
         row_tokens = len(chosen[-1][0])
         if longest is not None and row_tokens > longest:
             raise UserError(f"a prompt and ending of {row_tokens} ids exceed the model's {longest}: leave it out")
-        packed = pack(chosen, row_tokens)
+        packed = pack(chosen)
         losses = token_losses(model, packed).double().cpu().numpy()
         owners = packed.documents.numpy()
         scores[batch] = -np.bincount(owners, losses) / np.bincount(owners)

@@ -1,19 +1,20 @@
-"""Documents side by side in rows: little padding, each document read as if it stood alone.
+"""Documents one behind the other in a row: no padding, each document read as if it stood alone.
 
-    batch = pack([(ids, loss), ...], row_tokens=256)
+    batch = pack([(ids, loss), ...])
     losses = token_losses(model, batch)            # one for every trained id
 
-Positions start again at 0 with each document, and that alone tells transformers to keep attention inside documents.
-It does so for the attention kernels "sdpa", "eager" and "flex_attention"; weft loads models with "sdpa".
+Positions start again at 0 with each document, and attention stays inside it (`weft.lm.attention`).
 
-Shapes: B rows, R columns, N trained ids, V vocabulary.
+Shapes: T ids of the row, S segments, N trained ids, V vocabulary.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,26 +22,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weft.errors import UserError
-
-_COLUMNS_MULTIPLE = 8  # row widths are rounded up to it, which kernels like
+from weft.lm.attention import attention_in_segments, segments
+from weft.lm.cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows and what is to be predicted in them. Padding is id 0 at position 0, and attends only itself."""
+    """A row of documents and what is to be predicted in it."""
 
     ids: Tensor
-    """(B, R) int64."""
+    """(1, T) int64."""
     positions: Tensor
-    """(B, R) int64, the place of an id in its own document."""
+    """(1, T) int64, the place of an id in its own segment."""
+    lengths: tuple[int, ...]
+    """(S,) ids of each segment, inside which attention stays: a document, or a row of them."""
     places: Tensor
-    """(N,) int64, places in the flattened rows from which an id is predicted: the one before it."""
+    """(N,) int64, places in the row from which an id is predicted: the one before it."""
     targets: Tensor
     """(N,) int64, the ids predicted there."""
     documents: Tensor
     """(N,) int64, the number of the document that each belongs to, in the order given to `pack`."""
-    num_tokens: int
-    """Ids of the documents, padding left out."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids of the row."""
+        return self.ids.numel()
 
     def __len__(self) -> int:
         """Trained ids, over which the losses are means."""
@@ -48,74 +54,163 @@ class Batch:
 
 
 def check_rows(model: PreTrainedModel, row_tokens: int) -> None:
-    """Raise UserError for rows longer than the positions of `model`, and for a model that takes no positions."""
+    """Raise UserError for rows longer than the positions of `model`, and for a model that cannot be trained on rows."""
     longest = getattr(model.config, "max_position_embeddings", row_tokens)
     if not 2 <= row_tokens <= longest:
         raise UserError(f"row_tokens is {row_tokens}: give 2 to {longest}, the positions of the model")
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__} takes no position ids, which packed rows need: take another base")
+    _way(model)
 
 
-def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int) -> Batch:
-    """Lay documents, as (ids, loss mask) of at most `row_tokens` ids each, into as few rows as first-fit finds.
+def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int | None = None) -> Batch:
+    """Lay documents, as (ids, loss mask), one behind the other, each a segment of its own.
 
-    The first id of a document has nothing before it and is never predicted.
+    With `row_tokens`, segments are rows of at most so many ids, as few as first-fit finds for the longest first, and
+    documents see those before them in their row. The first id of a document is never predicted.
     """
     lengths = np.array([len(ids) for ids, _ in documents])
-    assert lengths.max() <= row_tokens, f"a document of {lengths.max()} ids does not fit rows of {row_tokens}"
-    starts, num_rows, num_columns = _layout(lengths, row_tokens)
-    ids = np.zeros((num_rows * num_columns,), np.int64)
-    positions = np.zeros_like(ids)
-    places, owners = [], []
-    for number, ((document_ids, loss), start) in enumerate(zip(documents, starts, strict=True)):
-        stop = start + len(document_ids)
-        ids[start:stop] = document_ids
-        positions[start:stop] = np.arange(len(document_ids))
-        trained = np.flatnonzero(loss[1:])
-        places.append(start + trained)
-        owners.append(np.full(len(trained), number))
-    where = np.concatenate(places)
+    rows = [[i] for i in range(len(documents))] if row_tokens is None else _rows(lengths, row_tokens)
+    order = [i for row in rows for i in row]
+    starts = np.zeros(len(documents), np.int64)
+    starts[order] = np.cumsum([0, *lengths[order][:-1]])
+    in_segments = [int(lengths[row].sum()) for row in rows]
+    trained = [np.flatnonzero(loss[1:]) for _, loss in documents]
+    ids = np.concatenate([documents[i][0] for i in order]).astype(np.int64)
+    places = np.concatenate([start + at for start, at in zip(starts, trained, strict=True)])
     return Batch(
-        ids=torch.from_numpy(ids.reshape(num_rows, num_columns)),
-        positions=torch.from_numpy(positions.reshape(num_rows, num_columns)),
-        places=torch.from_numpy(where),
-        targets=torch.from_numpy(ids[where + 1]),
-        documents=torch.from_numpy(np.concatenate(owners)),
-        num_tokens=int(lengths.sum()),
+        ids=torch.from_numpy(ids)[None],
+        positions=torch.from_numpy(np.concatenate([np.arange(length) for length in in_segments]))[None],
+        lengths=tuple(in_segments),
+        places=torch.from_numpy(places),
+        targets=torch.from_numpy(ids[places + 1]),
+        documents=torch.from_numpy(np.repeat(np.arange(len(documents)), [len(at) for at in trained])),
     )
 
 
-def _layout(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int, int]:
-    """Where each document starts in the flattened rows, the number of rows and of columns."""
-    rows, offsets = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+def _rows(lengths: np.ndarray, row_tokens: int) -> list[list[int]]:
+    """Which documents are in each row, by first-fit, the longest first."""
+    rows: list[list[int]] = []
     filled: list[int] = []
-    for document in np.argsort(-lengths, kind="stable"):
+    for document in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[document])
         row = next((i for i, tokens in enumerate(filled) if tokens + length <= row_tokens), len(filled))
         if row == len(filled):
+            rows.append([])
             filled.append(0)
-        rows[document], offsets[document] = row, filled[row]
+        rows[row].append(document)
         filled[row] += length
-    num_columns = -(-max(filled) // _COLUMNS_MULTIPLE) * _COLUMNS_MULTIPLE
-    return rows * num_columns + offsets, len(filled), num_columns
+    return rows
 
 
 def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Negative log-likelihood of every target of `batch`, (N,) float32, on the model's device.
 
-    Logits are computed at the N places alone: the head is asked in mid-forward for those rows of the hidden states,
-    so that whatever a model does to its logits (scaling, soft caps) still happens.
+    The head is asked in mid-forward for the N places alone. Where its products are the model's logits, losses take
+    their place, for which all logits never exist at once (`weft.lm.cross_entropy`). Where a model does more to them
+    (scaling, soft caps), or its head is no plain linear layer, the N rows of logits are made. Raises UserError for a
+    model of which `pack` would make neighbours of documents.
     """
-    places = batch.places.to(model.device)
+    head = model.get_output_embeddings()
+    places, targets = batch.places.to(model.device), batch.targets.to(model.device)
+
+    def losses_of(hidden: Tensor) -> Tensor:
+        return linear_cross_entropy(hidden.flatten(0, -2)[places], head.weight, head.bias, targets)
 
     def keep_places(head: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         return inputs[0].flatten(0, -2)[places]
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(keep_places)
+    way = _way(model)
+    if way.logits_are_products:
+        with _forward_as(head, losses_of):
+            return _logits(model, batch, way.in_segments)
+    hook = head.register_forward_pre_hook(keep_places)
     try:
-        logits = model(
-            input_ids=batch.ids.to(model.device), position_ids=batch.positions.to(model.device), use_cache=False
-        ).logits
+        logits = _logits(model, batch, way.in_segments)
     finally:
         hook.remove()
-    return nn.functional.cross_entropy(logits.float(), batch.targets.to(model.device), reduction="none")
+    return nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def _logits(model: PreTrainedModel, batch: Batch, in_segments: bool) -> Tensor:
+    ids, positions = batch.ids.to(model.device), batch.positions.to(model.device)
+    where = segments(batch.lengths, model.device) if in_segments else {}
+    with attention_in_segments(model) if in_segments else nullcontext():
+        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False, **where).logits
+    return logits
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a model's losses are found."""
+
+    in_segments: bool
+    """By our attention; else by its own, which transformers masks where positions begin again."""
+    logits_are_products: bool
+    """The logits are what the head gives, untouched, and the head is a plain linear layer."""
+
+
+_known: WeakKeyDictionary[nn.Module, _Way] = WeakKeyDictionary()  # asking costs forward passes, if short ones
+
+
+@torch.no_grad()
+def _way(model: PreTrainedModel) -> _Way:
+    """Found by running two documents of a few ids, in one row and each alone, by the model's own attention.
+
+    Raises UserError where no way gives both the same logits.
+    """
+    if model not in _known:
+        head = model.get_output_embeddings()
+        plain = type(head) is nn.Linear and "forward" not in vars(head)
+        given: list[Tensor] = []
+
+        def note(hidden: Tensor) -> Tensor:
+            given.append(nn.functional.linear(hidden, head.weight, head.bias))
+            return given[-1]
+
+        ids = np.arange(9) % model.config.get_text_config().vocab_size
+        parts = [ids[:5], ids[5:]]
+        batch = pack([(part, np.ones(len(part), bool)) for part in parts])
+        # Without dropout, which would draw, and a run that goes on from a checkpoint asks again; without autocast,
+        # which would keep the cast weights that it made where no gradients are.
+        with _in_evaluation(model), torch.autocast(model.device.type, enabled=False):
+            alone = [model(torch.from_numpy(part)[None].to(model.device), use_cache=False).logits for part in parts]
+            for in_segments in (True, False):
+                try:
+                    with _forward_as(head, note) if plain else nullcontext():
+                        logits = _logits(model, batch, in_segments)
+                except (NotImplementedError, TypeError, ValueError):
+                    continue
+                if _agree(logits, torch.cat(alone, dim=1)):
+                    products = plain and logits is given[-1] and logits._version == 0
+                    _known[model] = _Way(in_segments, products)
+                    break
+            else:
+                raise UserError(f"{type(model).__name__} mixes documents that stand in one row: take another base")
+    return _known[model]
+
+
+def _agree(logits: Tensor, expected: Tensor) -> bool:
+    tolerance = 0.1 if logits.dtype.itemsize < 4 else 1e-3
+    return bool((logits - expected).abs().max() <= tolerance * expected.float().std())
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+@contextmanager
+def _forward_as(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """`module` with another forward pass; hooks around it stay, and with them weights that are gathered there."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward

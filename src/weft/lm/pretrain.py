@@ -123,7 +123,7 @@ def _train(model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config:
         samples = mixture.samples(step)[part]
         if not samples:
             return None
-        batch = pack([mixture[j] for j in samples], config.row_tokens)
+        batch = pack([mixture[j] for j in samples])
         tokens_here += batch.num_tokens
         return batch
 
@@ -159,7 +159,7 @@ def _batches(datasets: Sequence[Pieces], tokens_per_batch: int) -> Iterator[Batc
         for i in range(len(pieces)):
             waiting.append(pieces[i])
             if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-                yield pack(waiting, pieces.row_tokens)
+                yield pack(waiting)
                 waiting = []
 
 

@@ -157,7 +157,7 @@ class _Batches:
     def __call__(self, step: int, part: slice = slice(None)) -> Batch | None:
         size = self.config.batch_utterances
         samples = range(step * size, (step + 1) * size)[part]
-        return pack([self._row(j) for j in samples], self.config.row_tokens) if samples else None
+        return pack([self._row(j) for j in samples]) if samples else None
 
     def _row(self, sample: int) -> Row:
         epoch, i = divmod(sample, len(self.rows))

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,11 @@ from transformers import (
     Qwen3Config,
     StableLmConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.errors import UserError
 from weft.lm import cross_entropy, packing
-from weft.lm.packing import check_rows, pack, token_losses
+from weft.lm.packing import check_rows, in_training, pack, token_losses
 
 VOCAB = 50
 
@@ -179,6 +182,33 @@ def test_a_family_that_tells_its_attention_nothing_of_segments_is_masked_instead
     losses = token_losses(model, batch)
     for number, document in enumerate(documents):
         torch.testing.assert_close(losses[batch.documents == number], token_losses(model, pack([document])))
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("config", configs(), ids=lambda c: c.model_type)
+def test_layers_that_run_again_or_compiled_give_the_same_gradients(config, compiled, recompute, rng, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # the default takes a minute
+    model = random_lm(config).train()
+    batches = [pack(documents_of(rng, lengths)) for lengths in ([5, 30, 2], [17, 40, 9, 1])]
+    expected = gradients_of(model, batches)
+    runs = []
+    layer = next(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
+    layer.get_submodule("mlp").register_forward_pre_hook(lambda *_: runs.append(layer))
+    with in_training(model, recompute, compiled):
+        found = gradients_of(model, batches)
+    if not compiled:  # else they are counted when they are compiled
+        assert len(runs) == (4 if recompute else 2)
+    for gradient, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+
+def gradients_of(model, batches):
+    model.zero_grad()
+    for batch in batches:
+        torch.manual_seed(0)  # of GPT-2's dropout
+        token_losses(model, batch).sum().backward()
+    return [p.grad.clone() for p in model.parameters()]
 
 
 def test_gradients_flow_through_the_chosen_places(tiny_lm, rng):

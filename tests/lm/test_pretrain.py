@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from tests.ranks import in_ranks
 from weft import artifacts
@@ -166,6 +167,20 @@ def test_the_mixture_is_told_before_the_start(config, capsys, monkeypatch):
     assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"]]
     assert float(rows[0][3].rstrip("%")) == pytest.approx(25, abs=1)
     assert [row[4] for row in rows] == ["100.00%", "0.00%"]
+
+
+def test_settings_of_memory_change_no_weights_and_that_of_attention_does(config, tmp_path):
+    config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=5))
+    others = {"recompute": True}, {"attention": "row"}
+    runs = [config, *(dataclasses.replace(config, out=tmp_path / str(i), **o) for i, o in enumerate(others))]
+    plain, recomputed, rows = (pretrain.run(run).fingerprint and weights_of(run.out) for run in runs)
+    for name, weight in plain.items():
+        torch.testing.assert_close(recomputed[name], weight)
+    assert not all(torch.equal(weight, rows[name]) for name, weight in plain.items())
+
+
+def weights_of(folder):
+    return LanguageModel.load(folder).model.state_dict()
 
 
 def test_a_made_model_is_left_as_it_is(config):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from weft.errors import UserError
 from weft.lm.lora import LoraConfig, adapt, merge
 from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
-from weft.lm.packing import Batch, check_rows, pack, token_losses
+from weft.lm.packing import Batch, check_rows, in_training, pack, token_losses
 from weft.lm.shares import Weight
 from weft.training import checkpoint, distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit, takes_bf16
@@ -61,7 +61,13 @@ class PretrainConfig:
     tokens_per_step: Count = 4096
     """Tokens of a step, about: a step is a fixed number of documents or pieces of them."""
     row_tokens: Count = 512
-    """Longest piece of a document, and width of a packed row."""
+    """Longest piece of a document, and longest row of documents that see each other."""
+    attention: Literal["document", "row"] = "document"
+    """How far ids see back: to the begin of their document, or past it to that of a row of `row_tokens`."""
+    recompute: bool = False
+    """Layers keep their inputs alone and run again in the backward pass: less memory for a third more time."""
+    compile: bool = False
+    """Layers run as torch.compile makes them, which it takes about a minute for."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
 
@@ -123,7 +129,7 @@ def _train(model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config:
         samples = mixture.samples(step)[part]
         if not samples:
             return None
-        batch = pack([mixture[j] for j in samples])
+        batch = pack([mixture[j] for j in samples], config.row_tokens if config.attention == "row" else None)
         tokens_here += batch.num_tokens
         return batch
 
@@ -132,7 +138,8 @@ def _train(model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config:
         means = {f"loss_{m}": losses.detach()[at].mean() for m, at in _modalities(batch, vocab).items() if at.any()}
         return {"loss": losses.sum() / max(1, len(losses)), **means}
 
-    seconds = fit(model, batch_at, loss_of, config.train, folder, "language model")
+    with in_training(model, config.recompute, config.compile):
+        seconds = fit(model, batch_at, loss_of, config.train, folder, "language model")
     return distributed.total(tokens_here) / seconds
 
 

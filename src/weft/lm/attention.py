@@ -5,26 +5,30 @@
 
 transformers' models call what is registered here in place of their own attention; where segments begin goes to it by
 the names that transformers has for that. On a GPU in half precision a row is one call of torch's flash attention for
-segments of any length. Elsewhere segments take turns: on two CPU cores, rows of 1,024 with 41 documents of 100 ids take
-a tenth of the time that masked rows take, 9 of 455 about a third.
+segments of any length. Elsewhere long segments take turns, and short ones are attended together, laid into a table as
+wide as the longest of them: many small products would cost more than the few that its mask leaves out.
 
-Shapes: T ids of the row, L of a segment, H heads, G key-value heads, E head width.
+Shapes: T ids of the row, H heads, G key-value heads, E head width; B rows and W columns of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME = "weft_segments"
-_SHORT = 256  # ids of a segment whose plain products are quicker than the fused kernel of a CPU
+_LONG = 256  # ids of a segment that is worth a call of the fused kernel
 
 
 def segments(lengths: Sequence[int], device: torch.device | None = None) -> dict[str, Any]:
@@ -84,46 +88,108 @@ def _attend(
             enable_gqa=key.shape[1] != query.shape[1],
         )
         return heard[None], None
-    heard = _in_turns(query, key, value, cu_seq_lens_q, scale, dropout, window, softcap)
-    return heard.transpose(1, 2), None
+    lengths = tuple(cu_seq_lens_q.diff().tolist())
+    heard = _by_length(query, key, value, lengths, scale, dropout, window, softcap)
+    return heard, None
 
 
 AttentionInterface.register(_NAME, _attend)
 
 
 @torch.compiler.disable
-def _in_turns(
+def _by_length(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bounds: Tensor,
+    lengths: tuple[int, ...],
     scale: float,
     dropout: float,
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Segment by segment, to (1, H, T, E)."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(repeats, dim=1) if repeats > 1 else t for t in (key, value))
-    lengths = bounds.diff().tolist()
-    only_plain = window is not None or softcap is not None
-    plain = [length for length in lengths if only_plain or length < _SHORT]
-    unseen = _unseen(max(plain, default=0), window, query.device)
+    """Short segments together, and long ones in turn, to (1, T, H, E)."""
+    long = tuple(n >= _LONG and window is None and softcap is None for n in lengths)
+    table = _table(lengths, long, window)
+    index, back = table.index.to(query.device), table.back.to(query.device)
+    num_rows, width = table.unseen.shape[0], table.unseen.shape[-1]
+    in_table = num_rows * width
+    sizes = [in_table, *(n for n, is_long in zip(lengths, long, strict=True) if is_long)]
+
+    def parts_of(x: Tensor) -> list[Tensor]:
+        """The table (B, H, W, E), then each long segment (1, H, L, E)."""
+        table, *others = _Take.apply(x[0].transpose(0, 1), index, back).split(sizes)
+        heads = [table.unflatten(0, (num_rows, width)), *(other[None] for other in others)]
+        repeats = query.shape[1] // x.shape[1]
+        return [(h.repeat_interleave(repeats, dim=2) if repeats > 1 else h).transpose(1, 2) for h in heads]
+
+    (q, *queries), (k, *keys), (v, *values) = map(parts_of, (query, key, value))
     heard = []
-    for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):
-        length = q.shape[2]
-        if not only_plain and length >= _SHORT:
-            heard.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale))
-            continue
+    if num_rows:
         scores = (q @ k.transpose(2, 3)).float() * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        shares = scores.masked_fill(unseen[:length, :length], -torch.inf).softmax(-1).to(v.dtype)
+        shares = scores.masked_fill_(table.unseen.to(scores.device), -torch.inf).softmax(-1).to(v.dtype)
         heard.append((F.dropout(shares, dropout) if dropout else shares) @ v)
-    return torch.cat(heard, dim=2)
+    for q, k, v in zip(queries, keys, values, strict=True):
+        heard.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale))
+    whole: Tensor = _Take.apply(torch.cat([h.transpose(1, 2).flatten(0, 1) for h in heard]), back, index)
+    return whole[None]
 
 
-def _unseen(length: int, window: int | None, device: torch.device) -> Tensor:
-    """(L, L) bool: of each id, the later ones, and those that are not among the `window` up to itself."""
-    every = torch.ones(length, length, dtype=torch.bool, device=device)
-    return every.triu(1) if window is None else every.triu(1) | every.tril(-window)
+class _Take(torch.autograd.Function):
+    """Items of `x` (N, ...) at `index`, which has every one once, at `back`, and some a second time in vain.
+
+    What is taken in vain gives no gradient, and its own gradient means nothing: attention lets it meet itself alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.flatten(1).index_select(0, index).view(-1, *x.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return gradient.flatten(1).index_select(0, back).view(-1, *gradient.shape[1:]), None, None
+
+
+@dataclass(frozen=True)
+class _Table:
+    index: Tensor
+    """(B W + ids of long segments,) places in the row: of the table's cells, then of the long segments."""
+    back: Tensor
+    """(T,) where each id of the row stands in `index`."""
+    unseen: Tensor
+    """(B, 1, W, W) bool, what a cell does not see."""
+
+
+@lru_cache(maxsize=2)  # the layers of a model ask for the same one, in Gemma for two in turn
+def _table(lengths: tuple[int, ...], long: tuple[bool, ...], window: int | None) -> _Table:
+    """Short segments laid by first-fit into rows as wide as the longest one; cells that are left hold id 0, alone."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    short = [i for i in range(len(lengths)) if not long[i]]
+    width = max((lengths[i] for i in short), default=0)
+    filled: list[int] = []
+    at = {}
+    for i in sorted(short, key=lambda i: -lengths[i]):
+        row = next((r for r, n in enumerate(filled) if n + lengths[i] <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        at[i] = row * width + filled[row]
+        filled[row] += lengths[i]
+    cells = np.zeros(len(filled) * width, np.int64)
+    owners = -np.arange(1, len(cells) + 1)  # an empty cell is its own
+    for i, cell in at.items():
+        cells[cell : cell + lengths[i]] = np.arange(starts[i], starts[i] + lengths[i])
+        owners[cell : cell + lengths[i]] = i
+    taken = owners >= 0
+    others = [np.arange(starts[i], starts[i] + lengths[i]) for i in range(len(lengths)) if long[i]]
+    index = np.concatenate([cells, *others])
+    back = np.empty(sum(lengths), np.int64)
+    meant = np.concatenate([np.flatnonzero(taken), np.arange(len(cells), len(index))])
+    back[index[meant]] = meant
+    grid, column = owners.reshape(len(filled), width), np.arange(width)
+    distance = column[:, None] - column
+    seen = (distance >= 0) & (distance < (window or width)) & (grid[:, :, None] == grid[:, None, :])
+    return _Table(torch.from_numpy(index), torch.from_numpy(back), torch.from_numpy(~seen)[:, None])

@@ -54,10 +54,11 @@ def adapt(model: PreTrainedModel, vocab: SpeechVocab, config: LoraConfig, seed: 
     names = [name for name, module in model.named_modules() if any(module is m for m in matrices)]
     audio_ids = vocab.codes_to_ids(range(vocab.num_codes)).tolist()
     ids = sorted({*audio_ids, vocab.begin_of_audio_id, vocab.end_of_audio_id, *vocab.role_start_ids.values()})
+    alpha: Any = config.alpha  # which peft takes, and calls an int
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=alpha,
         target_modules=list(config.targets) or "all-linear",
         trainable_token_indices=dict.fromkeys(names, ids),
     )

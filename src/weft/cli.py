@@ -55,8 +55,10 @@ VERBS = {
     "dialogues": Verb("weft.chat.dialogues", "DialoguesConfig", "Spoken dialogues from written ones."),
     "init-lm": Verb("weft.lm.start", "StartConfig", "Give a language model speech tokens, or begin one.", recipe=True),
     "pack": Verb("weft.interleave.pack", "PackConfig", "Documents to token shards of one vocabulary."),
-    "pretrain": Verb("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", recipe=True),
-    "sft": Verb("weft.lm.pretrain", "PretrainConfig", "Fine-tune it on dialogues.", recipe=True),
+    "pretrain": Verb(
+        "weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", recipe=True, run="command"
+    ),
+    "sft": Verb("weft.lm.pretrain", "PretrainConfig", "Fine-tune it on dialogues.", recipe=True, run="command"),
     "eval": Verb("weft.eval.suite", "EvalConfig", "Measure a bundle."),
     "chat": Verb("weft.chat.session", "ChatConfig", "One spoken turn, or a conversation.", run="chat"),
     "info": Verb("weft.info", "InfoConfig", "What an artifact is, and where it came from."),

@@ -70,6 +70,29 @@ class PretrainConfig:
     """Layers run as torch.compile makes them, which it takes about a minute for."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
+    dry_run: bool = False
+    """Train nothing and make nothing: only tell parameters, memory, tokens, and days by the number of GPUs."""
+
+
+def command(config: PretrainConfig) -> Manifest | None:
+    """`run`, or with `dry_run` a print of what it would take; of the base its config.json is enough then.
+
+    Where the token shards are here, their mixture is shown, and refused, as before a run.
+    """
+    if not config.dry_run:
+        return run(config)
+    from weft.lm.dry_run import estimate
+
+    tokens = None
+    if all(folder.exists() for folder in config.tokens):
+        shares = _mixture(config).shares()
+        _check_epochs(shares, config.max_epochs)
+        _show(shares)
+        tokens = sum(share.tokens_drawn for share in shares.values())
+    told = estimate(config, tokens).lines()
+    if distributed.is_first():
+        print("\n".join(told))
+    return None
 
 
 def run(config: PretrainConfig) -> Manifest:
@@ -89,7 +112,7 @@ def run(config: PretrainConfig) -> Manifest:
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
         parents |= {f"{name} {i}": _tokens_manifest(folder, base.vocab) for i, folder in enumerate(folders)}
     parents |= tokenizer_of(parents)
-    left_out = ("base", "tokens", "held_out", "out", "max_epochs")
+    left_out = ("base", "tokens", "held_out", "out", "max_epochs", "dry_run")
     settings = {k: v for k, v in asdict(config).items() if k not in left_out}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
@@ -178,7 +201,7 @@ def _modalities(batch: Batch, vocab: SpeechVocab) -> dict[str, Tensor]:
     return {"text": torch.from_numpy(text), "speech": torch.from_numpy(speech)}
 
 
-def _mixture(config: PretrainConfig, vocab_size: int) -> Mixture:
+def _mixture(config: PretrainConfig, vocab_size: int | None = None) -> Mixture:
     sources: dict[str, Pieces] = {}
     for folder in config.tokens:
         for name, pieces in _datasets(folder, config.row_tokens, vocab_size).items():
@@ -225,7 +248,7 @@ def _show(shares: Mapping[str, Share]) -> None:
     progress.table([*columns, "tokens drawn", "epochs"], rows)
 
 
-def _datasets(folder: Path, row_tokens: int, vocab_size: int) -> dict[str, Pieces]:
+def _datasets(folder: Path, row_tokens: int, vocab_size: int | None) -> dict[str, Pieces]:
     """The datasets of packed token shards, by name: a folder of shards each, as many documents as were packed."""
     packed = artifacts.read(folder, "tokens").counts.get("datasets", {})
     names = {path.parent.name for path in Path(folder).glob("*/*.ds")} | set(packed)

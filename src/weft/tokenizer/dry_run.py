@@ -9,7 +9,6 @@ The hours follow from how fast this machine multiplies matrices, which is measur
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -32,10 +30,9 @@ from weft.tokenizer.speech import lengths
 from weft.tokenizer.text import text_tokenizer
 from weft.tokenizer.tokenizer import batches_by_length
 from weft.training import distributed
+from weft.training.cost import ACHIEVED_SHARE, kept_for_backward, moment_bytes, product_speed, trained_parameters
 from weft.training.loop import takes_bf16
-from weft.training.optimizers import layer_matrices
 
-ACHIEVED_SHARE = 0.4  # of the speed of a product of large matrices, by a whole training step
 _TEXT_TOKENS_PER_SEC = 4.0
 _TYPICAL_SEC = 12.0  # an utterance's length where there is no manifest to tell
 
@@ -157,12 +154,11 @@ def _whisper(config: TokenizerConfig, texts: Sequence[str]) -> WhisperConfig:
 
 def _memory(model: BottleneckWhisper, config: TokenizerConfig, activation_bytes: int) -> Memory:
     """Weights, gradients and moments are in fp32; several processes sum their gradients in place."""
-    matrices = layer_matrices(model) if config.train.optimizer == "muon" else []
-    parameters, in_matrices = (sum(p.numel() for p in some) for some in (model.parameters(), matrices))
+    parameters, trained = (sum(p.numel() for p in ps) for ps in (model.parameters(), trained_parameters(model)))
     return Memory(
         weights=4 * parameters + sum(b.nbytes for b in model.buffers()),
-        gradients=4 * parameters,
-        optimizer=8 * parameters - 4 * in_matrices,  # Muon has one moment, AdamW two
+        gradients=4 * trained,
+        optimizer=moment_bytes(model, config.train.optimizer),
         activations=activation_bytes,
     )
 
@@ -177,32 +173,13 @@ def _forward(model: BottleneckWhisper, rows: int, seconds: float, half: bool) ->
     features = torch.zeros(rows, whisper.num_mel_bins, 2 * num_codes * config.pooling)
     valid = torch.ones(rows, num_codes, dtype=torch.bool)
     text_ids = torch.ones(rows, min(4 + round(seconds * _TEXT_TOKENS_PER_SEC), whisper.max_target_positions)).long()
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if (storage := tensor.untyped_storage()._cdata) not in weights:
-            kept[storage] = tensor
-        return tensor
 
     with (
         FlopCounterMode(display=False) as counter,
         torch.autocast(features.device.type, torch.bfloat16, enabled=half),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        kept_for_backward(model) as kept,
     ):
         heard = model.second_half(model.first_half(features, valid), valid)
         logits = model.text_logits(heard, valid, text_ids)
         F.cross_entropy(logits.float().flatten(0, 1), text_ids.flatten())
-    return counter.get_total_flops(), sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def product_speed(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a product of large matrices here: the best of a few."""
-    size = 8192 if device == "cuda" else 1024
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    best_sec = float("inf")
-    for _ in range(8):
-        begun_sec = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
-        best_sec = min(best_sec, time.perf_counter() - begun_sec)
-    return 2 * size**3 / best_sec
+    return counter.get_total_flops(), kept.bytes

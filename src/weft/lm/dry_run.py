@@ -209,7 +209,8 @@ def _model(base: Path) -> PreTrainedModel:
 
 
 def _parameters(model: PreTrainedModel, config: PretrainConfig) -> Parameters:
-    inputs, outputs = (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))
+    ends: Any = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs, outputs = (end.weight for end in ends)
     total = model.num_parameters()
     in_layers = sum(p.numel() for layer in _layers(model) for p in layer.parameters())
     head = 0 if outputs is inputs else outputs.numel()

@@ -1,4 +1,4 @@
-"""The walk through a new language walks: its code and its commands run as they stand, one after the other."""
+"""What the docs say is so: the walk through a new language runs as it stands, and tables are what commands print."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from transformers import GlmConfig
 
 from weft import artifacts, cli
 from weft.config import recipes_folder
@@ -30,3 +31,12 @@ def test_a_new_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = json.loads((tmp_path / "runs/german/results.json").read_text())["tokenizer"]
     assert found["utterances"] == artifacts.read(tmp_path / "runs/german/codes").counts["utterances"] == 8
     assert found["frame_rate_hz"] == 12.5
+
+
+def test_the_plan_of_the_papers_9b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    GlmConfig(vocab_size=167744).save_pretrained(tmp_path / "plan-9b")
+    recipe = recipes_folder() / "paper/pretrain-9b.toml"
+    assert cli.run(["pretrain", str(recipe), "--dry-run", "--base", str(tmp_path / "plan-9b")]) == 0
+    table = capsys.readouterr().out.split("\n\n")[1]
+    assert table.startswith("gpus ")
+    assert table in (DOCS / "scaling-out.md").read_text("utf-8")

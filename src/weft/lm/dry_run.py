@@ -70,8 +70,8 @@ class Memory:
     copies: int
     """bf16 copies of the weights, which a step's backward pass needs."""
     gathered: int
-    """What a GPU has of other GPUs' weights and gradients at a time, where each holds a share of them: of the
-    embeddings, the head and two layers, in bf16."""
+    """What a GPU has of other GPUs' weights and gradients at a time, where each holds a share of them: embeddings and
+    head in fp32, two layers as they are multiplied."""
     token_activations: float
     """What a token leaves for the backward pass."""
     token_recomputed: float
@@ -278,7 +278,7 @@ def _memory(model: PreTrainedModel, parameters: Parameters, config: PretrainConf
     width = parameters.embeddings // parameters.rows
     product_bytes = 2 if half else 4
     largest = max(sum(p.numel() for p in layer.parameters()) for layer in _layers(model))
-    gathered = 2 * product_bytes * (parameters.total - parameters.layers + 2 * largest)
+    gathered = 8 * (parameters.total - parameters.layers) + 2 * product_bytes * 2 * largest + (2 * head if half else 0)
     frozen = config.lora.rank and half
     return Memory(
         weights=2 * parameters.total + 4 * trained if frozen else 4 * parameters.total,

@@ -277,7 +277,7 @@ def _memory(model: PreTrainedModel, parameters: Parameters, config: PretrainConf
     head = parameters.head or parameters.embeddings
     width = parameters.embeddings // parameters.rows
     product_bytes = 2 if half else 4
-    largest = max(sum(p.numel() for p in layer.parameters()) for layer in _layers(model))
+    largest = max((sum(p.numel() for p in layer.parameters()) for layer in _layers(model)), default=0)
     gathered = 8 * (parameters.total - parameters.layers) + 2 * product_bytes * 2 * largest + (2 * head if half else 0)
     frozen = config.lora.rank and half
     return Memory(
@@ -326,4 +326,4 @@ def _kept(model: PreTrainedModel, rows: int, row_tokens: int, half: bool) -> _Ke
         body(input_ids=ids, position_ids=ids, use_cache=False)
         for hook in hooks:
             hook.remove()
-    return _Kept(sum(in_layers), max(in_layers), sum(inputs), kept.bytes - sum(in_layers))
+    return _Kept(sum(in_layers), max(in_layers, default=0), sum(inputs), kept.bytes - sum(in_layers))

@@ -140,15 +140,13 @@ def text_lm_of(config):  # noqa: F811
         return dry_run._model(config.base)
 
 
-def test_adapters_are_as_many_as_peft_makes(config):  # noqa: F811
-    pytest.importorskip("peft")
-    from weft.lm.lora import adapt
-    from weft.lm.model import LanguageModel
-
-    lm, lora = LanguageModel.load(config.base), LoraConfig(rank=4)
-    adapted = adapt(lm.model, lm.vocab, lora, seed=0)
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert estimate(replace(config, lora=lora)).parameters.trained == trained
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_are_as_many_as_peft_makes(family):
+    peft = pytest.importorskip("peft")
+    model, _ = text_lm(family, tied=False)
+    told = dry_run._adapter_parameters(model, LoraConfig(rank=4))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
+    assert told == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def test_shards_that_are_here_are_counted(config, capsys):  # noqa: F811

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from weft import artifacts
 from weft.errors import UserError
@@ -241,12 +242,12 @@ def _adapter_parameters(model: PreTrainedModel, config: LoraConfig) -> int:
     adapted = [
         m
         for name, m in named.items()
-        if isinstance(m, nn.Linear)
+        if isinstance(m, nn.Linear | Conv1D)
         and (not config.targets or f".{name}".endswith(tuple(f".{t}" for t in config.targets)))
     ]
     if not adapted:
         raise UserError(f"lora.targets {config.targets} do not fit {type(model).__name__}")
-    return sum(config.rank * (m.in_features + m.out_features) for m in adapted)
+    return sum(config.rank * sum(m.weight.shape) for m in adapted)
 
 
 def _speech_rows(base: Path) -> int:

@@ -170,7 +170,7 @@ def test_a_model_that_would_mix_documents_is_refused():
         Lfm2Config(vocab_size=VOCAB, intermediate_size=48, layer_types=["conv", "full_attention"], **shape)
     )  # its convolutions do not ask where a document begins
     with pytest.raises(UserError, match="Lfm2ForCausalLM mixes documents that stand in one row"):
-        check_rows(model, 40)
+        packing._way(model)
 
 
 def test_a_family_that_tells_its_attention_nothing_of_segments_is_masked_instead(rng):

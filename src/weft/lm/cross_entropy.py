@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_BLOCK_LOGITS = {"cpu": 1 << 22}  # logits at a time, in fp32 16 MiB: about what a cache holds
-_BLOCK_LOGITS_ELSEWHERE = 1 << 26  # a GPU is busy with large products only
+BLOCK_LOGITS = 1 << 26
+"""Logits at a time: a GPU is busy with large products only."""
+_BLOCK_LOGITS = {"cpu": 1 << 22}  # in fp32 16 MiB: about what a cache holds
 _LEAST_BLOCK_IDS = 512  # where there are many targets: a thinner product would be mostly adding up
 
 
@@ -44,7 +45,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
 
 
 def _block_logits(device: torch.device) -> int:
-    return _BLOCK_LOGITS.get(device.type, _BLOCK_LOGITS_ELSEWHERE)
+    return _BLOCK_LOGITS.get(device.type, BLOCK_LOGITS)
 
 
 class _InBlocks(torch.autograd.Function):

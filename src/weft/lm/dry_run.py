@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weft import artifacts
 from weft.errors import UserError
+from weft.lm.cross_entropy import BLOCK_LOGITS
 from weft.lm.lora import LoraConfig
 from weft.lm.packing import check_rows
 from weft.lm.pretrain import PretrainConfig
@@ -63,7 +64,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU, where each holds the whole model; passing buffers are left out but for the logits'."""
+    """Bytes on each GPU, where each holds the whole model; passing buffers are left out but for the losses'."""
 
     weights: int
     gradients: int
@@ -77,15 +78,21 @@ class Memory:
     """What a token leaves for the backward pass."""
     token_recomputed: float
     """The same where layers keep only their input and are computed again."""
-    token_logits: int
-    """Log-probabilities of one target and two gradients of them, in fp32, before they are passed on."""
+    token_losses: int
+    """What the losses take of a token besides: the head's input in the products' precision and its gradient in fp32."""
+    rows: int
+    """Logits of a token."""
 
     def on_gpu(self, tokens: int, gpus: int = 1, recomputed: bool = False) -> float:
         """Bytes on each of `gpus` that hold shares of the model, for `tokens` at once."""
         state = (self.weights + self.gradients + self.optimizer) / gpus
         copies = self.copies if gpus == 1 else self.gathered
-        of_token = self.token_logits + (self.token_recomputed if recomputed else self.token_activations)
-        return state + copies + tokens * of_token
+        of_token = self.token_losses + (self.token_recomputed if recomputed else self.token_activations)
+        return state + copies + self.logits(tokens) + tokens * of_token
+
+    def logits(self, tokens: int) -> int:
+        """Bytes of the logits that are there at a time, in fp32, with their probabilities and gradients."""
+        return 12 * min(tokens * self.rows, BLOCK_LOGITS)
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Estimate:
             "copies_gb": f"{_gb(memory.copies)} (weights in bf16, for the products)",
             "activations_gb": f"{_gb(self.row_tokens * memory.token_activations)} for each row of {row}, "
             f"or {_gb(self.row_tokens * memory.token_recomputed)} where layers are computed again",
-            "logits_gb": f"{_gb(self.row_tokens * memory.token_logits)} for each row",
+            "logits_gb": f"{_gb(memory.logits(self.row_tokens))} (of a block of the vocabulary at most)",
             "checkpoint_gb": f"{_gb(self.checkpoint_bytes)} (and the finished model {_gb(4 * of.total)})",
             "training_hours": f"{self.hours:.3g} ({self.because_hours})",
         }
@@ -289,7 +296,8 @@ def _memory(model: PreTrainedModel, parameters: Parameters, config: PretrainConf
         gathered=gathered,
         token_activations=(row.layers + row.outside) / row_tokens,
         token_recomputed=(row.inputs + row.largest + row.outside) / row_tokens,
-        token_logits=12 * parameters.rows + (product_bytes + 4) * width,  # and the rows of hidden states, twice
+        token_losses=(product_bytes + 4) * width,
+        rows=parameters.rows,
     )
 
 
@@ -308,7 +316,7 @@ class _Kept:
 
 
 def _kept(model: PreTrainedModel, rows: int, row_tokens: int, half: bool) -> _Kept:
-    """What a forward pass up to the head keeps, of rows with documents side by side."""
+    """What a forward pass up to the head keeps, of rows that are a document each: shorter ones keep no more."""
     ids = torch.zeros(rows, row_tokens, dtype=torch.int64)
     before: list[int] = []
     in_layers: list[int] = []
@@ -324,7 +332,7 @@ def _kept(model: PreTrainedModel, rows: int, row_tokens: int, half: bool) -> _Ke
 
         hooks = [h for m in _layers(model) for h in (m.register_forward_pre_hook(begin), m.register_forward_hook(end))]
         body: Callable[..., Any] = model.base_model
-        body(input_ids=ids, position_ids=ids, use_cache=False)
+        body(input_ids=ids, use_cache=False)
         for hook in hooks:
             hook.remove()
     return _Kept(sum(in_layers), max(in_layers, default=0), sum(inputs), kept.bytes - sum(in_layers))

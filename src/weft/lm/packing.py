@@ -55,13 +55,12 @@ class Batch:
 
 
 def check_rows(model: PreTrainedModel, row_tokens: int) -> None:
-    """Raise UserError for rows longer than the positions of `model`, and for a model that cannot be trained on rows."""
+    """Raise UserError for rows longer than the positions of `model`, and for a model that takes no positions."""
     longest = getattr(model.config, "max_position_embeddings", row_tokens)
     if not 2 <= row_tokens <= longest:
         raise UserError(f"row_tokens is {row_tokens}: give 2 to {longest}, the positions of the model")
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__} takes no position ids, which packed rows need: take another base")
-    _way(model)
 
 
 def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int | None = None) -> Batch:
@@ -139,8 +138,9 @@ def in_training(model: PreTrainedModel, recompute: bool, compiled: bool) -> Iter
 
     With `recompute`, layers keep their inputs alone and run again in the backward pass (arXiv 1604.06174): less memory
     for a third more time. With `compiled`, each layer runs as torch.compile makes it, once for rows of any length.
-    Raises UserError for a family that cannot recompute.
+    Raises UserError for a family that cannot recompute, or that would mix documents of one row.
     """
+    way = _way(model)
     if recompute:
         if not model.supports_gradient_checkpointing:
             raise UserError(f"{type(model).__name__} cannot recompute its layers: set recompute to false")
@@ -150,7 +150,7 @@ def in_training(model: PreTrainedModel, recompute: bool, compiled: bool) -> Iter
             if isinstance(module, GradientCheckpointingLayer):
                 module.compile(dynamic=True)
     # Layers that run again in the backward pass need their attention there, too.
-    with attention_in_segments(model) if _way(model).in_segments else nullcontext():
+    with attention_in_segments(model) if way.in_segments else nullcontext():
         yield
 
 

@@ -19,10 +19,11 @@ import regex
 from weft.errors import UserError
 
 _RESAMPLINGS = 1000
-_SPACELESS = regex.compile(
+SPACELESS = (
     r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
     r"\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]"
 )
+"""Letters of scripts that put no spaces between words, as a set of `regex`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def matches(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
 
 def is_spaceless(text: str) -> bool:
     """Whether a text has letters of a script that puts no spaces between words: characters are to be counted there."""
-    return _SPACELESS.search(text) is not None
+    return regex.search(SPACELESS, text) is not None
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:

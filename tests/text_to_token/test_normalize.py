@@ -1,14 +1,18 @@
-"""Which numbers are found in a text, with a stand-in for num2words; and what the real one makes of them."""
+"""Which numbers and abbreviations are found in a text, with a stand-in for num2words; and what the real one says."""
 
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from weft.config import load_recipe
 from weft.errors import UserError
 from weft.text_to_token.model import spoken_form
 from weft.text_to_token.normalize import normalizer
+from weft.text_to_token.train import TextToTokenConfig
 
 
 def named(number, lang, to="cardinal"):
@@ -68,3 +72,85 @@ def test_the_real_one():
         "on the third one thousand two hundred and fifty of three point five came at ten thirty"
     )
     assert spoken_form(normalizer("numbers", "de")("1.250,5")) == "eintausendzweihundertfünfzig komma fünf"
+
+
+ABBREVIATIONS = [
+    ("Dr.", "Doctor"),
+    ("U.S.", "United States"),
+    ("U.S.A.", "America"),
+    ("No.", "number"),
+    ("km", "kilometres"),
+    ("&", "and"),
+    ("et al.", "and others"),
+    ("gov't", "government"),
+    ("24/7", "all 7 days"),
+    ("\u0921\u0949.", "\u0921\u0949\u0915\u094d\u091f\u0930"),
+    ("\u5317\u5927", "\u5317\u4eac\u5927\u5b66"),
+    ("[sic]", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Dr. Who's and Dr.'s", "Doctor Who's and Doctor's"),
+        ("the U.S.A., the U.S. (U.S.)", "the America, the United States (United States)"),
+        ("U.S.S.R. and E.U.S.", "U.S.S.R. and E.U.S."),
+        ("No.5, No. 5, no. 5", "number 5, number 5, no. 5"),
+        ("5km 5 \u339e km2 kmx xkm km.h", "5 kilometres 5 kilometres km2 kmx xkm km.h"),
+        ("Smith & Co, AT&T", "Smith and Co, AT&T"),
+        ("Lee et\n al. say", "Lee and others say"),
+        ("the gov\u2019t [sic]", "the government"),
+        ("24/7, 124/7, 1.24/7, 24/75", "all 7 days, 124/7, 1.24/7, 24/75"),
+        ("\u0921\u0949. x", "\u0921\u0949\u0915\u094d\u091f\u0930 x"),
+        ("\u5728\u5317\u5927\u8bfb", "\u5728\u5317\u4eac\u5927\u5b66\u8bfb"),
+        ("3km\u5730", "3 kilometres\u5730"),
+        ("nothing short", "nothing short"),
+    ],
+)
+def test_abbreviations_are_found_where_they_are_whole_words(text, said):
+    expand = normalizer("none", "xx", ABBREVIATIONS)
+    assert expand(text).split() == said.split()
+    assert normalizer("none", "xx", ABBREVIATIONS[::-1])(text) == expand(text)  # in whatever order they are given
+
+
+def test_a_recipe_has_pairs_and_so_has_the_command_line(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('out = "x"\ncodes = ["y"]\ntokenizer = "z"\nabbreviations = [["e.g.", "say"], ["-", "minus"]]')
+    assert load_recipe(TextToTokenConfig, recipe).abbreviations == (("e.g.", "say"), ("-", "minus"))
+    given = load_recipe(TextToTokenConfig, recipe, ["--abbreviations", "No.", "number", "et al.", "and others"])
+    assert given.abbreviations == (("No.", "number"), ("et al.", "and others"))
+    with pytest.raises(UserError, match="abbreviations"):
+        load_recipe(TextToTokenConfig, recipe, ["--abbreviations", "No."])
+
+
+@given(st.text(alphabet="aA.& 1'", max_size=12), st.text(alphabet="aA.& 1'", min_size=1, max_size=4))
+def test_an_abbreviation_turns_into_words_once_and_by_itself(text, written):
+    if not written.split():
+        return
+    expand = normalizer("none", "xx", [(written, f"<{written}>")])
+    assert expand(f"- {written} -").split() == ["-", *f"<{written}>".split(), "-"]
+    if "".join(written.split()) not in "".join(text.split()):
+        assert expand(text) == text
+
+
+def test_abbreviations_come_before_numbers(num2words):
+    assert normalizer("numbers", "en", ABBREVIATIONS)("24/7, No.5").split() == [
+        "all",
+        "c<7>",
+        "days,",
+        "number",
+        "c<5>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([("Dr.", "Doctor"), (" ", "nobody")], "abbreviations say 'nobody' for nothing: give what is written"),
+        ([("et  al.", "and others"), ("et al.", "and more")], "abbreviations have 'et al.' twice: give it once"),
+    ],
+)
+def test_abbreviations_that_make_no_sense_are_refused(pairs, said):
+    with pytest.raises(UserError, match=said):
+        normalizer("none", "en", pairs)

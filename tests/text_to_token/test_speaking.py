@@ -206,7 +206,7 @@ def test_each_speaker_has_a_voice(choir):
     assert np.mean(above) < 0.05
 
 
-def test_numbers_are_said_as_the_model_was_trained(trained, synthesizer, tmp_path, monkeypatch):
+def test_numbers_and_abbreviations_are_said_as_the_model_was_trained(trained, synthesizer, tmp_path, monkeypatch):
     manifest = artifacts.read(trained.out)
 
     def copy(name, settings):
@@ -220,7 +220,10 @@ def test_numbers_are_said_as_the_model_was_trained(trained, synthesizer, tmp_pat
     in_words = Synthesizer.load(copy("words", manifest.settings | {"normalize": "numbers"}))
     assert in_words.speak(["2 dogs ran", "a dog"], [0, 1]) == synthesizer.speak(["two dogs ran", "a dog"], [0, 1])
     assert in_words.normalize("1") != synthesizer.normalize("1") == "1"
-    older = {name: value for name, value in manifest.settings.items() if name not in ("normalize", "language")}
+    in_full = Synthesizer.load(copy("full", manifest.settings | {"abbreviations": [["2", "two"], ["d.", "dogs"]]}))
+    assert in_full.speak(["2 d. ran", "a dog"], [0, 1]) == synthesizer.speak(["two dogs ran", "a dog"], [0, 1])
+    of_normalizing = ("normalize", "language", "abbreviations")
+    older = {name: value for name, value in manifest.settings.items() if name not in of_normalizing}
     assert Synthesizer.load(copy("older", older)).normalize("1") == "1"
 
 
@@ -244,6 +247,12 @@ def test_unfit_codes_are_refused(trained, tmp_path):
     codes = new_codes(tmp_path / "codes", trained.tokenizer, speechless)
     with pytest.raises(UserError, match="only 0 utterances"):
         run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer))
+    short = [CodedUtterance(str(i), [1, 2, 3], "etc.") for i in range(50)]
+    codes = new_codes(tmp_path / "short", trained.tokenizer, short)
+    with pytest.raises(UserError, match="only 0 utterances"):  # nothing is left to say
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("etc.", ""),)))
+    with pytest.raises(UserError, match="abbreviations say 'x' for nothing"):
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("", "x"),)))
     with pytest.raises(UserError, match="row_tokens is 4096: give 2 to 2048, the positions"):
         run(TextToTokenConfig(tmp_path / "out", trained.codes, trained.tokenizer, row_tokens=4096))
     assert not (tmp_path / "out").exists()

@@ -25,13 +25,18 @@ _NEARLY_ALL = 0.999
 _SPOKEN_MARKS = frozenset("'%&@#\u200c\u200d")  # and the joiners that spell words in Persian and Hindi
 
 
+def unified(text: str) -> str:
+    """The text with one character for what looks alike: by NFKC, and with one apostrophe."""
+    return unicodedata.normalize("NFKC", text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
 def spoken_form(text: str) -> str:
     """Lower case, words apart by single spaces, no punctuation but what is spoken or inside a number or a word.
 
     Letters with their marks (in any script), digits and symbols such as $ stay, and so do the points in "3.5",
     "10:30" and the apostrophe in "don't". Text with nothing to say gives "".
     """
-    text = unicodedata.normalize("NFKC", text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").lower()
+    text = unified(text).lower()
     spoken = "".join(c if _is_spoken(text, i) else " " for i, c in enumerate(text))
     words = (word.strip("'") for word in spoken.split())
     return " ".join(word for word in words if word)

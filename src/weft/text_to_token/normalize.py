@@ -1,33 +1,90 @@
-"""Numbers as words, where a text-to-token model is to be told how they are said.
+"""Numbers and abbreviations as words, where a text-to-token model is to be told how they are said.
 
-    normalize = normalizer("numbers", "en")
-    normalize("1,250 came")                         # " one thousand, two hundred and fifty  came"
+    normalize = normalizer("numbers", "en", [("Dr.", "Doctor"), ("No.", "number")])
+    normalize("Dr. Who, No.5")                      # "Doctor Who, number  five "
 
 num2words has the words of some fifty languages (`pip install weft-speech[numbers]`); this finds the numbers. Years are
-read as any number, and symbols beside numbers are left as they are.
+read as any number, and symbols beside numbers are left as they are. Abbreviations are of whoever trains the model, in
+any language, and turn into words first: what they say may have numbers.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import regex
+
 from weft.errors import UserError
+from weft.text_to_token.model import unified
+from weft.wer import SPACELESS, is_spaceless
 
 Normalization = Literal["none", "numbers"]
 _LONGEST = 15  # digits; longer ones are no amounts, and are read one by one, as are those that begin with 0
 _WITH_POINT = ("en", "he", "ja", "ko", "kn", "te", "th", "zh")  # other languages have a decimal comma
 _ORDINAL = r"(?P<ordinal>(?:st|nd|rd|th)\b)?"  # of English
+_LETTER = rf"[[\p{{L}}\p{{M}}]--{SPACELESS}]"  # that belongs to the word beside it
+_LETTER_OR_DIGIT = rf"[\p{{N}}{_LETTER}]"
 
 
-def normalizer(kind: Normalization, language: str) -> Callable[[str], str]:
-    """What a text becomes before it is spoken; of kind "none", the text itself.
+def normalizer(
+    kind: Normalization, language: str, abbreviations: Sequence[tuple[str, str]] = ()
+) -> Callable[[str], str]:
+    """What a text becomes before it is spoken; of kind "none" and without abbreviations, the text itself.
 
-    Raises UserError where num2words is not installed, or does not know the language.
+    `abbreviations` are pairs of what is written and what is said. They are found as they are written, capitals and all,
+    the longest first, and only whole: no letter stands beside them, nor behind a point of theirs, as in "U.S.A." for
+    "U.S."; a digit may stand before letters and behind a point, as in "5km" and "No.5". Scripts without spaces have no
+    such edges. Raises UserError for one that is empty or given twice, and where num2words is not installed or does not
+    know the language.
     """
-    return (lambda text: text) if kind == "none" else _Numbers(language)
+    steps: list[Callable[[str], str]] = [_Abbreviations(abbreviations)] if abbreviations else []
+    if kind == "numbers":
+        steps.append(_Numbers(language))
+
+    def normalize(text: str) -> str:
+        for step in steps:
+            text = step(text)
+        return text
+
+    return normalize
+
+
+class _Abbreviations:
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._said: dict[str, str] = {}
+        for given, said in pairs:
+            written = _single_spaced(unified(given))
+            if not written:
+                raise UserError(
+                    f"abbreviations say {said!r} for nothing: give what is written, then what is said, "
+                    'as in ["Dr.", "Doctor"]'
+                )
+            if written in self._said:
+                raise UserError(f"abbreviations have {given!r} twice: give it once")
+            self._said[written] = said
+        longest_first = sorted(self._said, key=len, reverse=True)
+        self._written = regex.compile("|".join(map(_whole, longest_first)), regex.V1)
+
+    def __call__(self, text: str) -> str:
+        return self._written.sub(self._in_full, unified(text))
+
+    def _in_full(self, found: regex.Match[str]) -> str:
+        before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+        said = self._said[_single_spaced(found[0])]
+        return " " * before.isdigit() + said + " " * after.isdigit()
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _whole(written: str) -> str:
+    """A pattern of an abbreviation that is no part of a longer word."""
+    before = "" if is_spaceless(written[0]) else rf"(?<!{_LETTER_OR_DIGIT if written[0].isdigit() else _LETTER}\.?)"
+    after = "" if is_spaceless(written[-1]) else rf"(?!\.?{_LETTER_OR_DIGIT if written[-1].isalnum() else _LETTER})"
+    return before + r"\s+".join(map(regex.escape, written.split())) + after
 
 
 class _Numbers:
@@ -50,7 +107,7 @@ class _Numbers:
         self._number = re.compile(rf"(?<!\d)(?P<whole>{grouped}|\d+){fraction}{ordinal}")
 
     def __call__(self, text: str) -> str:
-        return self._number.sub(self._in_words, unicodedata.normalize("NFKC", text))
+        return self._number.sub(self._in_words, unified(text))
 
     def _in_words(self, number: re.Match[str]) -> str:
         found = number.groupdict()

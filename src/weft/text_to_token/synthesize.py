@@ -51,7 +51,9 @@ class Synthesizer:
     ) -> None:
         self.manifest = manifest
         settings = manifest.settings
-        self.normalize = normalizer(settings.get("normalize", "none"), settings.get("language", "en"))
+        self.normalize = normalizer(
+            settings.get("normalize", "none"), settings.get("language", "en"), settings.get("abbreviations", ())
+        )
         self.frame_rate_hz: float = manifest.counts["frame_rate_hz"]
         self.speakers: tuple[str, ...] = tuple(manifest.counts.get("speakers", ()))
         self._codes_per_character: float = manifest.counts["max_codes_per_character"]

@@ -51,6 +51,8 @@ class TextToTokenConfig:
     """What becomes of a text before it is spoken: nothing, or its numbers turn into words."""
     language: str = "en"
     """Language of numbers, as num2words calls it."""
+    abbreviations: tuple[tuple[str, str], ...] = ()
+    """What turns into words besides: pairs of what is written and what is said, such as `["Dr.", "Doctor"]`."""
     base: Path | None = None
     """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
     model: LmConfig = field(default_factory=LmConfig)
@@ -73,8 +75,8 @@ def run(config: TextToTokenConfig) -> Manifest:
 
     Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row; with `speakers`,
     no speaker), the utterances of each speaker, and what the speech was like: the codes a second, and a pace that none
-    of it exceeds. Raises UserError for codes of another tokenizer, for a way to normalize that is not installed, and
-    where too few utterances are left.
+    of it exceeds. Raises UserError for codes of another tokenizer, for a way to normalize that is not installed or
+    makes no sense, and where too few utterances are left.
     """
     tokenizer = artifacts.read(config.tokenizer, "tokenizer")
     manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
@@ -86,7 +88,7 @@ def run(config: TextToTokenConfig) -> Manifest:
     settings = settings_of(config, leave_out=("out", "codes", "tokenizer", "licence"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    normalize = normalizer(config.normalize, config.language)
+    normalize = normalizer(config.normalize, config.language, config.abbreviations)
     all_utterances = [
         replace(u, text=normalize(u.text or ""), speaker=u.speaker if config.speakers else None)
         for u in Rows.of(*config.codes).utterances()

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from weft.engine import cohorts
+from weft.engine import steps
 from weft.engine.generate import Engine, Request, Sampling
 from weft.engine.sampling import draw, went_in_circles
 from weft.errors import UserError
@@ -74,7 +74,7 @@ def prompts(num: int, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_batches_equal_transformers_generate_one_by_one(name):
     model = new_model(CONFIGS[name])
-    assert cohorts.suits(model) == (name in QUICK)
+    assert steps.suits(model) == (name in QUICK)
     caps = [3, 9, 20, 14, 1, 20]
     requests = [Request(p, cap) for p, cap in zip(prompts(len(caps)), caps, strict=True)]
     stop = _common_id(model, requests)
@@ -147,7 +147,7 @@ def test_results_are_the_same_on_one_thread_and_two(llama, dtype):
 def test_the_quick_way_draws_what_transformers_forward_draws(llama, monkeypatch):
     requests = [Request(p, 30, seed=i) for i, p in enumerate(prompts(100, seed=2))]
     quick = Engine(llama, batch_size=32).generate(requests, Sampling(top_k=20), {3}, range(2, 57), 5)
-    monkeypatch.setattr(cohorts, "suits", lambda model: False)
+    monkeypatch.setattr(steps, "suits", lambda model: False)
     assert Engine(llama, batch_size=32).generate(requests, Sampling(top_k=20), {3}, range(2, 57), 5) == quick
     assert len({g.stopped for g in quick}) == 2
 

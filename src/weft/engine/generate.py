@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from weft.engine import cohorts
+from weft.engine import cohorts, steps
 from weft.engine.sampling import Generated, History, Request, Sampling, draw, uniform_draws
 from weft.errors import UserError
 
@@ -71,7 +71,7 @@ class Engine:
                 raise ValueError("a request needs a prompt of at least one id")
             self.check_fits(len(r.ids) + r.max_new_tokens)
         ids = self.drawable if allowed is None else sorted(set(allowed))
-        if cohorts.suits(self.model):
+        if steps.suits(self.model):
             return cohorts.generate(self.model, requests, sampling, stop_ids, ids, max_repeats, self.batch_size)
         by_length = sorted(range(len(requests)), key=lambda i: (requests[i].max_new_tokens, len(requests[i].ids)))
         results: dict[int, Generated] = {}

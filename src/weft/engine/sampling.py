@@ -80,23 +80,25 @@ class History:
         self._window = 0 if max_repeats is None else max_repeats + LONGEST_CYCLE
         # what no id equals, nor each other, stands before the first
         before = torch.arange(-self._window, 0, device=device).expand(num_rows, -1)
-        self._ids = torch.cat([before, torch.zeros(num_rows, max_steps, dtype=torch.long, device=device)], 1)
+        # and behind the last of `max_steps`, what a row draws that has ended
+        room = torch.zeros(num_rows, max_steps + 1, dtype=torch.long, device=device)
+        self.ids = torch.cat([before, room], 1)
         self._back = torch.arange(1, self._window + 1, device=device)
 
     def append(self, rows: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
         """Note `ids` of `rows` at places `steps` (all (B,)); which of the rows go in circles now (B, bool)."""
-        self._ids[rows, self._window + steps] = ids
+        self.ids[rows, self._window + steps] = ids
         if not self._window:
             return torch.zeros_like(ids, dtype=torch.bool)
-        seen = self._ids[rows[:, None], steps[:, None] + self._back]  # (B, W), the newest last
+        seen = self.ids[rows[:, None], steps[:, None] + self._back]  # (B, W), the newest last
         cycles = range(1, LONGEST_CYCLE + 1)
         repeated = [(seen[:, LONGEST_CYCLE:] == seen[:, LONGEST_CYCLE - n : -n]).all(1) for n in cycles]
         return torch.stack(repeated).any(0)
 
-    def lists(self, lengths: Tensor) -> list[list[int]]:
-        """The first `lengths` (B,) ids of each row."""
-        rows = self._ids[:, self._window :].tolist()
-        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+    def lists(self, lengths: Tensor, rows: Tensor | slice = slice(None)) -> list[list[int]]:
+        """The first `lengths` ids of each of `rows`."""
+        ids = self.ids[rows, self._window :].tolist()
+        return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
 
 
 def went_in_circles(rows: Sequence[Sequence[int]], max_repeats: int | None) -> list[bool]:

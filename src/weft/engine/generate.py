@@ -9,8 +9,9 @@
     next_id = session.sample(Sampling(temperature=0.8), allowed=mask)
 
 Every request draws from its own seed. Llama-like models run in `weft.engine.cohorts`, where a result does not depend on
-the request's neighbours at all. Any other runs as transformers has it, in groups of similar length that finished rows
-leave; there arithmetic on another batch shape can round a probability across a draw.
+the request's neighbours at all; a batch or more of requests on a GPU in `weft.engine.slots`, compiled and recorded. Any
+other model runs as transformers has it, in groups of similar length that finished rows leave; there arithmetic on
+another batch shape can round a probability across a draw.
 
 Shapes: B rows, T cached positions, V vocabulary entries.
 """
@@ -27,7 +28,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from weft.engine import cohorts, steps
+from weft.engine import cohorts, slots, steps
 from weft.engine.sampling import Generated, History, Request, Sampling, draw, uniform_draws
 from weft.errors import UserError
 
@@ -37,7 +38,10 @@ _SHRINK_AT = 0.85  # a group is compacted when less than this share of its rows 
 
 
 class Engine:
-    """Runs one model, on the device and in the precision it is in. Sessions and calls of `generate` share nothing."""
+    """Runs one model, on the device and in the precision it is in.
+
+    Sessions and calls of `generate` share nothing, save on a GPU what was recorded there, at which calls take turns.
+    """
 
     def __init__(self, model: PreTrainedModel, batch_size: int = 256) -> None:
         self.model = model.eval()
@@ -46,6 +50,7 @@ class Engine:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self._slots: tuple[object, slots.Slots] | None = None
         generation: Any = model.generation_config
         self.drawable: list[int] | None = None
         """The ids that may be drawn where none are asked for; None for all."""
@@ -72,6 +77,8 @@ class Engine:
             self.check_fits(len(r.ids) + r.max_new_tokens)
         ids = self.drawable if allowed is None else sorted(set(allowed))
         if steps.suits(self.model):
+            if slots.suits(self.model.device, len(requests), self.batch_size):
+                return self._slots_for(sampling, stop_ids, ids, max_repeats).generate(requests)
             return cohorts.generate(self.model, requests, sampling, stop_ids, ids, max_repeats, self.batch_size)
         by_length = sorted(range(len(requests)), key=lambda i: (requests[i].max_new_tokens, len(requests[i].ids)))
         results: dict[int, Generated] = {}
@@ -80,6 +87,17 @@ class Engine:
             done = self._generate_group([requests[i] for i in group], sampling, stop_ids, ids, max_repeats)
             results |= zip(group, done, strict=True)
         return [results[i] for i in range(len(requests))]
+
+    def _slots_for(
+        self, sampling: Sampling, stop_ids: Collection[int], ids: Sequence[int] | None, max_repeats: int | None
+    ) -> slots.Slots:
+        """Those of the last call, where it asked for the same."""
+        asked = (sampling, set(stop_ids), ids, max_repeats)
+        if self._slots is None or self._slots[0] != asked:
+            self._slots = None  # its memory goes first
+            step = steps.Step(self.model, sampling, stop_ids, ids)
+            self._slots = asked, slots.Slots(step, max_repeats, self.batch_size)
+        return self._slots[1]
 
     def session(self, seed: int = 0) -> Session:
         """A new conversation with a cache of its own."""

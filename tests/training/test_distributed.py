@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.ranks import in_ranks
-from tests.training.test_loop import CONFIG, Half, data, half_loss, loss, model
+from tests.training.test_loop import CONFIG, Half, Harmful, data, half_loss, loss, model
 from weft import artifacts, cli
 from weft.errors import UserError
 from weft.training import distributed
@@ -156,6 +156,29 @@ def test_alone_a_process_has_everything() -> None:
     assert distributed.gather("x") == ["x"]
     assert distributed.is_first()
     assert distributed.first_to_tell()
+
+
+def skip_in_one(folder: Path) -> tuple[list[Tensor], list[int]]:
+    """A loss that is not finite in the second process alone, without a trace in its gradient."""
+    harmful, after, m = Harmful(), [], model()
+
+    def loss_of(m: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        bad = harmful.step in (2, 5) and distributed.rank() == 1
+        return {"loss": harmful.loss(m, x)["loss"] + (float("nan") if bad else 0)}
+
+    def note(step: int) -> dict[str, float]:
+        after.append(weights(m))
+        return {}
+
+    fit(m, harmful.data, loss_of, CONFIG, folder, "test", note)
+    return weights(m), [step for step in range(1, 9) if all(map(torch.equal, after[step], after[step - 1]))]
+
+
+def test_processes_skip_the_same_steps(tmp_path: Path) -> None:
+    first, second = in_ranks(skip_in_one, tmp_path, tmp_path / "run")
+    assert first[1] == second[1] == [2, 5]
+    assert all(map(torch.equal, first[0], second[0]))
+    assert list(read_metrics(tmp_path / "run/log"))[-1]["skipped_steps"] == 2
 
 
 def fail_in_the_second(folder: Path) -> tuple[str, bool]:

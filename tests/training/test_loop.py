@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -75,12 +76,89 @@ def test_the_callers_randomness_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    def bad(m: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": m(x).sum() * float("nan")}
+class Harmful:
+    """Data and loss of a run some of whose steps have a loss that is not finite, or a gradient a million times too big.
 
-    with pytest.raises(UserError, match="step 0"):
-        fit(model(), data, bad, CONFIG, tmp_path, "test")
+    In step 2 only the loss shows it: a constant has no gradient.
+    """
+
+    def __init__(self, *bad: int, spikes: tuple[int, ...] = (), killed_before: int = -1) -> None:
+        self.bad, self.spikes, self.killed_before = bad, spikes, killed_before
+
+    def data(self, step: int, part: slice = slice(None)) -> torch.Tensor:
+        if step == self.killed_before:
+            raise KeyboardInterrupt
+        self.step = step
+        return data(step, part)
+
+    def loss(self, m: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = loss(m, x)["loss"] * (1e6 if self.step in self.spikes else 1)
+        if self.step in self.bad:
+            found = found + math.nan if self.step == 2 else found * math.inf
+        return {"loss": found}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_when_all_are(tmp_path: Path) -> None:
+    for steps, told in ((1, "at step 0"), (3, "at each step from step 0 on"), (9, "at each step from step 0 on")):
+        harmful = Harmful(*range(9))
+        with pytest.raises(UserError, match=f"test: the loss or its gradient is not finite {told}: lower train.lr"):
+            fit(model(), harmful.data, harmful.loss, replace(CONFIG, steps=steps), tmp_path / str(steps), "test")
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    after: list[list[torch.Tensor]] = []
+    m, harmful = model(), Harmful(2, 4, 7)
+
+    def note(step: int) -> dict[str, float]:
+        after.append([p.detach().clone() for p in m.parameters()])
+        return {}
+
+    fit(m, harmful.data, harmful.loss, replace(CONFIG, log_every_steps=100), tmp_path, "test", note)
+    unchanged = [step for step in range(1, 9) if all(map(torch.equal, after[step], after[step - 1]))]
+    assert unchanged == [2, 4, 7]
+    lines = list(read_metrics(tmp_path / "log"))
+    assert [(line["step"], line.get("skipped_steps")) for line in lines] == [(0, None), (2, 1), (4, 2), (7, 3), (8, 3)]
+    assert ["loss" in line for line in lines] == [True, False, False, False, True]
+    told = capsys.readouterr().err
+    assert [f"step {step} is skipped: the loss or its" in told for step in range(9)] == [s in unchanged for s in range(9)]
+    # Step 2 would have had a checkpoint, the first, had it been taken.
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    state = checkpoint.load(path)[1]
+    assert path.name == "step-00000006.pt"
+    assert {int(moments["step"]) for moments in state["optimizer"]["AdamW"]["state"].values()} == {4}
+
+
+def test_too_many_in_a_row_end_the_run_and_it_goes_on_from_before(tmp_path: Path) -> None:
+    config = replace(CONFIG, max_skipped_steps=2)
+    harmful = Harmful(1, 4, 5, 6)
+    with pytest.raises(UserError, match="at each step from step 4 on"):
+        fit(model(), harmful.data, harmful.loss, config, tmp_path / "run", "test")
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000003.pt"]
+    mended, healed, whole = Harmful(1), model(), model()
+    fit(healed, mended.data, mended.loss, config, tmp_path / "run", "test")
+    fit(whole, mended.data, mended.loss, config, tmp_path / "whole", "test")
+    assert all(map(torch.equal, healed.parameters(), whole.parameters()))
+
+
+@pytest.mark.parametrize("killed_before", [0, 71, 76, 80, 95])
+def test_what_is_skipped_does_not_depend_on_a_kill(killed_before: int, tmp_path: Path) -> None:
+    """Nor are spikes skipped where that is not asked for, or as long as too little is known of what is usual."""
+    config = replace(CONFIG, steps=100, checkpoint_every_steps=15, spike_factor=1000.0)
+    bad, spikes = (2, 74), (10, 70, 75, 90)
+    whole, again = model(), model()
+    harmful, dying = Harmful(*bad, spikes=spikes), Harmful(*bad, spikes=spikes, killed_before=killed_before)
+    fit(whole, harmful.data, harmful.loss, config, tmp_path / "whole", "test")
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), dying.data, dying.loss, config, tmp_path / "again", "test")
+    fit(again, harmful.data, harmful.loss, config, tmp_path / "again", "test")
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+    logs = [list(read_metrics(tmp_path / name / "log")) for name in ("whole", "again")]
+    assert logs[0] == logs[1]
+    counts = [line.get("skipped_steps", 0) for line in logs[0]]
+    assert [step for step in range(100) if counts[step] > ([0, *counts])[step]] == [2, 70, 74, 75, 90]
+    taking_all = replace(config, spike_factor=None)
+    fit(model(), harmful.data, harmful.loss, taking_all, tmp_path / "all", "test")
+    assert list(read_metrics(tmp_path / "all/log"))[-1]["skipped_steps"] == len(bad)
 
 
 def test_a_step_without_data_changes_nothing(tmp_path: Path) -> None:

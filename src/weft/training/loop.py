@@ -3,10 +3,11 @@
     fit(model, batch_at=lambda step, part: collate(items_of(step)[part]), loss_of=lambda model, batch: {"loss": ...},
         config=TrainConfig(steps=1000), folder=draft.folder, title="tokenizer")
 
-The batch of a step is a pure function of the step, so that the whole state of a run is its step number, the model
-and the optimizer: a run that was killed and continued gives the same weights, to the bit on a CPU, as one that was
-not. A step's items are the recipe's, however many processes share them (`weft.training.distributed`) and however many
-micro-batches each takes them in: a part of them is asked for as a slice, and counts by its length.
+The batch of a step is a pure function of the step, so that the whole state of a run is its step number, the model,
+the optimizer and what gradients were like (`weft.training.guard`): a run that was killed and continued gives the same
+weights, to the bit on a CPU, as one that was not. A step's items are the recipe's, however many processes share them
+(`weft.training.distributed`) and however many micro-batches each takes them in: a part of them is asked for as a slice,
+and counts by its length.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 
 from weft import progress
 from weft.config import Count, Decay, Natural, NonNegative, Positive, Share
-from weft.errors import UserError
 from weft.training import checkpoint, distributed
+from weft.training.guard import Guard
 from weft.training.metrics import MetricLog
 from weft.training.optimizers import Optimizers
 
@@ -57,6 +58,10 @@ class TrainConfig:
     """Weight decay, on matrices only."""
     clip_norm: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
+    spike_factor: Positive | None = None
+    """A step whose gradient norm is over this many times the median of the last 128 is skipped; without, none is."""
+    max_skipped_steps: Natural = 5
+    """Steps in a row that may be skipped, as all are whose loss or gradient is not finite; one more ends the run."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the processor multiplies it natively."""
     seed: Natural = 0
@@ -83,6 +88,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * fall)
 
 
+def is_logged(config: TrainConfig, step: int) -> bool:
+    """Whether metrics of `step` are logged: every so often, and of the last."""
+    return step % config.log_every_steps == 0 or step == config.steps - 1
+
+
+def is_checkpointed(config: TrainConfig, step: int) -> bool:
+    """Whether a checkpoint is due after `step`."""
+    return (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.steps
+
+
 def fit(
     model: nn.Module,
     batch_at: BatchAt,
@@ -99,12 +114,16 @@ def fit(
     should be means over `len(batch)` of something: by that the parts of a step are weighed, which makes them equal to
     the whole (of a mean over anything else, the log has the parts' mean by that weight). `after_step(step)` is called
     once a step in every process and may have more to log. Checkpoints live in `folder/checkpoints` until the end; a run
-    that finds one continues from it. Raises UserError when the loss stops being finite.
+    that finds one continues from it.
+
+    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`); both are told
+    on stderr and logged, with `skipped_steps` so far. Raises UserError where more than `config.max_skipped_steps` follow
+    one another; no checkpoint is made between them, so that the newest is from before.
     """
     begun_sec = time.monotonic()
     distributed.begin()
-    optimizer = Optimizers.of(model, config)
-    first_step = _restore(folder, model, optimizer)
+    optimizer, guard = Optimizers.of(model, config), Guard(config)
+    first_step = _restore(folder, model, optimizer, guard)
     objective = distributed.data_parallel(_Objective(model, loss_of))
     model.train()
     with (
@@ -119,21 +138,21 @@ def fit(
             optimizer.set_lr(lr)
             objective.zero_grad(set_to_none=True)
             losses = _backward(objective, batch_at, config, step)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            if not torch.isfinite(norm):
-                raise UserError(f"{title}: the loss or its gradient is not finite at step {step}: lower train.lr")
-            optimizer.step()
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+            if guard.takes(step, norm, title):
+                optimizer.step()
             more = after_step(step)
             note = ""
-            if step % config.log_every_steps == 0 or step == config.steps - 1:
+            if is_logged(config, step) or not guard.is_at_ease:
                 values = _mean(losses)
                 if log is not None:
-                    log.write(step, {**values, **more, "lr": lr, "grad_norm": float(norm)})
+                    skipped = {"skipped_steps": guard.skipped_steps} if guard.skipped_steps else {}
+                    log.write(step, {**values, **more, "lr": lr, "grad_norm": norm, **skipped})
                 note = f"loss {values['loss']:.3f}" if values else ""  # a step may find nothing to train on
             advance(1, note)
-            due = (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.steps
+            due = is_checkpointed(config, step) and guard.is_at_ease
             if due and distributed.is_first():
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "guard": guard.state_dict()}
                 checkpoint.save(folder / "checkpoints", step + 1, state)
     model.eval()
     return time.monotonic() - begun_sec
@@ -177,7 +196,9 @@ def _backward(objective: nn.Module, batch_at: BatchAt, config: TrainConfig, step
         with nullcontext() if i >= len(batches) else distributed.no_sync(objective):
             with torch.autocast(device_type, torch.bfloat16, enabled=half):
                 losses = objective(batch)
-            distributed.backward(share * losses["loss"])
+            # By its last factor, 1 of any finite loss, the gradient of a loss that is not finite is not finite either:
+            # all processes learn of it by the gradient, and wait for no word of the loss.
+            distributed.backward(share * losses["loss"] * (1 + 0 * losses["loss"].detach()))
         if batch is not None:
             told.append((share, {**losses, "loss": losses["loss"].detach()}))
     return told
@@ -218,11 +239,12 @@ def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _restore(folder: Path, model: nn.Module, optimizer: Optimizers) -> int:
+def _restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: Guard) -> int:
     newest = distributed.from_first(checkpoint.newest(folder / "checkpoints"))
     if newest is None:
         return 0
     step, state = checkpoint.load(newest)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    guard.load_state_dict(state["guard"])
     return step

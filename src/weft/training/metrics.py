@@ -7,6 +7,7 @@ with MetricLog(folder / "log", from_step=resumed_step) as log:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -31,10 +32,12 @@ class MetricLog:
         self._events = EventFileWriter(str(folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log `values` of `step`, seen at once by whoever reads the file."""
+        """Log `values` of `step`, seen at once by whoever reads the file; what is not finite is left out, as JSON has
+        no number for it."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]

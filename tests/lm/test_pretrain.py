@@ -13,10 +13,12 @@ from tests.ranks import in_ranks
 from weft import artifacts
 from weft.data.shards import TokenShards, write_tokens
 from weft.errors import UserError
-from weft.lm import pretrain
+from weft.lm import held_out, pretrain
+from weft.lm.held_out import held_out_losses
+from weft.lm.losses import Units
 from weft.lm.mixture import Pieces
 from weft.lm.model import KIND, LanguageModel, save
-from weft.lm.pretrain import PretrainConfig, held_out_losses
+from weft.lm.pretrain import PretrainConfig
 from weft.records import Document, Segment
 from weft.training.loop import TrainConfig
 from weft.training.metrics import read_metrics
@@ -49,6 +51,7 @@ def config(tmp_path, vocab, tiny_lm, pack):
     parents = {"tokenizer": artifacts.Manifest("tokenizer", "t0")}
     with artifacts.build(tmp_path / "base", KIND, {}, parents) as draft:
         save(tiny_lm, vocab.tokenizer, draft.folder)
+        draft.counts["frame_rate_hz"] = 12.5
     return PretrainConfig(
         base=tmp_path / "base",
         tokens=(pack("tokens"),),
@@ -72,7 +75,9 @@ def test_training_learns_both_modalities_and_tells_what_it_measured(config):
     # Which sentence comes is a coin flip and all there is to know: ln 2 nats over the ids of a whole sentence.
     assert counts["loss.speech"] < math.log(2)
     assert counts["loss.text"] < math.log(2)
-    assert {"loss", "loss_text", "loss_speech", "lr"} <= set(next(read_metrics(config.out / "log")))
+    assert counts["nats_per_sec.speech"] == 12.5 * counts["loss.speech"]
+    assert counts["frame_rate_hz"] == 12.5
+    assert counts["skipped_steps"] == 0
     assert not (config.out / "checkpoints").exists()
     LanguageModel.load(config.out)
 
@@ -91,6 +96,10 @@ def killed_at(call, config):
     pretrain.run(config)
 
 
+def lines_without_speed(out):
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_sec", "mfu")} for line in read_metrics(out / "log")]
+
+
 @pytest.mark.parametrize("kill_at", [3, 22, 25])  # before any checkpoint, at the step of the change, after it
 def test_a_killed_run_continues_to_the_same_losses_and_weights(config, tmp_path, kill_at):
     """With weights that change at a step: by shares first, by epochs and the rest then."""
@@ -107,9 +116,12 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(config, tmp_path,
     runs = [artifacts.read(out) for out in (again.out, config.out)]
     assert runs[0].fingerprint == runs[1].fingerprint
     assert runs[0].counts["mixture"]["speech"]["epochs"] == 4
-    logs = [list(read_metrics(out / "log")) for out in (again.out, config.out)]
+    logs = [lines_without_speed(out) for out in (again.out, config.out)]
     assert logs[0] == logs[1]
     assert len(logs[0]) == 30
+    measured = [{k: v for k, v in run.counts.items() if "loss" in k or k == "held_out"} for run in runs]
+    assert measured[0] == measured[1]
+    assert "base.loss.text" in measured[0]
 
 
 def test_weights_of_steps_to_come_may_change_while_a_run_is_stopped(config, tmp_path):
@@ -197,11 +209,95 @@ def test_a_trained_model_is_a_base_for_further_training(config, tmp_path):
 
 
 def test_held_out_losses_do_not_depend_on_the_batches(config, vocab, tiny_lm):
-    datasets = [Pieces(TokenShards(config.held_out[0] / name), 32) for name in ("interleaved", "speech")]
-    small, large = (held_out_losses(tiny_lm, vocab, datasets, tokens) for tokens in (1, 10_000))
+    names = ("interleaved", "speech")
+    datasets = [(name, Pieces(TokenShards(config.held_out[0] / name), 32)) for name in names]
+    small, large = (held_out_losses(tiny_lm, Units(vocab), datasets, tokens) for tokens in (1, 10_000))
+    by_dataset = [figures.pop("held_out") for figures in (small, large)]
     assert small == pytest.approx(large, rel=1e-5)
-    assert set(small) == {"loss.text", "loss.speech"}
+    assert set(small) == {"loss.text", "loss.speech", "bits_per_byte.text"}
     assert small["loss.text"] == pytest.approx(math.log(vocab.size), rel=0.05)
+    for name in names:
+        assert by_dataset[0][name] == pytest.approx(by_dataset[1][name], rel=1e-5)
+    assert by_dataset[0]["interleaved"]["loss.text"] == small["loss.text"]
+    assert set(by_dataset[0]["speech"]) == {"loss.speech"}
+
+
+def test_the_base_is_measured_beside_what_is_made_of_it(config, vocab, monkeypatch):
+    """By the same ruler, and once: a run that goes on has it already."""
+    calls, measure = [], held_out.held_out_losses
+    monkeypatch.setattr(held_out, "held_out_losses", lambda *args: calls.append(args) or measure(*args))
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=3, lr=1e-9, warmup_steps=0, weight_decay=0)
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(pretrain, "fit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(config)
+    counts = pretrain.run(config).counts
+    assert len(calls) == 1
+    names = ("loss.text", "loss.speech", "bits_per_byte.text", "nats_per_sec.speech")
+    for found in (counts, counts["held_out"]["interleaved"]):
+        assert [found[f"base.{name}"] for name in names] == pytest.approx([found[name] for name in names], rel=1e-5)
+    assert counts["base.loss.text"] == pytest.approx(math.log(vocab.size), rel=0.05)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_losses_are_told_by_source_and_modality_on_log_steps(config, tmp_path):
+    """In micro-batches, or all at once."""
+    logs = []
+    for accumulate in (1, 3):
+        train = dataclasses.replace(config.train, steps=7, accumulate=accumulate, precision="fp32")
+        out = tmp_path / str(accumulate)
+        pretrain.run(dataclasses.replace(config, out=out, held_out=(), train=train))
+        logs.append(lines_without_speed(out))
+        assert all(line["tokens_per_sec"] > 0 < line["mfu"] for line in read_metrics(out / "log"))
+        assert (out / "log/training.png").exists()
+    for whole, cut in zip(*logs, strict=True):
+        assert cut == pytest.approx(whole, rel=1e-3)
+    assert [line["step"] for line in logs[0]] == [0, 5, 6]
+    figures = {
+        "loss_text",
+        "loss_speech",
+        "nats_per_sec_speech",
+        "bits_per_byte_text",
+        "loss/interleaved",
+        "loss/speech",
+    }
+    figures |= {"loss_text/interleaved", "loss_speech/interleaved", "loss_speech/speech"}
+    assert set(logs[0][0]) == figures | {"step", "loss", "lr", "grad_norm"}
+    assert logs[0][0]["loss_text/interleaved"] == logs[0][0]["loss_text"]
+
+
+def skip_a_step(config):
+    """A run whose third step has a loss that is not finite in one process."""
+    token_losses, steps = pretrain.token_losses, []
+
+    def losses_of(model, batch):
+        steps.append(batch)
+        bad = len(steps) == 3 and pretrain.distributed.rank() == pretrain.distributed.world_size() - 1
+        return token_losses(model, batch) + (math.nan if bad else 0)
+
+    pretrain.token_losses = losses_of
+    return pretrain.run(config)
+
+
+def test_processes_together_tell_what_one_tells(config, tmp_path):
+    train = dataclasses.replace(config.train, steps=7, log_every_steps=1, precision="fp32")
+    runs = {}
+    for num in (1, 2):
+        out = tmp_path / str(num)
+        in_ranks(skip_a_step, tmp_path, dataclasses.replace(config, out=out, train=train), num=num)
+        runs[num] = lines_without_speed(out), artifacts.read(out).counts
+    for one, two in zip(runs[1][0], runs[2][0], strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+    assert [line.get("skipped_steps") for line in runs[2][0]] == [None, None, 1, 1, 1, 1, 1]
+    for _, counts in runs.values():
+        assert counts["skipped_steps"] == 1
+    assert runs[2][1]["loss.text"] == pytest.approx(runs[1][1]["loss.text"], rel=1e-3)
+    assert runs[2][1]["base.loss.text"] == runs[1][1]["base.loss.text"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ TINY = LmConfig(hidden=32, layers=1, heads=2, ffn=64)
 @pytest.fixture
 def tokenizer(tmp_path):
     codebook = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
-    with artifacts.build(tmp_path / "tokenizer", "tokenizer", {}) as draft:
+    with artifacts.build(tmp_path / "tokenizer", "tokenizer", {"model": {"pooling": 4}}) as draft:
         save_file({"quantizer.codebook": codebook}, draft.folder / "model.safetensors")
     return tmp_path / "tokenizer"
 
@@ -37,6 +37,7 @@ def test_a_model_from_nothing_knows_its_texts_and_the_codes(tmp_path, tokenizer,
     assert lm.vocab.num_codes == 16
     assert lm.vocab.size <= 300 + 16 + 5
     assert len(lm.vocab.text_ids(" the cat")) < len(" the cat") / 2
+    assert manifest.counts["frame_rate_hz"] == 12.5
     artifacts.require_parent(lm.manifest, "tokenizer", artifacts.read(tokenizer))
     assert start.run(config) == manifest
 

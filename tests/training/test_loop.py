@@ -120,7 +120,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_told(tmp_path: Path, capsys: p
     assert [(line["step"], line.get("skipped_steps")) for line in lines] == [(0, None), (2, 1), (4, 2), (7, 3), (8, 3)]
     assert ["loss" in line for line in lines] == [True, False, False, False, True]
     told = capsys.readouterr().err
-    assert [f"step {step} is skipped: the loss or its" in told for step in range(9)] == [s in unchanged for s in range(9)]
+    assert [step for step in range(9) if f"step {step} is skipped: the loss or its" in told] == unchanged
     # Step 2 would have had a checkpoint, the first, had it been taken.
     (path,) = (tmp_path / "checkpoints").iterdir()
     state = checkpoint.load(path)[1]

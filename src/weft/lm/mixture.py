@@ -111,12 +111,16 @@ class Mixture:
         return range(stretch.sample(step), stretch.sample(step + 1))
 
     def __getitem__(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        stretch = self._stretches[bisect_right(self._stretches, sample, key=lambda s: s.first_sample) - 1]
-        cycle, slot = divmod(sample - stretch.first_sample, len(stretch.cycle))
-        order, ranks = self._order(stretch, cycle)
-        source = int(order[slot])
-        drawn = int(stretch.drawn[source]) + cycle * int(stretch.cycle.quotas[source]) + int(ranks[slot])
-        return self._piece(source, drawn)
+        return self._piece(*self._place(sample))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources, in the order of their numbers."""
+        return tuple(self._sources)
+
+    def source_of(self, sample: int) -> int:
+        """The number of a sample's source."""
+        return self._place(sample)[0]
 
     def shares(self) -> dict[str, Share]:
         """What the run reads of each source, by name."""
@@ -139,6 +143,14 @@ class Mixture:
         cycles, part = divmod(stretch.sample(step) - stretch.first_sample, len(stretch.cycle))
         in_part = np.bincount(self._order(stretch, cycles)[0][:part], minlength=len(self._pieces))
         return stretch.drawn + cycles * stretch.cycle.quotas + in_part
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        """The number of a sample's source, and how many were drawn of it before."""
+        stretch = self._stretches[bisect_right(self._stretches, sample, key=lambda s: s.first_sample) - 1]
+        cycle, slot = divmod(sample - stretch.first_sample, len(stretch.cycle))
+        order, ranks = self._order(stretch, cycle)
+        source = int(order[slot])
+        return source, int(stretch.drawn[source]) + cycle * int(stretch.cycle.quotas[source]) + int(ranks[slot])
 
     def _piece(self, source: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
         pieces = self._pieces[source]

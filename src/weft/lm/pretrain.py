@@ -4,19 +4,18 @@
                        weights={"text": 0.3, "speech": "1 epoch", "asr": "1 epoch", "woven": "rest"}))
 
 The loss is over all trained ids alike (section 6 of arXiv 2411.17607 trains on every token, of ASR and TTS on the
-target side). It is also told apart by modality: text ids and speech codes; markers and roles count in neither.
+target side). It is also told apart by source and modality (`weft.lm.losses`), while it trains (`weft.lm.watch`) and on
+what is held out, where the base is measured too: a reader sees what training made of its text.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -26,14 +25,20 @@ from weft.artifacts import Manifest
 from weft.config import Count, Positive
 from weft.data.shards import TokenShards, tokenizer_of
 from weft.errors import UserError
+from weft.lm.held_out import base_losses, compared, held_out_losses
 from weft.lm.lora import LoraConfig, adapt, merge
+from weft.lm.losses import Units
 from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
-from weft.lm.packing import Batch, check_rows, in_training, pack, token_losses
+from weft.lm.packing import check_rows, in_training, pack, token_losses
 from weft.lm.shares import Weight
+from weft.lm.watch import Part, Watch
 from weft.training import checkpoint, distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit, takes_bf16
+from weft.training.metrics import read_metrics
 from weft.vocab import SpeechVocab
+
+_FRAME_RATE = "frame_rate_hz"
 
 WeightsFrom = dict[str, dict[str, Weight]]
 
@@ -57,7 +62,7 @@ class PretrainConfig:
     max_epochs: Positive | None = None
     """A run that would pass a dataset more often than this is refused before it begins."""
     held_out: tuple[Path, ...] = ()
-    """Token shards that are measured on at the end and not trained on."""
+    """Token shards that base and result are measured on, and that are not trained on."""
     tokens_per_step: Count = 4096
     """Tokens of a step, about: a step is a fixed number of documents or pieces of them."""
     row_tokens: Count = 512
@@ -100,9 +105,10 @@ def run(config: PretrainConfig) -> Manifest:
 
     The mixture is shown first, as a table on stderr. With `lora`, adapters are trained, and merged into the model when
     it has been measured. Counts tell parameters (with `lora` also the trained ones), tokens, `mixture` (what was read
-    of each dataset), `tokens_per_sec` (padding not counted) and, with `held_out`, `loss.text` and `loss.speech` (nats a
-    token). Raises UserError for shards that are damaged or of another vocabulary, weights that cannot be kept, and rows
-    longer than the model's positions.
+    of each dataset), `tokens_per_sec` (padding not counted) and `skipped_steps`. With `held_out` they have `loss.text`
+    and `loss.speech` (nats a token), `bits_per_byte.text` and `nats_per_sec.speech`, the same of the base behind
+    `base.`, and all of them by dataset in `held_out`. `log/training.png` shows how it went. Raises UserError for shards
+    that are damaged or of another vocabulary, weights that cannot be kept, and rows longer than the model's positions.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     frozen_in_half = config.lora.rank and takes_bf16(config.train.precision, device)
@@ -118,7 +124,7 @@ def run(config: PretrainConfig) -> Manifest:
         return artifacts.read(config.out)
     mixture = _mixture(config, base.vocab.size)
     # Opened before training, that they are found damaged before it.
-    held_out = [d for f in config.held_out for d in _datasets(f, config.row_tokens, base.vocab.size).values()]
+    held_out = [d for f in config.held_out for d in _datasets(f, config.row_tokens, base.vocab.size).items()]
     shares = mixture.shares()
     _check_epochs(shares, config.max_epochs)
     _show(shares)
@@ -132,73 +138,43 @@ def run(config: PretrainConfig) -> Manifest:
             model = adapt(model, base.vocab, config.lora, config.train.seed)
             draft.counts["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         model = model.to(device)
-        tokens_per_sec = _train(model, base.vocab, mixture, config, draft.folder)
+        units = Units(base.vocab, base.manifest.counts.get(_FRAME_RATE))
+        if distributed.is_first():
+            before = base_losses(model, units, held_out, config.tokens_per_step, draft.folder)
+        tokens_per_sec = _train(model, units, mixture, config, draft.folder)
         draft.counts["tokens"] = sum(share.tokens_drawn for share in shares.values())
         draft.counts["tokens_per_sec"] = tokens_per_sec
         draft.counts["mixture"] = {name: asdict(share) for name, share in shares.items()}
+        if units.frame_rate_hz is not None:
+            draft.counts[_FRAME_RATE] = units.frame_rate_hz
         if distributed.is_first():
-            draft.counts |= held_out_losses(model, base.vocab, held_out, config.tokens_per_step)
+            draft.counts["skipped_steps"] = max(m.get("skipped_steps", 0) for m in read_metrics(draft.folder / "log"))
+            draft.counts |= compared(before, held_out_losses(model, units, held_out, config.tokens_per_step))
             save(merge(model) if config.lora.rank else model, base.tokenizer, draft.folder)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
 
 
-def _train(model: PreTrainedModel, vocab: SpeechVocab, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
+def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
     """Train `model` and return the tokens a second, padding not counted."""
-    tokens_here = 0  # a run that was interrupted measures its speed on the steps since
+    watch = Watch(units, mixture, model, config.train, folder)
 
-    def batch_at(step: int, part: slice) -> Batch | None:
-        nonlocal tokens_here
+    def batch_at(step: int, part: slice) -> Part | None:
         samples = mixture.samples(step)[part]
         if not samples:
             return None
         batch = pack([mixture[j] for j in samples], config.row_tokens if config.attention == "row" else None)
-        tokens_here += batch.num_tokens
-        return batch
+        return watch.part(step, samples, batch)
 
-    def loss_of(_: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        losses = token_losses(model, batch)
-        means = {f"loss_{m}": losses.detach()[at].mean() for m, at in _modalities(batch, vocab).items() if at.any()}
-        return {"loss": losses.sum() / max(1, len(losses)), **means}
+    def loss_of(_: nn.Module, part: Part) -> dict[str, Tensor]:
+        losses = token_losses(model, part.batch)
+        watch.see(part, losses)
+        return {"loss": losses.sum() / max(1, len(losses))}
 
     with in_training(model, config.recompute, config.compile):
-        seconds = fit(model, batch_at, loss_of, config.train, folder, "language model")
-    return distributed.total(tokens_here) / seconds
-
-
-@torch.no_grad()
-def held_out_losses(
-    model: PreTrainedModel, vocab: SpeechVocab, datasets: Sequence[Pieces], tokens_per_batch: int
-) -> dict[str, float]:
-    """Mean loss, in nats, of the trained text ids and of the speech codes: `loss.text` and `loss.speech`."""
-    model.eval()
-    sums: defaultdict[str, float] = defaultdict(float)
-    counts: Counter[str] = Counter()
-    for batch in _batches(datasets, tokens_per_batch):
-        losses = token_losses(model, batch).double()
-        for modality, at in _modalities(batch, vocab).items():
-            sums[modality] += float(losses[at].sum())
-            counts[modality] += int(at.sum())
-    return {f"loss.{modality}": sums[modality] / n for modality, n in counts.items() if n}
-
-
-def _batches(datasets: Sequence[Pieces], tokens_per_batch: int) -> Iterator[Batch]:
-    """Every piece once, in batches of at least `tokens_per_batch` ids, the last one smaller."""
-    for pieces in datasets:
-        waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        for i in range(len(pieces)):
-            waiting.append(pieces[i])
-            if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-                yield pack(waiting)
-                waiting = []
-
-
-def _modalities(batch: Batch, vocab: SpeechVocab) -> dict[str, Tensor]:
-    """Which targets are text and which speech codes, (N,) bool each; markers, roles and ends are neither."""
-    ids = batch.targets.numpy()
-    speech = vocab.is_audio(ids)
-    text = ~speech & ~vocab.is_control(ids)
-    return {"text": torch.from_numpy(text), "speech": torch.from_numpy(speech)}
+        seconds = fit(model, batch_at, loss_of, config.train, folder, "language model", watch.after)
+    watch.plot()
+    return distributed.total(watch.num_tokens) / seconds  # an interrupted run measures its speed on the steps since
 
 
 def _mixture(config: PretrainConfig, vocab_size: int | None = None) -> Mixture:

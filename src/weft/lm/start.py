@@ -16,7 +16,7 @@ from weft.config import Count, Natural
 from weft.data.corpus import read_texts
 from weft.errors import UserError
 from weft.lm.model import KIND, LmConfig, extend_lm, load_hf, new_lm, save
-from weft.tokenizer.tokenizer import codebook_of
+from weft.tokenizer.tokenizer import codebook_of, frame_rate_of
 from weft.vocab import extend_tokenizer, train_text_tokenizer
 
 
@@ -53,7 +53,7 @@ def run(config: StartConfig) -> Manifest:
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "tokenizer", "licence")}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
-    codebook = codebook_of(config.tokenizer)
+    frame_rate_hz, codebook = frame_rate_of(config.tokenizer), codebook_of(config.tokenizer)
     num_codes = len(codebook)
     with artifacts.build(config.out, KIND, settings, parents, config.licence) as draft:
         if config.base is not None:
@@ -65,4 +65,5 @@ def run(config: StartConfig) -> Manifest:
             model = new_lm(config.model, tokenizer, config.seed, codebook)
         save(model, tokenizer, draft.folder)
         draft.counts["parameters"] = model.num_parameters()
+        draft.counts["frame_rate_hz"] = frame_rate_hz
     return artifacts.read(config.out)

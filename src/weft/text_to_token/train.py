@@ -28,8 +28,7 @@ from weft.lm.packing import Batch, check_rows, pack, token_losses
 from weft.records import CodedUtterance
 from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
 from weft.text_to_token.normalize import Normalization, normalizer
-from weft.tokenizer.encoder import ENCODER_HZ
-from weft.tokenizer.tokenizer import codebook_of
+from weft.tokenizer.tokenizer import codebook_of, frame_rate_of
 from weft.training import distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
@@ -83,8 +82,7 @@ def run(config: TextToTokenConfig) -> Manifest:
     for manifest in manifests.values():
         artifacts.require_parent(manifest, "tokenizer", tokenizer)
     parents = {**manifests, "tokenizer": tokenizer}
-    with artifacts.loading(config.tokenizer, "a tokenizer"):
-        frame_rate_hz = ENCODER_HZ / tokenizer.settings["model"]["pooling"]
+    frame_rate_hz = frame_rate_of(config.tokenizer)
     settings = settings_of(config, leave_out=("out", "codes", "tokenizer", "licence"))
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)

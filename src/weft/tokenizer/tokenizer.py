@@ -314,6 +314,13 @@ class SpeechTokenizer:
 
 
 @torch.no_grad()
+def frame_rate_of(folder: str | Path) -> float:
+    """Codes a second of a tokenizer artifact. Raises UserError where it is damaged."""
+    manifest = read(Path(folder), KIND)
+    with loading(Path(folder), "a tokenizer"):
+        return ENCODER_HZ / manifest.settings["model"]["pooling"]
+
+
 def codebook_of(folder: str | Path) -> Tensor:
     """The vectors (K, D) of all codes of a tokenizer artifact, without the rest of it.
 

@@ -116,9 +116,9 @@ def fit(
     once a step in every process and may have more to log. Checkpoints live in `folder/checkpoints` until the end; a run
     that finds one continues from it.
 
-    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`); both are told
-    on stderr and logged, with `skipped_steps` so far. Raises UserError where more than `config.max_skipped_steps` follow
-    one another; no checkpoint is made between them, so that the newest is from before.
+    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`): they are told
+    on stderr and logged, with `skipped_steps` so far. No checkpoint is made while they last, so that the newest is from
+    before. Raises UserError where more than `config.max_skipped_steps` follow one another.
     """
     begun_sec = time.monotonic()
     distributed.begin()

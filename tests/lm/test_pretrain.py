@@ -13,7 +13,7 @@ from tests.ranks import in_ranks
 from weft import artifacts
 from weft.data.shards import TokenShards, write_tokens
 from weft.errors import UserError
-from weft.lm import held_out, pretrain
+from weft.lm import held_out, pretrain, watch
 from weft.lm.held_out import held_out_losses
 from weft.lm.losses import Units
 from weft.lm.mixture import Pieces
@@ -331,3 +331,14 @@ def test_a_dataset_of_weight_0_is_left_out(config):
     config = dataclasses.replace(config, weights={"interleaved": 1.0, "speech": 0.0})
     config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=1))
     assert pretrain.run(config).counts["mixture"]["speech"]["tokens_drawn"] == 0
+
+
+@pytest.mark.parametrize(("every_sec", "drawn"), [(0.0, 6), (1e9, 1)])
+def test_the_picture_is_drawn_at_checkpoints_but_not_too_often(config, monkeypatch, every_sec, drawn):
+    pictures = []
+    monkeypatch.setattr(watch, "plot", lambda folder: pictures.append(len(list(read_metrics(folder)))))
+    monkeypatch.setattr(watch, "_PLOT_EVERY_SEC", every_sec)
+    pretrain.run(dataclasses.replace(config, held_out=()))
+    assert len(pictures) == drawn
+    assert pictures == sorted(pictures)
+    assert pictures[-1] == 9  # lines, of steps 0, 5, ..., 35 and 39

@@ -51,7 +51,9 @@ class Watch:
     ) -> None:
         self._units, self._mixture, self._config, self._folder = units, mixture, config, folder
         self._flops_of = ModelFlops.of(model)
-        self._peak = distributed.total(int(peak_flops(model.device, takes_bf16(config.precision, model.device.type))))
+        peak = torch.tensor(peak_flops(model.device, takes_bf16(config.precision, model.device.type)))
+        distributed.all_reduce(peak)  # measured by all at once, as processes may share a processor
+        self._peak = float(peak)
         self._tally = Tally(units, mixture.names)
         self._tokens = self._flops = 0  # since the last line of the log, like the seconds
         self._since_sec = self._plotted_sec = time.monotonic()
@@ -89,10 +91,10 @@ class Watch:
         """Tokens a second since the last line of the log, and the share of what the devices could have computed."""
         now_sec = time.monotonic()
         seconds, self._since_sec = now_sec - self._since_sec, now_sec
-        done = torch.tensor([self._tokens, self._flops])
+        done = torch.tensor([self._tokens, self._flops], dtype=torch.float64)
         distributed.all_reduce(done)
         self._tokens = self._flops = 0
-        return {"tokens_per_sec": int(done[0]) / seconds, "mfu": int(done[1]) / seconds / self._peak}
+        return {"tokens_per_sec": float(done[0]) / seconds, "mfu": float(done[1]) / seconds / self._peak}
 
     def plot(self) -> None:
         """Draw what was logged until now as `log/training.png`."""

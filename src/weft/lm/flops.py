@@ -51,15 +51,15 @@ class ModelFlops:
     @classmethod
     def of(cls, model: Any) -> ModelFlops:
         """The costs of a transformers model. Of weights that are not trained there is no gradient, which is a third."""
-        head = model.get_output_embeddings().weight
-        looked_up = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is not head]
-        not_body = {id(head), *map(id, looked_up)}
+        head = list(model.get_output_embeddings().parameters())
+        looked_up = [model.get_input_embeddings(), *(m for m in model.modules() if isinstance(m, nn.Embedding))]
+        not_body = {id(p) for p in head} | {id(p) for m in looked_up for p in m.parameters()}
         body = [p for p in model.parameters() if id(p) not in not_body]
         config = model.config.get_text_config()
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             body=sum(map(_flops, body)),
-            head=_flops(head),
+            head=sum(map(_flops, head)),
             attention=12 * config.num_hidden_layers * config.num_attention_heads * head_width,
         )
 

@@ -179,7 +179,7 @@ def test_the_road_from_a_base_to_a_trained_model(family, tmp_path, monkeypatch, 
     base, tokenizer = text_lm(family, tied=family != "llama2")
     save(base, tokenizer, tmp_path / "base")
     codebook = torch.randn(NUM_CODES, 8, generator=torch.Generator().manual_seed(0))
-    with artifacts.build(tmp_path / "codec", "tokenizer", {}) as draft:
+    with artifacts.build(tmp_path / "codec", "tokenizer", {"model": {"pooling": 4}}) as draft:
         save_file({"quantizer.codebook": codebook}, draft.folder / "model.safetensors")
     parents = {"tokenizer": artifacts.read(tmp_path / "codec")}
     with artifacts.build(tmp_path / "documents", "documents", {}, parents) as draft:

@@ -12,7 +12,6 @@ from weft.vocab import SpeechVocab
 
 
 def a_document(length, trained=None):
-    """One that fills its row."""
     return np.arange(1, length + 1) % 50, np.arange(length) >= length - (trained or length)
 
 
@@ -22,7 +21,8 @@ def a_document(length, trained=None):
 def test_it_counts_the_products_that_are_computed(family, tied, trained):
     """Those that torch counts, of whole rows: forward and backward, with the head at trained ids only."""
     model, _ = text_lm(family, tied)
-    batch = pack([a_document(64, trained)] * 2, 64)
+    batch = pack([a_document(64, trained)] * 2)
+    token_losses(model, batch)  # a model's first time has other products
     with FlopCounterMode(display=False) as counter:
         token_losses(model, batch).sum().backward()
     assert ModelFlops.of(model).of_batch(batch) == pytest.approx(counter.get_total_flops(), rel=0.03)
@@ -31,12 +31,10 @@ def test_it_counts_the_products_that_are_computed(family, tied, trained):
 def test_attention_is_counted_within_documents():
     model, _ = text_lm("llama3", True)
     flops = ModelFlops.of(model)
-    short, long = pack([a_document(8)] * 8, 64), pack([a_document(64)], 64)
+    short, long = pack([a_document(8)] * 8), pack([a_document(64)])
     assert short.num_tokens == long.num_tokens == 64
     of_heads = flops.head * (len(long) - len(short))
     assert flops.of_batch(long) - flops.of_batch(short) - of_heads == flops.attention * (64**2 - 8 * 8**2)
-    padded = pack([a_document(9), a_document(8)], 12)
-    assert flops.of_batch(padded) == flops.body * 17 + flops.head * 15 + flops.attention * (81 + 64)
 
 
 def test_of_frozen_weights_there_is_no_gradient():

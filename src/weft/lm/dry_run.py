@@ -6,8 +6,7 @@ Of the base only its config.json is read, and of the token shards, where they ar
 thousand GPUs is made on a laptop. The model is built of tensors without contents (torch's FakeTensorMode) and sent
 forward once with one row and once with two, which tells what autograd would keep of each row, and what it keeps once.
 
-FLOPs are counted as in appendix B of arXiv 2204.02311: of a token 6 for each weight that it is multiplied with, and 12
-x layers x width of the heads x row for attention, over whole rows and to both sides.
+FLOPs are counted as in `weft.lm.flops`, with attention over whole rows.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from weft import artifacts
 from weft.errors import UserError
 from weft.lm.cross_entropy import BLOCK_LOGITS
+from weft.lm.flops import ModelFlops
 from weft.lm.lora import LoraConfig
 from weft.lm.packing import check_rows
 from weft.lm.pretrain import PretrainConfig
@@ -55,11 +55,6 @@ class Parameters:
     @property
     def total(self) -> int:
         return self.embeddings + self.layers + self.head + self.rest
-
-    @property
-    def multiplied(self) -> int:
-        """Weights that a token is multiplied with: all but the embeddings, which are looked up, and the head."""
-        return self.layers + self.rest + (self.head or self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -267,14 +262,11 @@ def _speech_rows(base: Path) -> int:
 
 
 def _token_flops(model: PreTrainedModel, parameters: Parameters, config: PretrainConfig) -> float:
-    shape: Any = model.config.get_text_config()
-    heads_width = shape.num_attention_heads * (
-        getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    )
-    attention = 12 * parameters.num_layers * heads_width * config.row_tokens
+    of = ModelFlops.of(model)
+    products, attention = of.body + of.head, of.attention * config.row_tokens
     if config.lora.rank:  # of frozen weights no gradients are made
-        return 4 * parameters.multiplied + 6 * parameters.trained + attention
-    return 6 * parameters.multiplied + attention
+        return products * 2 / 3 + 6 * parameters.trained + attention
+    return products + attention
 
 
 def _memory(model: PreTrainedModel, parameters: Parameters, config: PretrainConfig, half: bool) -> Memory:

@@ -10,7 +10,6 @@ not counted, nor is padding: attention goes over the tokens of a document, and t
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from weft.lm.packing import Batch
+from weft.training.cost import product_speed
 
 # Dense products of bf16 with sums of fp32, by the name that torch tells; from NVIDIA's data sheets, whose figures with
 # sparsity are twice as high, and for the RTX 4090 from the paper on its architecture.
@@ -34,7 +34,6 @@ _BF16_FLOPS = {
     "NVIDIA L40S": 362e12,
     "NVIDIA GeForce RTX 4090": 165e12,
 }
-_MEASURED_SEC = 0.2
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,7 @@ def _flops(parameter: torch.Tensor) -> int:
 
 def peak_flops(device: torch.device, half: bool) -> float:
     """Operations a second that `device` can do, in bf16 if `half`, else in fp32: as its maker says where that is known
-    here, else as the quickest of the products of large matrices that fit 0.2 s."""
+    here, else as products of large matrices take."""
     if half and device.type == "cuda" and (known := _BF16_FLOPS.get(torch.cuda.get_device_name(device))):
         return known
-    side = 8192 if device.type == "cuda" else 1024
-    matrix = torch.rand(side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    matrix = matrix.to(torch.bfloat16 if half else torch.float32)
-    times: list[float] = []
-    while sum(times) < _MEASURED_SEC or len(times) < 3:
-        begun_sec = time.perf_counter()
-        matrix @ matrix
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun_sec)
-    return 2 * side**3 / min(times)
+    return product_speed(device.type, torch.bfloat16 if half else torch.float32)

@@ -70,5 +70,5 @@ def _batches(pieces: Pieces, tokens_per_batch: int) -> Iterator[Batch]:
     for i in range(len(pieces)):
         waiting.append(pieces[i])
         if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-            yield pack(waiting, pieces.row_tokens)
+            yield pack(waiting)
             waiting = []

@@ -1,21 +1,27 @@
 import os
+import shutil
 import signal
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tests.ranks import in_ranks
 from tests.training.test_loop import CONFIG, Half, Harmful, data, half_loss, loss, model
 from weft import artifacts, cli
 from weft.errors import UserError
-from weft.training import distributed
-from weft.training.loop import fit
+from weft.training import checkpoint, distributed
+from weft.training.loop import BatchAt, fit
 from weft.training.metrics import read_metrics
+from weft.training.optimizers import Optimizers
 
 
 def items(num: int) -> Any:
@@ -210,10 +216,12 @@ class Dying(nn.Linear):
         return y
 
 
-def die_in_the_backward_pass(folder: Path) -> str:
+def die_in_the_backward_pass(folder: Path, way: str) -> str:
     m = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
     if distributed.rank() == 1:
         m[0] = Dying(4, 8)
+    if way == "shard":
+        distributed.shard(m, "cpu", half=False)
     try:
         fit(m, data, loss, CONFIG, folder, "test")
     except UserError as e:
@@ -221,8 +229,9 @@ def die_in_the_backward_pass(folder: Path) -> str:
     raise AssertionError
 
 
-def test_a_process_that_dies_in_the_backward_pass_ends_all(tmp_path: Path) -> None:
-    left, dead = in_ranks(die_in_the_backward_pass, tmp_path, tmp_path / "run")
+@pytest.mark.parametrize("way", ["replicate", "shard"])
+def test_a_process_that_dies_in_the_backward_pass_ends_all(way: str, tmp_path: Path) -> None:
+    left, dead = in_ranks(die_in_the_backward_pass, tmp_path, tmp_path / "run", way)
     assert dead is None
     assert "another process of this run has ended" in left
     assert "\n" not in left
@@ -260,7 +269,7 @@ def train_until(folder: Path, killed_before: int) -> list[Tensor]:
 def test_killed_and_run_again_gives_the_same_weights(num: int, tmp_path: Path) -> None:
     """The processes that are left end too."""
     assert in_ranks(train_until, tmp_path, tmp_path / "run", 5, num=num) == [None] * num
-    assert (tmp_path / "run/checkpoints/step-00000003.pt").exists()
+    assert (tmp_path / "run/checkpoints/step-00000003").exists()
     found = in_ranks(train_until, tmp_path, tmp_path / "run", -1, num=num)
     whole = in_ranks(train_until, tmp_path, tmp_path / "whole", -1, num=num)[0]
     for each in found:
@@ -268,27 +277,162 @@ def test_killed_and_run_again_gives_the_same_weights(num: int, tmp_path: Path) -
     assert [line["step"] for line in read_metrics(tmp_path / "run/log")] == list(range(9))
 
 
-def train_half_until(folder: Path, stopped_before: int) -> list[Tensor]:
+class Tower(nn.Module):
+    """A model with a list of layers, whose sizes no number of processes divides, tied ends and a frozen part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(distributed.rank())
+        self.first, self.last = nn.Linear(4, 5, bias=False), nn.Linear(5, 4, bias=False)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5)) for _ in range(3))
+        self.tied = self.last.weight
+        self.layers[1][2].bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x) + x @ self.tied
+        for layer in self.layers:
+            h = h + layer(h)
+        return self.last(h)
+
+
+def tower_loss(m: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    return {"loss": (m(x) - x.flip(1)).square().mean()}
+
+
+@dataclass
+class Trained:
+    weights: list[Tensor]
+    gradients: list[list[Tensor | None]]
+    """Of every step."""
+
+
+def train_tower(
+    folder: Path,
+    way: str,
+    num_items: int = 8,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    batch_at: BatchAt | None = None,
+) -> Trained:
+    m, gradients = Tower(), []
+    if way == "shard":
+        distributed.begin()
+        assert distributed.shard(m, "cpu", half=False) is m
+        assert distributed.is_sharded(m) == (distributed.world_size() > 1)
+
+    def note(step: int) -> dict[str, float]:
+        gradients.append([None if p.grad is None else full(p.grad) for p in m.parameters()])
+        return {}
+
+    config = replace(CONFIG, lr=1e-3, **changes)
+    fit(m, batch_at or items(num_items), tower_loss, config, folder, "test", note)
+    return Trained([full(p) for p in m.parameters()], gradients)
+
+
+def full(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+TowerWays = list[tuple[int, Mapping[str, Any]]]  # items, changes of the configuration
+
+
+def train_towers(folder: Path, way: str, ways: TowerWays) -> list[Trained]:
+    return [train_tower(folder / str(i), way, num, changes) for i, (num, changes) in enumerate(ways)]
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_sharded_processes_train_what_one_trains(num: int, tmp_path: Path) -> None:
+    """All gradients within 1e-6, and their norm; with fewer items or micro-batches than processes, or none."""
+    few = {"steps": 3}
+    ways: TowerWays = [(n, {**few, "accumulate": a}) for a in (1, 3) for n in (8, 5, 1, 0)]
+    together = in_ranks(train_towers, tmp_path, tmp_path / "many", "shard", ways, num=num)
+    alone = train_towers(tmp_path / "one", "shard", [(n, few) for n, _ in ways])
+    for i, expected in enumerate(alone):
+        for found in (rank[i] for rank in together):
+            for a, b in zip(found.weights, expected.weights, strict=True):
+                assert torch.allclose(a, b, atol=1e-5)
+            for step, expected_step in zip(found.gradients, expected.gradients, strict=True):
+                for a, b in zip(step, expected_step, strict=True):
+                    assert (a is None) == (b is None)
+                    assert a is None or b is None or torch.allclose(a, b, atol=1e-6)
+        losses = [list(read_metrics(tmp_path / f / str(i) / "log")) for f in ("many", "one")]
+        for a, b in zip(*losses, strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+
+
+def muon_update(way: str) -> list[Tensor]:
+    """The first update of every layer's matrix by a random gradient."""
+    m = Tower()
+    if way == "shard":
+        distributed.shard(m, "cpu", half=False)
+    optimizer = Optimizers.of(m, replace(CONFIG, optimizer="muon", weight_decay=0.0))
+    before, generator = [full(p) for p in m.layers.parameters()], torch.Generator().manual_seed(0)
+    for p in filter(lambda p: p.requires_grad, m.layers.parameters()):
+        gradient = torch.randn(p.shape, generator=generator)
+        p.grad = distribute_tensor(gradient, p.device_mesh, p.placements) if isinstance(p, DTensor) else gradient
+    optimizer.step()
+    return [full(p) - was for p, was in zip(m.layers.parameters(), before, strict=True) if p.ndim == 2]
+
+
+def test_muon_on_shards_is_muon(tmp_path: Path) -> None:
+    """Within a twentieth, as it computes in bf16; made of the parts of a matrix, updates would be off by half."""
+    found, _ = in_ranks(muon_update, tmp_path, "shard")
+    for a, b in zip(found, muon_update("replicate"), strict=True):
+        assert (a - b).norm() <= 0.05 * b.norm()
+
+
+def train_tower_until(folder: Path, way: str, stopped_before: int) -> list[Tensor]:
     def batch_at(step: int, part: slice) -> Tensor | None:
         if step == stopped_before:
             raise UserError("stop")
         return items(8)(step, part)
 
-    m = Half()
-    with nullcontext() if stopped_before < 0 else pytest.raises(UserError):
-        fit(m, batch_at, half_loss, replace(CONFIG, lr=1e-3), folder, "test")
-    return weights(m)
+    if stopped_before < 0:
+        return train_tower(folder, way, batch_at=batch_at).weights
+    with pytest.raises(UserError):
+        train_tower(folder, way, batch_at=batch_at)
+    return []
 
 
 def test_a_checkpoint_of_some_processes_is_one_for_any_number_of_them(tmp_path: Path) -> None:
-    whole = train_half_until(tmp_path / "whole", -1)
-    in_ranks(train_half_until, tmp_path, tmp_path / "two", 5)
-    train_half_until(tmp_path / "one", 5)
-    states = [torch.load(tmp_path / n / "checkpoints/step-00000003.pt", weights_only=False) for n in ("one", "two")]
-    assert [state["model"].keys() for state in states] == [Half().state_dict().keys()] * 2
-    ways = [train_half_until(tmp_path / "two", -1), *in_ranks(train_half_until, tmp_path, tmp_path / "one", -1)]
-    for found in ways:
-        assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(found, whole, strict=True))
+    """Whichever way they train."""
+    whole = train_tower(tmp_path / "whole", "replicate").weights
+    in_ranks(train_tower_until, tmp_path, tmp_path / "two sharded", "shard", 5)
+    in_ranks(train_tower_until, tmp_path, tmp_path / "two", "replicate", 5)
+    train_tower_until(tmp_path / "one", "replicate", 5)
+    holds = [
+        FileSystemReader(tmp_path / n / "checkpoints/step-00000003").read_metadata().state_dict_metadata
+        for n in ("one", "two", "two sharded")
+    ]
+    assert holds[0].keys() == holds[1].keys() == holds[2].keys()
+    shutil.copytree(tmp_path / "two sharded", tmp_path / "four")
+    for name, way, num in (("two sharded", "replicate", 1), ("four", "shard", 4), ("one", "shard", 2)):
+        for found in in_ranks(train_tower_until, tmp_path, tmp_path / name, way, -1, num=num):
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, whole, strict=True)), name
+    found = train_tower_until(tmp_path / "two", "replicate", -1)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, whole, strict=True))
+
+
+def restore_elsewhere(folder: Path) -> str:
+    """As in a process that has another disk."""
+    m = Tower()
+    if distributed.rank() == 1:
+        checkpoint._load = partial(load_elsewhere, checkpoint._load)  # type: ignore[assignment]
+    try:
+        checkpoint.restore(folder, m, Optimizers.of(m, CONFIG))
+    except UserError as e:
+        return str(e)
+    return ""
+
+
+def load_elsewhere(load: Any, path: Path, *others: Any) -> Any:
+    return load(path.with_name("elsewhere"), *others)
+
+
+def test_a_checkpoint_that_only_some_processes_see_is_no_way_to_go_on(tmp_path: Path) -> None:
+    m = Tower()
+    checkpoint.save(tmp_path, 3, m, Optimizers.of(m, CONFIG), keep=1)
+    for told in in_ranks(restore_elsewhere, tmp_path, tmp_path):
+        assert "every process must see the folder" in told
 
 
 def test_verbs_that_do_not_train_refuse_torchrun(

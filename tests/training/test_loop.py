@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from weft.errors import UserError
-from weft.training import checkpoint
-from weft.training.loop import TrainConfig, discard_checkpoints, fit, learning_rate
+from weft.training.loop import TrainConfig, fit, learning_rate
 from weft.training.metrics import MetricLog, read_metrics
 
 CONFIG = TrainConfig(steps=9, lr=0.05, warmup_steps=2, checkpoint_every_steps=3, log_every_steps=1, precision="fp32")
@@ -170,24 +169,6 @@ def test_a_step_without_data_changes_nothing(tmp_path: Path) -> None:
     assert not any("loss" in line for line in logged)
 
 
-def test_only_the_newest_whole_checkpoint_is_kept(tmp_path: Path) -> None:
-    for step in (3, 6):
-        checkpoint.save(tmp_path, step, {"weight": torch.full((2,), float(step))})
-    (tmp_path / "step-00000009.tmp").write_bytes(b"half of a checkpoint")
-    newest = checkpoint.newest(tmp_path)
-    assert newest is not None
-    step, state = checkpoint.load(newest)
-    assert (step, state["weight"].tolist()) == (6, [6.0, 6.0])
-    assert len(list(tmp_path.glob("*.pt"))) == 1
-    discard_checkpoints(tmp_path.parent)
-
-
-def test_a_checkpoint_that_only_the_first_process_sees_is_no_way_to_go_on(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
-    with pytest.raises(UserError, match="every process must see"):
-        checkpoint.load(tmp_path / "step-00000003.pt")
-
-
 class Half(nn.Module):
     """A model of which some items use a part, and nothing uses another."""
 
@@ -235,15 +216,6 @@ def test_a_step_in_micro_batches_has_the_gradient_of_the_step(accumulate: int, t
             assert a is None or torch.allclose(a, b, atol=1e-6)
     losses = [[line["loss"] for line in read_metrics(tmp_path / str(p) / "log")] for p in (1, accumulate)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
-def test_a_full_disk_is_told_as_such_and_leaves_the_older_checkpoint(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 3, {"weight": torch.zeros(2)})
-    (tmp_path / "step-00000006.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, 6, {"weight": torch.zeros(1 << 18)})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003.pt"]
 
 
 def test_learning_rate_rises_then_falls() -> None:

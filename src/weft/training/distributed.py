@@ -1,4 +1,4 @@
-"""Many processes, one training run: torchrun starts them, each holds the whole model and takes a share of every step.
+"""Many processes, one training run: torchrun starts them, each takes a share of every step.
 
     torchrun --nproc-per-node 8 -m weft train-tokenizer RECIPE.toml
 
@@ -7,7 +7,8 @@
         if distributed.is_first():
             save(model, draft.folder)
 
-Gradients are summed by torch's DistributedDataParallel while the backward pass goes on.
+Each holds the whole model, of which torch's DistributedDataParallel sums the gradients while the backward pass goes on,
+or a part of it, where `shard` has cut a model that does not fit.
 
 In a process that was started alone every function here does nothing, or gives back what it was given. The processes
 must see the same disk. Each has the CPU, or the GPU of its place on its machine: "cuda" is that one.
@@ -28,6 +29,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from weft import artifacts, launch
@@ -51,7 +55,7 @@ def begin() -> None:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with _peers():
+    with peers():
         _store, rank, size = next(dist.rendezvous("env://"))
         # Both backends: tensors may be on either device, whichever the model is on.
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
@@ -115,7 +119,7 @@ def share(micro_batch: int = 0, accumulate: int = 1) -> slice:
 def all_reduce(*tensors: Tensor) -> None:
     """Sum each tensor, in place, over all processes; they all get the same bits."""
     if world_size() > 1:
-        with _peers():
+        with peers():
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
@@ -123,7 +127,7 @@ def all_reduce(*tensors: Tensor) -> None:
 def broadcast(*tensors: Tensor) -> None:
     """Overwrite each tensor, in place, with the first process's."""
     if world_size() > 1:
-        with _peers():
+        with peers():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
@@ -140,7 +144,7 @@ def from_first(value: T) -> T:
     if world_size() == 1:
         return value
     values = [value]
-    with _peers():
+    with peers():
         dist.broadcast_object_list(values, 0)
     return values[0]
 
@@ -150,22 +154,22 @@ def gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    with _peers():
+    with peers():
         dist.all_gather_object(values, value)
     return values
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """`module` in DistributedDataParallel, or alone itself: all processes begin with the first one's parameters and
-    buffers, and `backward` gives the parameters that any of them used in a step the same gradients in all.
+    """`module` in DistributedDataParallel, or itself where it is alone or sharded: all processes begin with the first
+    one's parameters and buffers, and `backward` gives those that any of them used in a step the same gradients in all.
 
     A parameter that none of them used keeps having no gradient. Gradients are summed in their parameter's dtype, bucket
     by bucket while the backward pass goes on. Buckets are cut once, by the order of the parameters: a run that goes on
     from a checkpoint sums in the same order, and gives the same bits on a CPU, however many processes there are.
     """
-    if world_size() == 1:
+    if world_size() == 1 or is_sharded(module):
         return module
-    with _peers():
+    with peers():
         parallel = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
     parallel.broadcast_buffers = False  # what a quantizer learns, it shares itself, once a step
     return parallel
@@ -174,21 +178,84 @@ def data_parallel(module: nn.Module) -> nn.Module:
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
     """Around forward and `backward` of any but the last micro-batch of a step, which waits for no other process.
 
-    `module` is what `data_parallel` gave. The next micro-batch outside sums the gradients of all of them.
+    `module` is what `data_parallel` gave. The next micro-batch outside sums the gradients of all of them. In a sharded
+    one every micro-batch does: a gradient that waits would be whole, and as large as the model.
     """
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def shard(model: nn.Module, device: str, half: bool) -> nn.Module:
+    """`model`, changed in place and moved to `device`: every process holds a part of each parameter, its gradient and
+    its moments (FSDP2, arXiv 2304.11277), and all of a layer only while that computes. Alone, it is just moved.
+
+    The layers are what the model's lists of modules hold; the rest of it (embeddings, head, final norm) is whole during
+    all of a pass. Layers get to the device one by one, so that the model need fit no single one. All processes begin
+    with the first one's parameters and must call `model` equally often, with data that use the same parameters of it.
+    With `half`, layers are gathered in bf16 for passes under autocast, which would else keep a copy of them that does
+    not go away; gradients are summed in fp32.
+    """
+    if world_size() == 1:
+        return model.to(device)
+    mesh = dist.init_device_mesh(device, (world_size(),))
+    # The residual stream stays what autocast makes it: inputs are not cast.
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    with peers():
+        for layer in _layers(model):
+            _begin_alike(layer, device)
+            fully_shard(layer, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy())
+        _begin_alike(model, device)
+        fully_shard(model, mesh=mesh)
+    return model
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` has cut a model that is in `module`."""
+    return any(isinstance(m, FSDPModule) for m in module.modules())
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """The state dict of a sharded model, on the CPU of the first process; the others get an empty one."""
+    with peers():
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """What a model's lists of modules hold, lists within lists left out."""
+    for child in model.children():
+        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+
+
+def _begin_alike(module: nn.Module, device: str) -> None:
+    """Move what of `module` is not sharded yet to `device`, with the first process's values."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not isinstance(tensor, DTensor):
+            tensor.data = tensor.data.to(device)
+            broadcast(tensor.data)
 
 
 def backward(loss: Tensor) -> None:
     """The backward pass of this process's part of a `loss` that is a sum over all processes.
 
-    DistributedDataParallel makes the mean of their gradients, hence a loss times their number.
+    DistributedDataParallel and FSDP2 make the mean of their gradients, hence a loss times their number.
     """
     if world_size() == 1:
         loss.backward()
         return
-    with _peers(computing=True):
+    with peers(computing=True):
         (loss * world_size()).backward()
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients of `model` down to a norm of at most `max_norm`; returns the norm that they had.
+
+    Both are of the whole gradient, however it is sharded, and the same in all processes.
+    """
+    parameters = list(model.parameters())
+    with peers(computing=True):
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 @contextmanager
@@ -214,7 +281,7 @@ def build(
 
 
 @contextmanager
-def _peers(computing: bool = False) -> Iterator[None]:
+def peers(computing: bool = False) -> Iterator[None]:
     """Around every call that waits for other processes: one of them may be gone.
 
     Where the call is `computing` too, it may also fail for reasons of its own, which are told as they are.

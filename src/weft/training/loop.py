@@ -70,6 +70,8 @@ class TrainConfig:
     """Micro-batches that a step is cut into, one after another, to fit less memory."""
     checkpoint_every_steps: Count = 500
     """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that are kept: the one before is there where the last is damaged."""
     log_every_steps: Count = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -123,7 +125,7 @@ def fit(
     begun_sec = time.monotonic()
     distributed.begin()
     optimizer, guard = Optimizers.of(model, config), Guard(config)
-    first_step = _restore(folder, model, optimizer, guard)
+    first_step = checkpoint.restore(folder / "checkpoints", model, optimizer, guard)
     objective = distributed.data_parallel(_Objective(model, loss_of))
     model.train()
     with (
@@ -138,7 +140,7 @@ def fit(
             optimizer.set_lr(lr)
             objective.zero_grad(set_to_none=True)
             losses = _backward(objective, batch_at, config, step)
-            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+            norm = float(distributed.clip_gradients(model, config.clip_norm))
             if guard.takes(step, norm, title):
                 optimizer.step()
             more = after_step(step)
@@ -150,10 +152,10 @@ def fit(
                     log.write(step, {**values, **more, "lr": lr, "grad_norm": norm, **skipped})
                 note = f"loss {values['loss']:.3f}" if values else ""  # a step may find nothing to train on
             advance(1, note)
-            due = is_checkpointed(config, step) and guard.is_at_ease
-            if due and distributed.is_first():
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "guard": guard.state_dict()}
-                checkpoint.save(folder / "checkpoints", step + 1, state)
+            if is_checkpointed(config, step) and guard.is_at_ease:
+                checkpoint.save(
+                    folder / "checkpoints", step + 1, model, optimizer, guard, keep=config.keep_checkpoints
+                )
     model.eval()
     return time.monotonic() - begun_sec
 
@@ -169,7 +171,7 @@ class _Objective(nn.Module):
     def __init__(self, model: nn.Module, loss_of: LossOf) -> None:
         super().__init__()
         self.model, self.loss_of = model, loss_of
-        self.nothing = nn.Parameter(next(model.parameters()).new_zeros(()))
+        self.nothing = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
 
     def forward(self, batch: Sized | None) -> dict[str, Tensor]:
         """The losses of a batch; only "loss" leads back to parameters, and those of the others alone are unused."""
@@ -184,22 +186,28 @@ def _backward(objective: nn.Module, batch_at: BatchAt, config: TrainConfig, step
     """Give the parameters the gradients of a step, all processes' together; return the losses of this one's part.
 
     Every process ends with one backward pass that sums them, whatever it has of the step; before, each is on its own.
+    With a sharded model they go through each pass together: who has fewer takes a batch again, with no weight.
     """
     device_type = next(objective.parameters()).device.type
     half = takes_bf16(config.precision, device_type)
     parts = (batch_at(step, distributed.share(i, config.accumulate)) for i in range(config.accumulate))
     batches = [part for part in parts if part is not None]
     total = max(1, distributed.total(sum(map(len, batches))))
+    passes: list[tuple[float, Sized | None]] = [(len(batch) / total, batch) for batch in batches]
+    if distributed.is_sharded(objective):
+        lacking = max(distributed.gather(len(batches))) - len(batches)
+        passes += [(0.0, batches[-1] if batches else batch_at(step, slice(1)))] * lacking
+    else:
+        passes = passes or [(0.0, None)]
     told = []
-    for i, batch in enumerate(batches or [None], 1):
-        share = 0.0 if batch is None else len(batch) / total
-        with nullcontext() if i >= len(batches) else distributed.no_sync(objective):
-            with torch.autocast(device_type, torch.bfloat16, enabled=half):
+    for i, (share, batch) in enumerate(passes, 1):
+        with nullcontext() if i == len(passes) else distributed.no_sync(objective):
+            with torch.autocast(device_type, torch.bfloat16, enabled=half), distributed.peers(computing=True):
                 losses = objective(batch)
             # By its last factor, 1 of any finite loss, the gradient of a loss that is not finite is not finite either:
             # all processes learn of it by the gradient, and wait for no word of the loss.
             distributed.backward(share * losses["loss"] * (1 + 0 * losses["loss"].detach()))
-        if batch is not None:
+        if i <= len(batches):
             told.append((share, {**losses, "loss": losses["loss"].detach()}))
     return told
 
@@ -237,14 +245,3 @@ def quickest_attention() -> str:
 def discard_checkpoints(folder: Path) -> None:
     """Remove a finished run's checkpoints, once its weights are saved."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: Guard) -> int:
-    newest = distributed.from_first(checkpoint.newest(folder / "checkpoints"))
-    if newest is None:
-        return 0
-    step, state = checkpoint.load(newest)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    guard.load_state_dict(state["guard"])
-    return step

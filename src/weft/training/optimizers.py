@@ -1,7 +1,8 @@
 """What updates the weights: AdamW, or Muon for the matrices of the layers with AdamW for all else.
 
-    optimizer = Optimizers.of(model, config)      # as torch's own: param_groups, step, state_dict, load_state_dict
+    optimizer = Optimizers.of(model, config)
     optimizer.set_lr(1e-3)
+    optimizer.step()
 
 Muon's updates have orthogonal directions of equal size, scaled to the size of AdamW's, so that both take the learning
 rate of one schedule. Sources: AdamW, arXiv 1711.05101; Muon, https://kellerjordan.github.io/posts/muon, with the scale
@@ -10,9 +11,9 @@ of arXiv 2502.16982.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +53,25 @@ class Optimizers:
         for optimizer, _ in self.parts:
             optimizer.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of every part, under its name."""
-        return {type(optimizer).__name__: optimizer.state_dict() for optimizer, _ in self.parts}
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Moments and counts of the parameters that were updated, as "name of the parameter.moment"."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        return {
+            f"{names[parameter]}.{moment}": value
+            for optimizer, _ in self.parts
+            for parameter, values in optimizer.state.items()
+            for moment, value in values.items()
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave for the same model and settings."""
+        part_of = {p: o for o, _ in self.parts for group in o.param_groups for p in group["params"]}
         for optimizer, _ in self.parts:
-            optimizer.load_state_dict(state[type(optimizer).__name__])
+            optimizer.state.clear()
+        for name, value in state.items():
+            owner, _, moment = name.rpartition(".")
+            parameter = model.get_parameter(owner)
+            part_of[parameter].state[parameter][moment] = value
 
 
 def layer_matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import PhiConfig, PhiForCausalLM
 
+from tests.ranks import in_ranks
+from weft import artifacts
 from weft.config import load_recipe
 from weft.errors import UserError
 from weft.lm import pretrain
@@ -17,7 +19,7 @@ from weft.vocab import SpeechVocab
 
 from .families import FAMILIES, text_lm
 from .test_families import DOCUMENTS, NUM_CODES
-from .test_pretrain import config, pack  # noqa: F401, fixtures
+from .test_pretrain import config, finished, pack  # noqa: F401, fixtures
 
 needs_peft = pytest.mark.skipif(not importlib.util.find_spec("peft"), reason="peft is not installed")
 
@@ -96,6 +98,22 @@ def test_a_killed_run_with_adapters_continues_to_the_same_weights(config, monkey
             pretrain.run(again)
     assert pretrain.run(again).fingerprint == whole.fingerprint
     assert type(LanguageModel.load(config.out).model).__name__ == "LlamaForCausalLM"
+
+
+@needs_peft
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 3e-3)])
+def test_adapters_of_a_sharded_model_train_as_of_a_whole_one(config, tmp_path, precision, tolerance):  # noqa: F811
+    """Frozen weights are in bf16 beside adapters in fp32 there."""
+    train = dataclasses.replace(config.train, steps=6, lr=1e-3, precision=precision)
+    config = dataclasses.replace(config, lora=LoraConfig(rank=2), train=train)
+    sharded = dataclasses.replace(config, out=tmp_path / "sharded", parallel="shard")
+    whole = pretrain.run(config)
+    assert all(in_ranks(finished, tmp_path, [sharded]))
+    made = artifacts.read(sharded.out)
+    assert made.counts["loss.speech"] == pytest.approx(whole.counts["loss.speech"], abs=tolerance)
+    found, weights = (LanguageModel.load(c.out).model.state_dict() for c in (sharded, config))
+    for name in weights:
+        torch.testing.assert_close(found[name], weights[name], rtol=0, atol=tolerance, msg=name)
 
 
 @needs_peft

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 
@@ -16,7 +17,7 @@ from weft.errors import UserError
 from weft.lm import held_out, pretrain, watch
 from weft.lm.held_out import held_out_losses
 from weft.lm.losses import Units
-from weft.lm.mixture import Pieces
+from weft.lm.mixture import Mixture, Pieces
 from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.pretrain import PretrainConfig
 from weft.records import Document, Segment
@@ -137,6 +138,64 @@ def test_weights_of_steps_to_come_may_change_while_a_run_is_stopped(config, tmp_
     assert artifacts.read(config.out).fingerprint == whole.fingerprint
     assert artifacts.read(config.out).settings == whole.settings
     assert whole.settings["weights_from"] == {"21": then}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({"precision": "fp32"}, 1e-6), ({"precision": "fp32", "accumulate": 3}, 1e-6), ({"precision": "bf16"}, 2e-3)],
+)
+def test_two_processes_train_what_one_trains(config, tmp_path, changes, tolerance):
+    """Replicated or sharded, with tied weights: to a millionth of the weights in fp32, of which the largest is 0.1; in
+    bf16 to two steps of the learning rate."""
+    train = dataclasses.replace(config.train, steps=8, lr=1e-3, log_every_steps=1, **changes)
+    one = dataclasses.replace(config, train=train)
+    replicated = dataclasses.replace(one, out=tmp_path / "replicated")
+    sharded = dataclasses.replace(one, out=tmp_path / "sharded", parallel="shard")
+    whole = pretrain.run(one)
+    assert all(in_ranks(finished, tmp_path, [replicated, sharded]))
+    weights = LanguageModel.load(one.out).model.state_dict()
+    for out in (replicated.out, sharded.out):
+        made = LanguageModel.load(out)
+        assert type(made.model).__name__ == "LlamaForCausalLM"
+        for name, found in made.model.state_dict().items():
+            torch.testing.assert_close(found, weights[name], rtol=0, atol=tolerance, msg=name)
+        assert made.manifest.counts["loss.text"] == pytest.approx(whole.counts["loss.text"], abs=10 * tolerance)
+        assert made.manifest.counts["tokens"] == whole.counts["tokens"]
+        for a, b in zip(read_metrics(out / "log"), read_metrics(one.out / "log"), strict=True):
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * tolerance)
+    assert sorted(p.name for p in sharded.out.iterdir()) == sorted(p.name for p in one.out.iterdir())
+
+
+def stopped_at(config, step):
+    """Run until the batch of that step is asked for, and be interrupted there."""
+    samples = Mixture.samples
+
+    def stop(mixture, at):
+        if at == step:
+            raise UserError("stop")
+        return samples(mixture, at)
+
+    Mixture.samples = stop
+    with pytest.raises(UserError, match="stop"):
+        pretrain.run(config)
+
+
+def test_a_sharded_run_goes_on_in_any_number_of_processes_and_the_other_way(config, tmp_path):
+    train = dataclasses.replace(config.train, steps=12, lr=1e-3, checkpoint_every_steps=4, precision="fp32")
+    one = dataclasses.replace(config, train=train)
+    sharded = dataclasses.replace(one, out=tmp_path / "sharded", parallel="shard")
+    assert in_ranks(stopped_at, tmp_path, sharded, 6) == [None, None]
+    begun, four = sharded.out.with_name("sharded.partial"), tmp_path / "four"
+    shutil.copytree(begun, four.with_name("four.partial"))
+    assert (begun / "checkpoints/step-00000004").is_dir()
+    pretrain.run(one)
+    pretrain.run(dataclasses.replace(sharded, parallel="replicate"))
+    assert all(in_ranks(finished, tmp_path, [dataclasses.replace(sharded, out=four)], num=4))
+    weights = LanguageModel.load(one.out).model.state_dict()
+    for out in (sharded.out, four):
+        assert next(iter(read_metrics(out / "log")))["step"] == 0
+        for name, found in LanguageModel.load(out).model.state_dict().items():
+            torch.testing.assert_close(found, weights[name], rtol=0, atol=1e-6, msg=name)
 
 
 def finished(configs):

@@ -16,13 +16,14 @@ from tests.training.test_loop import CONFIG, data, loss, model
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
 from weft.training.loop import fit
+from weft.training.guard import Guard
 from weft.training.optimizers import Optimizers
 
 full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 
 
-def trained(value: float) -> tuple[nn.Linear, Optimizers]:
-    """A model of one value everywhere, as are its optimizer's moments."""
+def trained(value: float) -> tuple[nn.Linear, Optimizers, Guard]:
+    """A model of one value everywhere, as are its optimizer's moments and the norms of its gradients."""
     m = nn.Linear(3, 2)
     optimizer = Optimizers.of(m, CONFIG)
     for p in m.parameters():
@@ -30,7 +31,10 @@ def trained(value: float) -> tuple[nn.Linear, Optimizers]:
     optimizer.step()
     nn.init.constant_(m.weight, value)
     nn.init.constant_(m.bias, value)
-    return m, optimizer
+    guard = Guard(CONFIG)
+    if value:
+        guard.takes(0, value, "")
+    return m, optimizer, guard
 
 
 def save(folder: Path, *steps: int, keep: int = 2) -> None:
@@ -44,10 +48,11 @@ def names(folder: Path) -> list[str]:
 
 def test_what_was_saved_is_restored(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    m, optimizer = trained(0.0)
-    assert checkpoint.restore(tmp_path, m, optimizer) == 3
-    saved, of_saved = trained(3.0)
+    m, optimizer, guard = trained(0.0)
+    assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
+    saved, of_saved, guard_of_saved = trained(3.0)
     assert all(map(torch.equal, m.parameters(), saved.parameters()))
+    assert torch.equal(guard.state()["norms"], guard_of_saved.state()["norms"])
     expected, found = of_saved.state(saved), optimizer.state(m)
     assert sorted(found) == sorted(f"{p}.{s}" for p in ("weight", "bias") for s in ("step", "exp_avg", "exp_avg_sq"))
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -79,8 +84,8 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
 ) -> None:
     save(tmp_path, 3, 6)
     damage(tmp_path / "step-00000006" / file)
-    m, optimizer = trained(0.0)
-    assert checkpoint.restore(tmp_path, m, optimizer) == 3
+    m, optimizer, guard = trained(0.0)
+    assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
     assert (m.weight == 3).all()
     told = capsys.readouterr().err
     assert "step-00000006 is damaged" in told
@@ -90,9 +95,9 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     assert names(tmp_path) == ["step-00000003", "step-00000006", "step-00000006.damaged"]
     damage(tmp_path / "step-00000006" / file)
     damage(tmp_path / "step-00000003" / file)
-    m, optimizer = trained(0.0)
+    m, optimizer, guard = trained(0.0)
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*: delete this folder to begin again"):
-        checkpoint.restore(tmp_path, m, optimizer)
+        checkpoint.restore(tmp_path, m, optimizer, guard)
     assert (m.weight == 0).all()
 
 
@@ -103,7 +108,7 @@ def test_a_checkpoint_of_another_model_is_told_as_such(tmp_path: Path) -> None:
         (nn.Linear(4, 2), "is .2, 3. in it, and .2, 4. here"),
     ):
         with pytest.raises(UserError, match=why):
-            checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG))
+            checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), Guard(CONFIG))
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
@@ -114,12 +119,14 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
             self.head.weight = self.embedding.weight
 
     m = Tied()
-    checkpoint.save(tmp_path, 1, m, Optimizers.of(m, CONFIG), keep=1)
+    checkpoint.save(tmp_path, 1, m, Optimizers.of(m, CONFIG), Guard(CONFIG), keep=1)
     assert list(FileSystemReader(tmp_path / "step-00000001").read_metadata().state_dict_metadata) == [
-        "model.embedding.weight"
+        "model.embedding.weight",
+        "guard.norms",
+        "guard.skipped_steps",
     ]
     other = Tied()
-    assert checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG)) == 1
+    assert checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), Guard(CONFIG)) == 1
     assert torch.equal(other.head.weight, m.head.weight)
 
 
@@ -132,7 +139,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_the_older_checkpoint(file: str, 
     (beside / file).symlink_to("/dev/full")
     big = nn.Linear(512, 512)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, 6, big, Optimizers.of(big, CONFIG), 2)
+        checkpoint.save(tmp_path, 6, big, Optimizers.of(big, CONFIG), Guard(CONFIG), 2)
     assert names(tmp_path) == ["step-00000003"]
 
 

@@ -21,6 +21,7 @@ from weft.errors import UserError
 from weft.training import checkpoint, distributed
 from weft.training.loop import BatchAt, fit
 from weft.training.metrics import read_metrics
+from weft.training.guard import Guard
 from weft.training.optimizers import Optimizers
 
 
@@ -418,7 +419,7 @@ def restore_elsewhere(folder: Path) -> str:
     if distributed.rank() == 1:
         checkpoint._load = partial(load_elsewhere, checkpoint._load)  # type: ignore[assignment]
     try:
-        checkpoint.restore(folder, m, Optimizers.of(m, CONFIG))
+        checkpoint.restore(folder, m, Optimizers.of(m, CONFIG), Guard(CONFIG))
     except UserError as e:
         return str(e)
     return ""
@@ -430,7 +431,7 @@ def load_elsewhere(load: Any, path: Path, *others: Any) -> Any:
 
 def test_a_checkpoint_that_only_some_processes_see_is_no_way_to_go_on(tmp_path: Path) -> None:
     m = Tower()
-    checkpoint.save(tmp_path, 3, m, Optimizers.of(m, CONFIG), keep=1)
+    checkpoint.save(tmp_path, 3, m, Optimizers.of(m, CONFIG), Guard(CONFIG), keep=1)
     for told in in_ranks(restore_elsewhere, tmp_path, tmp_path):
         assert "every process must see the folder" in told
 

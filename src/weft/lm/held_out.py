@@ -1,8 +1,9 @@
 """Losses on data that a model was not trained on, beside those of the model that it was made from.
 
-    before = base_losses(model, units, datasets, tokens_per_batch, draft.folder)       # once a run
+    def measured(): return held_out_losses(model, units, datasets, tokens_per_batch)
+    before = base_losses(draft.folder, measured)                                       # once a run
     train(model)
-    draft.counts |= compared(before, held_out_losses(model, units, datasets, tokens_per_batch))
+    draft.counts |= compared(before, measured())
 
 What a base knew of text is partly forgotten while it learns speech: by how much, `base.loss.text` beside `loss.text`
 tells.
@@ -11,7 +12,7 @@ tells.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,19 @@ from weft import artifacts
 from weft.lm.losses import Tally, Units
 from weft.lm.mixture import Pieces
 from weft.lm.packing import Batch, pack, token_losses
+from weft.training import distributed
 
 Datasets = Sequence[tuple[str, Pieces]]  # those of one name count as one
 
 
-def base_losses(
-    model: PreTrainedModel, units: Units, datasets: Datasets, tokens_per_batch: int, folder: Path
-) -> dict[str, Any]:
-    """`held_out_losses` before a run, which are kept in its `folder` for when it goes on."""
+def base_losses(folder: Path, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process `measured` before a run, all of them calling it; kept in its `folder` for later."""
     kept = folder / "log" / "base.json"
-    if not kept.exists():
-        artifacts.write_json(kept, held_out_losses(model, units, datasets, tokens_per_batch))
-    return json.loads(kept.read_text())
+    if not distributed.from_first(kept.exists()):
+        found = measured()
+        if distributed.is_first():
+            artifacts.write_json(kept, found)
+    return distributed.from_first(json.loads(kept.read_text()) if distributed.is_first() else {})
 
 
 @torch.no_grad()

@@ -73,6 +73,10 @@ class PretrainConfig:
     """Layers keep their inputs alone and run again in the backward pass: less memory for a third more time."""
     compile: bool = False
     """Layers run as torch.compile makes them, which it takes about a minute for."""
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """What each of many processes holds: the whole model (DDP), or a part of every parameter, gradient and moment
+    (FSDP2), for a model that does not fit one GPU; each micro-batch then waits for all processes. A run that was
+    stopped may go on the other way, on any number of processes: they give the same gradients."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
     dry_run: bool = False
@@ -111,14 +115,15 @@ def run(config: PretrainConfig) -> Manifest:
     that are damaged or of another vocabulary, weights that cannot be kept, and rows longer than the model's positions.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    frozen_in_half = config.lora.rank and takes_bf16(config.train.precision, device)
-    base = LanguageModel.load(config.base, torch.bfloat16 if frozen_in_half else torch.float32)
+    half = takes_bf16(config.train.precision, device)
+    dtype = torch.bfloat16 if config.lora.rank and half else torch.float32
+    base = LanguageModel.load(config.base, dtype)
     check_rows(base.model, config.row_tokens)
     parents = {"base": base.manifest}
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
         parents |= {f"{name} {i}": _tokens_manifest(folder, base.vocab) for i, folder in enumerate(folders)}
     parents |= tokenizer_of(parents)
-    left_out = ("base", "tokens", "held_out", "out", "max_epochs", "dry_run")
+    left_out = ("base", "tokens", "held_out", "out", "max_epochs", "parallel", "recompute", "compile", "dry_run")
     settings = {k: v for k, v in asdict(config).items() if k not in left_out}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
@@ -132,27 +137,42 @@ def run(config: PretrainConfig) -> Manifest:
         agree = partial(_agree, config.weights_from)
         artifacts.change_begun(config.out, "weights_from", config.weights_from, agree)
     with distributed.build(config.out, KIND, settings, parents) as draft:
-        model: Any = base.model
-        draft.counts["parameters"] = model.num_parameters()
+        draft.counts["parameters"] = base.model.num_parameters()
+        model: Any = _adapted(base, config)
         if config.lora.rank:
-            model = adapt(model, base.vocab, config.lora, config.train.seed)
             draft.counts["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        model = model.to(device)
         units = Units(base.vocab, base.manifest.counts.get(_FRAME_RATE))
-        if distributed.is_first():
-            before = base_losses(model, units, held_out, config.tokens_per_step, draft.folder)
-        tokens_per_sec = _train(model, units, mixture, config, draft.folder)
+        with in_training(model, config.recompute, config.compile):
+            model = distributed.shard(model, device, half) if config.parallel == "shard" else model.to(device)
+            sharded = distributed.is_sharded(model)
+
+            def measured() -> dict[str, Any]:
+                if not (sharded or distributed.is_first()):  # sharded, it computes with all processes or not at all
+                    return {}
+                with distributed.peers(computing=True), torch.autocast(device, torch.bfloat16, enabled=sharded and half):
+                    return held_out_losses(model, units, held_out, config.tokens_per_step)
+
+            before = base_losses(draft.folder, measured)
+            draft.counts["tokens_per_sec"] = _train(model, units, mixture, config, draft.folder)
+            draft.counts |= compared(before, measured())
         draft.counts["tokens"] = sum(share.tokens_drawn for share in shares.values())
-        draft.counts["tokens_per_sec"] = tokens_per_sec
         draft.counts["mixture"] = {name: asdict(share) for name, share in shares.items()}
         if units.frame_rate_hz is not None:
             draft.counts[_FRAME_RATE] = units.frame_rate_hz
+        weights = distributed.whole_weights(model) if sharded else None
         if distributed.is_first():
             draft.counts["skipped_steps"] = max(m.get("skipped_steps", 0) for m in read_metrics(draft.folder / "log"))
-            draft.counts |= compared(before, held_out_losses(model, units, held_out, config.tokens_per_step))
+            if weights is not None:
+                model = _adapted(LanguageModel.load(config.base, dtype), config)
+                model.load_state_dict(weights)
             save(merge(model) if config.lora.rank else model, base.tokenizer, draft.folder)
         discard_checkpoints(draft.folder)
     return artifacts.read(config.out)
+
+
+def _adapted(base: LanguageModel, config: PretrainConfig) -> nn.Module:
+    """What is trained: the base, or with `lora` adapters on it."""
+    return adapt(base.model, base.vocab, config.lora, config.train.seed) if config.lora.rank else base.model
 
 
 def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
@@ -164,15 +184,14 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
         if not samples:
             return None
         batch = pack([mixture[j] for j in samples], config.row_tokens if config.attention == "row" else None)
-        return watch.part(step, samples, batch)
+        return Part(batch, None) if part == distributed.ANY else watch.part(step, samples, batch)
 
     def loss_of(_: nn.Module, part: Part) -> dict[str, Tensor]:
         losses = token_losses(model, part.batch)
         watch.see(part, losses)
         return {"loss": losses.sum() / max(1, len(losses))}
 
-    with in_training(model, config.recompute, config.compile):
-        seconds = fit(model, batch_at, loss_of, config.train, folder, "language model", watch.after)
+    seconds = fit(model, batch_at, loss_of, config.train, folder, "language model", watch.after)
     watch.plot()
     return distributed.total(watch.num_tokens) / seconds  # an interrupted run measures its speed on the steps since
 

@@ -31,7 +31,7 @@ from weft.training.loop import TrainConfig, is_checkpointed, is_logged, takes_bf
 _PLOT_EVERY_SEC = 60.0  # at most, as it takes about one
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """A part of a step, and of which source each of its N targets is, by number, where that is to be told."""
 
@@ -73,6 +73,7 @@ class Watch:
         """Count the losses (N,) of a part."""
         if part.sources is not None:
             self._tally.add(losses, part.batch.targets, part.sources)
+            part.sources = None  # a sharded model may be given a part again, which counts for nothing
 
     def after(self, step: int) -> dict[str, float]:
         """What there is to log after a step."""

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: whole or absent, the newest whole one found by itself, older ones removed.
 
-    first_step = restore(folder, model, optimizer)       # 0 where there is none
-    save(folder, step, model, optimizer, keep=2)         # after `step` finished steps
+    first_step = restore(folder, model, optimizer, guard)       # 0 where there is none
+    save(folder, step, model, optimizer, guard, keep=2)         # after `step` finished steps
 
 All processes of a run call both; the folder is the one that the first of them gives. A checkpoint is a folder in the
 format of torch.distributed.checkpoint, in which every tensor of the model and of its optimizer stands under its
@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from weft.errors import UserError
 from weft.training import distributed
+from weft.training.guard import Guard
 from weft.training.optimizers import Optimizers
 
 # What a file that is cut off or overwritten may raise: a pickle nearly anything, torch.load the last two.
@@ -39,7 +40,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, keep: int) -> None:
+def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, guard: Guard, keep: int) -> None:
     """Write a checkpoint after `step` finished steps, then remove all but the newest `keep`.
 
     Raises OSError, in all processes, where one of them cannot write; what was there before is left as it is.
@@ -47,7 +48,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, keep:
     folder = distributed.from_first(folder.resolve())
     final = folder / f"step-{step:08d}"
     beside = _beside(final)
-    state: dict[str, Any] = {"model": _tensors(model), "optimizer": optimizer.state(model)}
+    state: dict[str, Any] = {"model": _tensors(model), "optimizer": optimizer.state(model), "guard": guard.state()}
     try:
         with _collective():
             # What several processes have is the first one's.
@@ -69,8 +70,8 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, keep:
             _remove(old)
 
 
-def restore(folder: Path, model: nn.Module, optimizer: Optimizers) -> int:
-    """Give `model` and `optimizer` what the newest whole checkpoint holds; returns its finished steps, or 0.
+def restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: Guard) -> int:
+    """Give `model`, `optimizer` and `guard` what the newest whole checkpoint holds; returns its finished steps, or 0.
 
     One that is damaged is told of and set aside, as `step-....damaged`. Raises UserError where no other is whole, and
     where a process does not see the folder.
@@ -83,7 +84,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizers) -> int:
     damaged: dict[Path, str] = {}
     for path in found:
         why = distributed.from_first(_damage(path) if distributed.is_first() else None)
-        if not (why := why or _load(path, model, optimizer)):
+        if not (why := why or _load(path, model, optimizer, guard)):
             break
         damaged[path] = why
     else:
@@ -109,18 +110,23 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _load(path: Path, model: nn.Module, optimizer: Optimizers) -> str | None:
-    """Change `model` and `optimizer`, or neither, and in all processes alike: then tell why not."""
+def _load(path: Path, model: nn.Module, optimizer: Optimizers, guard: Guard) -> str | None:
+    """Change `model`, `optimizer` and `guard`, or none, and in all processes alike: then tell why not."""
     if not all(distributed.gather((path / ".metadata").is_file())):  # the first process has seen it
         raise UserError(f"{path} is not there: every process must see the folder that the first one writes to")
     metadata = distributed.from_first(_metadata(path) if distributed.is_first() else None)
     assert isinstance(metadata, Metadata)
     tensors, parameters = _tensors(model), dict(model.named_parameters())
-    state: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+    state: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "guard": {}}
     for full_name, stored in metadata.state_dict_metadata.items():
         part, _, name = full_name.partition(".")
+        if not isinstance(stored, TensorStorageMetadata):
+            return f"it holds {full_name}, which is no tensor"
+        if part == "guard":
+            state[part][name] = torch.empty(stored.size, dtype=stored.properties.dtype)
+            continue
         owner = tensors.get(name) if part == "model" else parameters.get(name.rpartition(".")[0])
-        if owner is None or not isinstance(stored, TensorStorageMetadata):
+        if owner is None:
             return f"it holds {full_name}, which this model has not"
         if part == "model" and stored.size != owner.shape:
             return f"{full_name} is {tuple(stored.size)} in it, and {tuple(owner.shape)} here"
@@ -138,6 +144,7 @@ def _load(path: Path, model: nn.Module, optimizer: Optimizers) -> str | None:
         for name, tensor in tensors.items():
             tensor.copy_(state["model"][name])
     optimizer.load_state(model, state["optimizer"])
+    guard.load_state(state["guard"])
     return None
 
 

@@ -40,6 +40,9 @@ from weft.errors import UserError
 
 T = TypeVar("T")
 
+ANY = slice(1)
+"""The part of a step that a process takes which has none of its own, where it has to go along: it has no weight."""
+
 _PATIENCE = timedelta(hours=12)  # the first process may read, measure and save alone while the others wait
 _HEAD_START = timedelta(seconds=5)
 _TOLD = "weft/told"

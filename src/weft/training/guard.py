@@ -4,7 +4,7 @@
     if guard.takes(step, norm, "language model"): optimizer.step()
 
 A step that is not taken changes neither weights nor optimizer, and the next one has other data. What is decided depends
-on the norms alone, which all processes have alike, and `state_dict` is all that is remembered of them.
+on the norms alone, which all processes have alike, and `state` is all that is remembered of them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from weft.errors import UserError
 from weft.training import distributed
@@ -67,11 +71,12 @@ class Guard:
             return f"its gradient norm is {norm:.3g}, over {factor:g} times the usual {usual:.3g}"
         return None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         """What is to be remembered at a checkpoint, which follows a step that was taken."""
-        return {"norms": list(self._norms), "skipped_steps": self.skipped_steps}
+        norms = torch.tensor([*self._norms], dtype=torch.float64)
+        return {"norms": norms, "skipped_steps": torch.tensor(self.skipped_steps)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        self._norms.extend(state["norms"])
-        self.skipped_steps = state["skipped_steps"]
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave."""
+        self._norms.extend(state["norms"].tolist())
+        self.skipped_steps = int(state["skipped_steps"])

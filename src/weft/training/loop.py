@@ -196,7 +196,7 @@ def _backward(objective: nn.Module, batch_at: BatchAt, config: TrainConfig, step
     passes: list[tuple[float, Sized | None]] = [(len(batch) / total, batch) for batch in batches]
     if distributed.is_sharded(objective):
         lacking = max(distributed.gather(len(batches))) - len(batches)
-        passes += [(0.0, batches[-1] if batches else batch_at(step, slice(1)))] * lacking
+        passes += [(0.0, batches[-1] if batches else batch_at(step, distributed.ANY))] * lacking
     else:
         passes = passes or [(0.0, None)]
     told = []

@@ -109,7 +109,7 @@ def build(
     write_json(folder / MANIFEST, asdict(manifest))
     _sync_tree(folder)
     os.replace(folder, out)
-    _sync(out.parent)
+    sync(out.parent)
 
 
 def _licences(parents: Mapping[str, Manifest], own: str | None) -> str:
@@ -320,11 +320,12 @@ def check_writable(path: Path, suffix: str = "") -> None:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or which files a folder has, is on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PhiForCausalLM
 
+from tests.ranks import in_ranks
 from weft import artifacts, cli
 from weft.data.shards import write_documents
 from weft.engine.generate import Engine, Request, Sampling
@@ -14,6 +15,7 @@ from weft.lm import model as lm_model
 from weft.lm.model import LanguageModel, extend_lm, load_hf, save
 from weft.lm.packing import check_rows, pack, token_losses
 from weft.records import Document, Segment
+from weft.training import distributed
 from weft.vocab import SpeechVocab
 
 from .families import FAMILIES, text_lm
@@ -64,6 +66,26 @@ def test_a_model_that_grows_has_rows_in_whole_tiles_and_draws_no_spare_one(case,
     drawn |= set(by_transformers[:, len(prompt) :].flatten().tolist())
     assert len(drawn) > 20
     assert max(drawn) < vocab.size
+
+
+def loss_and_norm(family, tied):
+    """The loss and the norm of its gradient in all processes that are there, each with every document."""
+    model, tokenizer = text_lm(family, tied)
+    vocab = SpeechVocab.of(extend_lm(model, tokenizer, NUM_CODES, seed=0))
+    model = distributed.shard(model, "cpu", half=False)
+    assert distributed.is_sharded(model) == (distributed.world_size() > 1)
+    loss = token_losses(model, pack([vocab.document_ids(d) for d in DOCUMENTS], row_tokens=64)).mean()
+    distributed.backward(loss / distributed.world_size())
+    return loss.item(), distributed.clip_gradients(model, 1e9).item()
+
+
+def in_all_cases():
+    return [loss_and_norm(*case) for case in CASES]
+
+
+def test_every_family_can_be_sharded(tmp_path):
+    for case, found, expected in zip(CASES, in_ranks(in_all_cases, tmp_path)[1], in_all_cases(), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5), case
 
 
 def test_a_spare_row_begins_with_at_most_the_mean_probability_of_the_old_tokens(case, extended):

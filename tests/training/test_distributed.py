@@ -305,6 +305,8 @@ class Trained:
     weights: list[Tensor]
     gradients: list[list[Tensor | None]]
     """Of every step."""
+    num_here: int
+    """Numbers that this process holds of the parameters."""
 
 
 def train_tower(
@@ -326,7 +328,8 @@ def train_tower(
 
     config = replace(CONFIG, lr=1e-3, **changes)
     fit(m, batch_at or items(num_items), tower_loss, config, folder, "test", note)
-    return Trained([full(p) for p in m.parameters()], gradients)
+    num_here = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in m.parameters())
+    return Trained([full(p) for p in m.parameters()], gradients, num_here)
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -348,6 +351,8 @@ def test_sharded_processes_train_what_one_trains(num: int, tmp_path: Path) -> No
     together = in_ranks(train_towers, tmp_path, tmp_path / "many", "shard", ways, num=num)
     alone = train_towers(tmp_path / "one", "shard", [(n, few) for n, _ in ways])
     for i, expected in enumerate(alone):
+        assert sum(rank[i].num_here for rank in together) == expected.num_here
+        assert max(rank[i].num_here for rank in together) < expected.num_here / num * 1.5
         for found in (rank[i] for rank in together):
             for a, b in zip(found.weights, expected.weights, strict=True):
                 assert torch.allclose(a, b, atol=1e-5)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from weft import artifacts
 from weft.errors import UserError
 from weft.training import distributed
 from weft.training.guard import Guard
@@ -57,11 +58,9 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, guard
         if distributed.is_first():
             if why := _damage(beside):
                 raise UserError(f"{why}: every process must see the folder that the first one writes to")
-            _sync(beside)
-            if final.exists():
-                _remove(final)
+            artifacts.sync(beside)
             os.replace(beside, final)
-            _sync(folder)
+            artifacts.sync(folder)
     finally:
         if distributed.is_first():
             shutil.rmtree(beside, ignore_errors=True)
@@ -211,11 +210,3 @@ def _remove(path: Path) -> None:
     if path.exists():
         path.rename(_beside(path))
         shutil.rmtree(_beside(path))
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

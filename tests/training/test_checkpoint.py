@@ -188,7 +188,7 @@ def test_a_run_killed_at_any_instant_of_a_save_continues_to_the_same_weights(ins
 
 
 def train_by_hand(folder: Path, way: str, fail_at: str) -> str:
-    """Ends at the second save as told; what was told of it, by the exception that came."""
+    """What was told of a run that fails in a save: "full" and "killed" in the second, "elsewhere" in the first."""
 
     def batch_at(step: int, part: slice) -> torch.Tensor | None:
         if step == 5 and fail_at == "full" and distributed.rank() == 0:
@@ -198,6 +198,8 @@ def train_by_hand(folder: Path, way: str, fail_at: str) -> str:
 
     if fail_at == "killed" and distributed.rank() == 1:
         dying("written")
+    if fail_at == "elsewhere" and distributed.rank() == 1:
+        checkpoint._beside = lambda path: folder / "elsewhere" / path.name
     try:
         train_tower(folder, way, batch_at=batch_at)
     except (OSError, UserError) as e:
@@ -210,6 +212,12 @@ def test_a_disk_that_is_full_for_one_process_ends_all(tmp_path: Path) -> None:
     told = in_ranks(train_by_hand, tmp_path, tmp_path / "run", "shard", "full")
     assert ["No space left" in line for line in told] == [True, True]
     assert names(tmp_path / "run/checkpoints") == ["step-00000003"]
+
+
+def test_a_disk_that_only_one_process_sees_is_told_as_such(tmp_path: Path) -> None:
+    first, _ = in_ranks(train_by_hand, tmp_path, tmp_path / "run", "shard", "elsewhere")
+    assert "__1_0.distcp is missing: every process must see the folder that the first one writes to" in first
+    assert names(tmp_path / "run/checkpoints") == []
 
 
 @pytest.mark.parametrize("way", ["replicate", "shard"])

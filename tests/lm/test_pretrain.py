@@ -14,7 +14,7 @@ from tests.ranks import in_ranks
 from weft import artifacts
 from weft.data.shards import TokenShards, write_tokens
 from weft.errors import UserError
-from weft.lm import held_out, pretrain, watch
+from weft.lm import pretrain, watch
 from weft.lm.held_out import held_out_losses
 from weft.lm.losses import Units
 from weft.lm.mixture import Mixture, Pieces
@@ -158,7 +158,9 @@ def test_two_processes_train_what_one_trains(config, tmp_path, changes, toleranc
         made = LanguageModel.load(out)
         assert type(made.model).__name__ == "LlamaForCausalLM"
         for name, found in made.model.state_dict().items():
-            torch.testing.assert_close(found, weights[name], rtol=0, atol=tolerance, msg=name)
+            torch.testing.assert_close(
+                found, weights[name], rtol=0, atol=tolerance, msg=lambda m, name=name, out=out: f"{out.name} {name} {m}"
+            )
         assert made.manifest.counts["loss.text"] == pytest.approx(whole.counts["loss.text"], abs=10 * tolerance)
         assert made.manifest.counts["tokens"] == whole.counts["tokens"]
         for a, b in zip(read_metrics(out / "log"), read_metrics(one.out / "log"), strict=True):
@@ -195,7 +197,9 @@ def test_a_sharded_run_goes_on_in_any_number_of_processes_and_the_other_way(conf
     for out in (sharded.out, four):
         assert next(iter(read_metrics(out / "log")))["step"] == 0
         for name, found in LanguageModel.load(out).model.state_dict().items():
-            torch.testing.assert_close(found, weights[name], rtol=0, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                found, weights[name], rtol=0, atol=1e-6, msg=lambda m, name=name, out=out: f"{out.name} {name} {m}"
+            )
 
 
 def finished(configs):
@@ -283,8 +287,8 @@ def test_held_out_losses_do_not_depend_on_the_batches(config, vocab, tiny_lm):
 
 def test_the_base_is_measured_beside_what_is_made_of_it(config, vocab, monkeypatch):
     """By the same ruler, and once: a run that goes on has it already."""
-    calls, measure = [], held_out.held_out_losses
-    monkeypatch.setattr(held_out, "held_out_losses", lambda *args: calls.append(args) or measure(*args))
+    calls = []
+    monkeypatch.setattr(pretrain, "held_out_losses", lambda *args: calls.append(args) or held_out_losses(*args))
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, steps=3, lr=1e-9, warmup_steps=0, weight_decay=0)
     )
@@ -293,7 +297,7 @@ def test_the_base_is_measured_beside_what_is_made_of_it(config, vocab, monkeypat
         with pytest.raises(KeyboardInterrupt):
             pretrain.run(config)
     counts = pretrain.run(config).counts
-    assert len(calls) == 1
+    assert len(calls) == 2  # of the base, and of what was made of it
     names = ("loss.text", "loss.speech", "bits_per_byte.text", "nats_per_sec.speech")
     for found in (counts, counts["held_out"]["interleaved"]):
         assert [found[f"base.{name}"] for name in names] == pytest.approx([found[name] for name in names], rel=1e-5)

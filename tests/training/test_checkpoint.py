@@ -15,8 +15,8 @@ from tests.training.test_distributed import items, train_tower
 from tests.training.test_loop import CONFIG, data, loss, model
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
-from weft.training.loop import fit
 from weft.training.guard import Guard
+from weft.training.loop import fit
 from weft.training.optimizers import Optimizers
 
 full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")

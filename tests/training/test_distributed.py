@@ -19,9 +19,9 @@ from tests.training.test_loop import CONFIG, Half, Harmful, data, half_loss, los
 from weft import artifacts, cli
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
+from weft.training.guard import Guard
 from weft.training.loop import BatchAt, fit
 from weft.training.metrics import read_metrics
-from weft.training.guard import Guard
 from weft.training.optimizers import Optimizers
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from weft import artifacts
@@ -39,7 +38,6 @@ def base_losses(folder: Path, measured: Callable[[], dict[str, Any]]) -> dict[st
     return distributed.from_first(json.loads(kept.read_text()) if distributed.is_first() else {})
 
 
-@torch.no_grad()
 def held_out_losses(model: PreTrainedModel, units: Units, datasets: Datasets, tokens_per_batch: int) -> dict[str, Any]:
     """Mean losses by the names of `Tally.figures`, but for that over all targets; `held_out` has them by dataset."""
     if not datasets:
@@ -47,9 +45,10 @@ def held_out_losses(model: PreTrainedModel, units: Units, datasets: Datasets, to
     model.eval()
     names = sorted({name for name, _ in datasets})
     tally = Tally(units, names)
-    for name, pieces in datasets:
-        for batch in _batches(pieces, tokens_per_batch):
-            tally.add(token_losses(model, batch), batch.targets, np.full(len(batch), names.index(name)))
+    with distributed.without_gradients(model):
+        for name, pieces in datasets:
+            for batch in _batches(pieces, tokens_per_batch):
+                tally.add(token_losses(model, batch), batch.targets, np.full(len(batch), names.index(name)))
     return {**_by_modality(tally.figures()), "held_out": {name: _by_modality(tally.of(name)) for name in names}}
 
 

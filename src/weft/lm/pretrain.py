@@ -149,7 +149,10 @@ def run(config: PretrainConfig) -> Manifest:
             def measured() -> dict[str, Any]:
                 if not (sharded or distributed.is_first()):  # sharded, it computes with all processes or not at all
                     return {}
-                with distributed.peers(computing=True), torch.autocast(device, torch.bfloat16, enabled=sharded and half):
+                with (
+                    distributed.peers(computing=True),
+                    torch.autocast(device, torch.bfloat16, enabled=sharded and half),
+                ):
                     return held_out_losses(model, units, held_out, config.tokens_per_step)
 
             before = base_losses(draft.folder, measured)

@@ -216,6 +216,16 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(m, FSDPModule) for m in module.modules())
 
 
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Around passes of a `model` that no backward pass follows: one that is sharded has its parts back afterwards."""
+    with torch.no_grad():
+        yield
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole_weights(model: nn.Module) -> dict[str, Any]:
     """The state dict of a sharded model, on the CPU of the first process; the others get an empty one."""
     with peers():

@@ -153,9 +153,7 @@ def fit(
                 note = f"loss {values['loss']:.3f}" if values else ""  # a step may find nothing to train on
             advance(1, note)
             if is_checkpointed(config, step) and guard.is_at_ease:
-                checkpoint.save(
-                    folder / "checkpoints", step + 1, model, optimizer, guard, keep=config.keep_checkpoints
-                )
+                checkpoint.save(folder / "checkpoints", step + 1, model, optimizer, guard, keep=config.keep_checkpoints)
     model.eval()
     return time.monotonic() - begun_sec
 

@@ -84,16 +84,16 @@ def test_training_learns_both_modalities_and_tells_what_it_measured(config):
 
 
 def killed_at(call, config):
-    """Run until the batch of that number is asked for, and be killed there."""
-    packing, calls = pretrain.pack, []
+    """Run until the losses of that batch are asked for, and be killed there."""
+    losses, calls = pretrain.token_losses, []
 
-    def pack(*args):
+    def token_losses(*args):
         calls.append(args)
         if len(calls) == call:
             os.kill(os.getpid(), signal.SIGKILL)
-        return packing(*args)
+        return losses(*args)
 
-    pretrain.pack = pack
+    pretrain.token_losses = token_losses
     pretrain.run(config)
 
 

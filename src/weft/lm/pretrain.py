@@ -30,12 +30,13 @@ from weft.lm.lora import LoraConfig, adapt, merge
 from weft.lm.losses import Units
 from weft.lm.mixture import Mixture, Pieces, Share
 from weft.lm.model import KIND, LanguageModel, save
-from weft.lm.packing import check_rows, in_training, pack, token_losses
+from weft.lm.packing import Batch, check_rows, in_training, pack, token_losses
 from weft.lm.shares import Weight
 from weft.lm.watch import Part, Watch
 from weft.training import checkpoint, distributed
 from weft.training.loop import TrainConfig, discard_checkpoints, fit, takes_bf16
 from weft.training.metrics import read_metrics
+from weft.training.prefetch import Prefetch
 from weft.vocab import SpeechVocab
 
 _FRAME_RATE = "frame_rate_hz"
@@ -182,19 +183,26 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
     """Train `model` and return the tokens a second, padding not counted."""
     watch = Watch(units, mixture, model, config.train, folder)
 
-    def batch_at(step: int, part: slice) -> Part | None:
+    def batch_at(step: int, part: slice) -> Batch | None:
         samples = mixture.samples(step)[part]
-        if not samples:
+        row_tokens = config.row_tokens if config.attention == "row" else None
+        return pack([mixture[j] for j in samples], row_tokens) if samples else None
+
+    def part_at(step: int, part: slice) -> Part | None:
+        batch = ahead.batch_at(step, part)
+        if batch is None:
             return None
-        batch = pack([mixture[j] for j in samples], config.row_tokens if config.attention == "row" else None)
-        return Part(batch, None) if part == distributed.ANY else watch.part(step, samples, batch)
+        if part == distributed.ANY:
+            return Part(batch, None)
+        return watch.part(step, mixture.samples(step)[part], batch)
 
     def loss_of(_: nn.Module, part: Part) -> dict[str, Tensor]:
         losses = token_losses(model, part.batch)
         watch.see(part, losses)
         return {"loss": losses.sum() / max(1, len(losses))}
 
-    seconds = fit(model, batch_at, loss_of, config.train, folder, "language model", watch.after)
+    with Prefetch(batch_at, config.train) as ahead:  # a shard may lie on a slow disk
+        seconds = fit(model, part_at, loss_of, config.train, folder, "language model", watch.after)
     watch.plot()
     return distributed.total(watch.num_tokens) / seconds  # an interrupted run measures its speed on the steps since
 

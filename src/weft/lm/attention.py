@@ -111,7 +111,7 @@ def _by_length(
     long = tuple(n >= _LONG and window is None and softcap is None for n in lengths)
     table = _table(lengths, long, window)
     index, back = table.index.to(query.device), table.back.to(query.device)
-    num_rows, width = table.unseen.shape[0], table.unseen.shape[-1]
+    num_rows, width = table.mask.shape[0], table.mask.shape[-1]
     in_table = num_rows * width
     sizes = [in_table, *(n for n, is_long in zip(lengths, long, strict=True) if is_long)]
 
@@ -125,10 +125,12 @@ def _by_length(
     (q, *queries), (k, *keys), (v, *values) = map(parts_of, (query, key, value))
     heard = []
     if num_rows:
-        scores = (q @ k.transpose(2, 3)).float() * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        shares = scores.masked_fill_(table.unseen.to(scores.device), -torch.inf).softmax(-1).to(v.dtype)
+        scores, mask = (q @ k.transpose(2, 3)).float(), table.mask.to(q.device)
+        if softcap is None:
+            scores = torch.add(mask, scores, alpha=scale)
+        else:
+            scores = mask + softcap * torch.tanh(scores * (scale / softcap))
+        shares = scores.softmax(-1).to(v.dtype)
         heard.append((F.dropout(shares, dropout) if dropout else shares) @ v)
     for q, k, v in zip(queries, keys, values, strict=True):
         heard.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale))
@@ -160,8 +162,8 @@ class _Table:
     """(B W + ids of long segments,) places in the row: of the table's cells, then of the long segments."""
     back: Tensor
     """(T,) where each id of the row stands in `index`."""
-    unseen: Tensor
-    """(B, 1, W, W) bool, what a cell does not see."""
+    mask: Tensor
+    """(B, 1, W, W) float32, minus infinity at what a cell does not see."""
 
 
 @lru_cache(maxsize=2)  # the layers of a model ask for the same one, in Gemma for two in turn
@@ -192,4 +194,5 @@ def _table(lengths: tuple[int, ...], long: tuple[bool, ...], window: int | None)
     grid, column = owners.reshape(len(filled), width), np.arange(width)
     distance = column[:, None] - column
     seen = (distance >= 0) & (distance < (window or width)) & (grid[:, :, None] == grid[:, None, :])
-    return _Table(torch.from_numpy(index), torch.from_numpy(back), torch.from_numpy(~seen)[:, None])
+    mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf)))
+    return _Table(torch.from_numpy(index), torch.from_numpy(back), mask[:, None])

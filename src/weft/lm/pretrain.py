@@ -11,6 +11,7 @@ what is held out, where the base is measured too: a reader sees what training ma
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -189,7 +190,7 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
         return pack([mixture[j] for j in samples], row_tokens) if samples else None
 
     def part_at(step: int, part: slice) -> Part | None:
-        batch = ahead.batch_at(step, part)
+        batch = (ahead.batch_at if ahead else batch_at)(step, part)
         if batch is None:
             return None
         if part == distributed.ANY:
@@ -201,7 +202,9 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
         watch.see(part, losses)
         return {"loss": losses.sum() / max(1, len(losses))}
 
-    with Prefetch(batch_at, config.train) as ahead:  # a shard may lie on a slow disk
+    # On a CPU the thread would hold up the one that trains, by more than batches take.
+    on_gpu = model.device.type == "cuda"
+    with Prefetch(batch_at, config.train) if on_gpu else nullcontext() as ahead:
         seconds = fit(model, part_at, loss_of, config.train, folder, "language model", watch.after)
     watch.plot()
     return distributed.total(watch.num_tokens) / seconds  # an interrupted run measures its speed on the steps since

@@ -41,6 +41,7 @@ from weft.training.prefetch import Prefetch
 from weft.vocab import SpeechVocab
 
 _FRAME_RATE = "frame_rate_hz"
+_MEASURED_AT_ONCE = 4096  # tokens: a step's may be millions, which many processes and micro-batches share
 
 WeightsFrom = dict[str, dict[str, Weight]]
 
@@ -148,6 +149,8 @@ def run(config: PretrainConfig) -> Manifest:
             model = distributed.shard(model, device, half) if config.parallel == "shard" else model.to(device)
             sharded = distributed.is_sharded(model)
 
+            at_once = min(config.tokens_per_step, max(_MEASURED_AT_ONCE, config.row_tokens))
+
             def measured() -> dict[str, Any]:
                 if not (sharded or distributed.is_first()):  # sharded, it computes with all processes or not at all
                     return {}
@@ -155,7 +158,7 @@ def run(config: PretrainConfig) -> Manifest:
                     distributed.peers(computing=True),
                     torch.autocast(device, torch.bfloat16, enabled=sharded and half),
                 ):
-                    return held_out_losses(model, units, held_out, config.tokens_per_step)
+                    return held_out_losses(model, units, held_out, at_once)
 
             before = base_losses(draft.folder, measured)
             draft.counts["tokens_per_sec"] = _train(model, units, mixture, config, draft.folder)

@@ -45,6 +45,13 @@ def test_a_long_run_is_thinned_out_to_means():
     assert (steps[0], steps[-1]) == (14.5, 8984.5)
 
 
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.5, "0.500"), (86.0, "86.0"), (227.96, "228"), (7436.2, "7,436"), (8.6157e-5, "8.62e-05")]
+)
+def test_a_last_value_has_three_places_and_no_loose_point(value, told):
+    assert module._last(value) == told
+
+
 def test_names_are_apart_and_near_their_lines():
     assert module._apart(np.array([0.1, 0.5, 0.9]), 0.1) == pytest.approx([0.1, 0.5, 0.9])
     crowded = module._apart(np.array([0.5, 0.5, 0.52, 0.9]), 0.1)

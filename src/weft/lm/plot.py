@@ -134,6 +134,11 @@ def _number(value: float, _: Any = None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
+def _last(value: float) -> str:
+    """A line's last value, to three places or to the whole number."""
+    return _number(value) if value >= 1000 else f"{value:#.3g}".removesuffix(".")
+
+
 def _name(axes: Axes, ends: Sequence[tuple[tuple[str, str], float]]) -> None:
     """Name and last value of each line, as near to its end as the other names let it."""
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -141,8 +146,7 @@ def _name(axes: Axes, ends: Sequence[tuple[tuple[str, str], float]]) -> None:
     order = np.argsort(heights)
     for i, height in zip(order, _apart(np.clip(heights[order], 0, 1), _LABEL_GAP), strict=True):
         (name, colour), value = ends[i]
-        number = _number(value) if value >= 1000 else f"{value:#.3g}"
-        told = f"{name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + '…'} {number}"
+        told = f"{name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + '…'} {_last(value)}"
         axes.annotate(told.strip(), (1.01, height), xycoords="axes fraction", fontsize=8, color=colour, va="center")
 
 

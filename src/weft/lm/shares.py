@@ -121,7 +121,7 @@ def _read(
                 f"{called} names {name!r}, which tokens does not hold: it holds {', '.join(sorted(sources))}"
             )
     if missing := sorted(sources.keys() - weights.keys()):
-        raise UserError(f"{called} lacks {', '.join(missing)}: give its share of the tokens, or 0 to leave it out")
+        raise UserError(f"{called} lacks {', '.join(missing)}: give each a share of the tokens, or 0 to leave it out")
     shares, epochs, rests = np.zeros(len(sources)), np.zeros(len(sources)), []
     for i, name in enumerate(sorted(sources)):
         weight = weights[name]

@@ -103,7 +103,7 @@ class Harmful:
 def test_a_loss_that_is_not_finite_ends_the_run_when_all_are(tmp_path: Path) -> None:
     for steps, told in ((1, "at step 0"), (3, "at each step from step 0 on"), (9, "at each step from step 0 on")):
         harmful = Harmful(*range(9))
-        with pytest.raises(UserError, match=f"test: the loss or its gradient is not finite {told}: lower train.lr"):
+        with pytest.raises(UserError, match=f"test: the loss or its gradient is not finite {told}: begin again"):
             fit(model(), harmful.data, harmful.loss, replace(CONFIG, steps=steps), tmp_path / str(steps), "test")
 
 

@@ -58,7 +58,10 @@ class Guard:
         self.skipped_steps += 1
         if self._in_a_row > min(self._config.max_skipped_steps, self._config.steps - 1):
             since = f"step {step}" if self._in_a_row == 1 else f"each step from step {step + 1 - self._in_a_row} on"
-            raise UserError(f"{title}: {why} at {since}: lower train.lr, or try again from the last checkpoint")
+            raise UserError(
+                f"{title}: {why} at {since}: begin again with a lower train.lr and another --out; after a fault of "
+                "the machine the same command goes on from its last checkpoint"
+            )
         if distributed.is_first():
             print(f"weft: step {step} is skipped: {why}", file=sys.stderr, flush=True)
         return False

@@ -36,6 +36,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         (["train-tokenizer"], ["RECIPE.toml"]),
         (["train-tokenizer", "missing.toml"], ["missing.toml", "does not exist"]),
         (["tokenize", "a.wav", "--tokenizr", "x"], ["tokenizr"]),
+        (["info", "a", "true"], ["true belongs to no flag", "a switch stands alone"]),
         (["speak", "missing.txt", "--out", "x"], ["missing.txt", "does not exist"]),
     ],
 )

@@ -15,7 +15,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter, Token, UnusedCliTokensError
 from cyclopts.config import Toml
 
 from weft.errors import UserError
@@ -104,6 +104,9 @@ def _require_tables(values: Mapping[str, Any], kind: type, where: str) -> None:
 
 def one_line(error: CycloptsError) -> str:
     """A parsing error as one line."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        left = " ".join(error.unused_tokens)
+        return f"{left} belongs to no flag: put it behind one; a switch stands alone, as --compile, or takes =false"
     return " ".join(str(error).split())
 
 

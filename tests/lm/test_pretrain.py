@@ -202,6 +202,20 @@ def test_a_sharded_run_goes_on_in_any_number_of_processes_and_the_other_way(conf
             )
 
 
+def test_what_a_run_needs_of_its_machine_may_change_while_it_is_stopped(config, tmp_path):
+    train = dataclasses.replace(config.train, steps=12, checkpoint_every_steps=4, precision="fp32")
+    config = dataclasses.replace(config, train=train)
+    assert in_ranks(killed_at, tmp_path, 7, config, num=1) == [None]
+    with pytest.raises(UserError, match=r"begun with another train\.lr"):
+        pretrain.run(dataclasses.replace(config, train=dataclasses.replace(train, lr=1e-3)))
+    smaller = dataclasses.replace(train, accumulate=2, checkpoint_every_steps=5, log_every_steps=1)
+    pretrain.run(dataclasses.replace(config, train=smaller, recompute=True))
+    whole = dataclasses.replace(config, out=tmp_path / "whole")
+    pretrain.run(whole)
+    for name, found in weights_of(config.out).items():
+        torch.testing.assert_close(found, weights_of(whole.out)[name], rtol=0, atol=1e-5)
+
+
 def finished(configs):
     return [pretrain.run(config).fingerprint for config in configs]
 

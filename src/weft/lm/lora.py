@@ -12,6 +12,7 @@ their gradients and moments, twice where it is untied, in place of 3,584 for eac
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ def adapt(model: PreTrainedModel, vocab: SpeechVocab, config: LoraConfig, seed: 
         target_modules=list(config.targets) or "all-linear",
         trainable_token_indices=dict.fromkeys(names, ids),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # of PEFT's asking for it
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, settings)

@@ -35,7 +35,7 @@ from weft.lm.packing import Batch, check_rows, in_training, pack, token_losses
 from weft.lm.shares import Weight
 from weft.lm.watch import Part, Watch
 from weft.training import checkpoint, distributed
-from weft.training.loop import TrainConfig, discard_checkpoints, fit, takes_bf16
+from weft.training.loop import HOUSEKEEPING, TrainConfig, discard_checkpoints, fit, takes_bf16
 from weft.training.metrics import read_metrics
 from weft.training.prefetch import Prefetch
 from weft.vocab import SpeechVocab
@@ -128,6 +128,7 @@ def run(config: PretrainConfig) -> Manifest:
     parents |= tokenizer_of(parents)
     left_out = ("base", "tokens", "held_out", "out", "max_epochs", "parallel", "recompute", "compile", "dry_run")
     settings = {k: v for k, v in asdict(config).items() if k not in left_out}
+    settings["train"] = {k: v for k, v in settings["train"].items() if k not in HOUSEKEEPING}
     if artifacts.is_made(config.out, KIND, settings, parents):
         return artifacts.read(config.out)
     mixture = _mixture(config, base.vocab.size)

@@ -76,6 +76,9 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
 
 
+HOUSEKEEPING = ("accumulate", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "max_skipped_steps")
+"""Settings of `TrainConfig` that change what a run needs and tells, and not, but for rounding, what it trains."""
+
 BatchAt = Callable[[int, slice], Sized | None]
 LossOf = Callable[[nn.Module, Any], dict[str, Tensor]]
 AfterStep = Callable[[int], Mapping[str, float]]

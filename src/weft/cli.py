@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -69,6 +70,8 @@ TRAINING = {"train-tokenizer", "train-decoder", "train-text-to-token", "pretrain
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if launch.world_size() > 1:  # when one process is gone, torchrun ends the others so: as an interruption, it is told
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -114,6 +117,8 @@ def _complain(message: str) -> int:
 
 def _tell(line: str) -> None:
     """Print a line to stderr, once where many processes have something to say."""
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # of `main`; the line comes first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if launch.world_size() == 1 or _processes().first_to_tell():
         print(line, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-# Two commands: `make demo` builds a small model that talks, `make test` checks everything.
+# Two commands: `make demo` trains a small spoken chatbot, `make test` runs all checks.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -11,7 +11,7 @@ test: .venv/installed
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

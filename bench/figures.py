@@ -1,4 +1,4 @@
-"""What every bench here shares: works timed in turn, figures as a table and as JSON, and what they were taken on."""
+"""Common parts of the benchmarks: timing in turn, tables, and JSON with the machine and the versions."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from typing import Any
 
 import torch
 
-from weft.training.loop import multiplies_bf16
+from weft.device import has_native_bf16
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table. `ratio` is how many times better ours is, or what share of the peer's."""
+    """A line of the table. `ratio` is the speed (or another figure) of weft relative to the baseline."""
 
-    ours: float
-    peer: float | None
+    weft: float
+    baseline: float | None
     ratio: float | None
     unit: str
 
 
-def in_turn(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
-    """The median seconds of each of `works`, done one after another `rounds` times, and once before."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
+def in_turn(rounds: int, **functions: Callable[[], object]) -> dict[str, float]:
+    """Return the median seconds of each function. They are called in turn, `rounds` times after one warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(1 + rounds):
-        for name, work in works.items():
-            begun_sec = time.perf_counter()
-            work()
-            taken[name].append(time.perf_counter() - begun_sec)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+        for name, function in functions.items():
+            start_sec = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start_sec)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def show(figures: Mapping[str, Figure]) -> None:
-    """Print the table."""
-    print(f"{'figure':<48}{'ours':>10}{'peer':>10}{'ratio':>8}")
+    """Print the figures as a table."""
+    print(f"{'figure':<48}{'weft':>10}{'baseline':>10}{'ratio':>8}")
     for name, f in figures.items():
-        peer = "" if f.peer is None else f"{f.peer:.2f}"
+        baseline = "" if f.baseline is None else f"{f.baseline:.2f}"
         ratio = "" if f.ratio is None else f"{f.ratio:.2f}"
-        print(f"{name:<48}{f.ours:>10.2f}{peer:>10}{ratio:>8}  {f.unit}")
+        print(f"{name:<48}{f.weft:>10.2f}{baseline:>10}{ratio:>8}  {f.unit}")
 
 
 def write(path: Path, figures: Mapping[str, Any]) -> None:
-    """The figures as JSON, beside the machine and the versions."""
+    """Write the figures as JSON, with the machine and the versions."""
     versions = {name: version(name) for name in ("weft-speech", "torch", "transformers", "numpy")}
-    told = {name: vars(f) if isinstance(f, Figure) else f for name, f in figures.items()}
-    report = {"figures": told, "machine": _machine(), "versions": versions | {"python": platform.python_version()}}
+    values = {name: vars(f) if isinstance(f, Figure) else f for name, f in figures.items()}
+    report = {"figures": values, "machine": _machine(), "versions": versions | {"python": platform.python_version()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -65,6 +65,6 @@ def _machine() -> dict[str, object]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "multiplies_bf16": multiplies_bf16("cpu"),
+        "has_native_bf16": has_native_bf16("cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -1,15 +1,14 @@
-"""Word errors against frame rate, the paper's figure in small: a tokenizer at 50, 25, 12.5 and 6.25 codes a second,
-trained alike on the same speech, each with its bottleneck closed (ours) and open (the same weights without quantizing).
+"""Word error rate by frame rate: tokenizers of 50, 25, 12.5 and 6.25 codes per second, as in a figure of the paper.
 
-    python bench/frame_rates.py [--quantizer fsq] [--json FILE]          # on the demo's world, spoken by espeak
+    python bench/frame_rates.py [--quantizer fsq] [--json FILE]          # speech of the demo, by espeak
     python bench/frame_rates.py --audio train/manifest.jsonl --held-out test/manifest.jsonl --steps 2000
-    python bench/frame_rates.py --audio .. --recipe whisper-small/tokenizer --base DIR   # as the paper, from a Whisper
-    python bench/frame_rates.py --quick                                  # a rehearsal: nothing is learnt
+    python bench/frame_rates.py --audio .. --recipe whisper-small/tokenizer --base DIR   # from a Whisper, as the paper
+    python bench/frame_rates.py --quick                                  # a few steps, to test the script
 
-Codebooks grow as in the paper where codes are fewer (4096, 4096, 16384, 65536), divided by 32; a step is the recipe's
-(nano's, which trains from nothing, unless another is named), the same seconds of speech at every rate. The paper's
-figures are of whisper-large-v3 and other speech: what can be compared is how errors grow from rate to rate. A tokenizer
-that is trained already is not trained again, so a run that was interrupted goes on.
+All tokenizers are trained on the same speech with the same recipe (nano's by default, from random weights). Each is
+measured with and without quantization by the same weights. Lower rates have larger codebooks, those of the paper (4096,
+4096, 16384, 65536) divided by 32. The paper's error rates are of whisper-large-v3 and other speech, so only their
+growth with the rate is comparable. Tokenizers that exist are not trained again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -26,18 +25,22 @@ from typing import Any
 
 from figures import write
 
-from weft import artifacts, cli
+from weft import cli
 from weft.config import recipe_path
-from weft.data.corpus import read_manifest
-from weft.demo.material import Sizes, of_world
+from weft.data.speech import read_manifest
+from weft.demo.data import Sizes, from_world
 from weft.eval.tokenizer import measure
+from weft.files import write_bytes
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A frame rate: encoder frames pooled into a code, outputs of the CTC head at each (37.5 to 50 a second), the
-    levels of its codes where they are a grid, and the paper's word error rate on LibriSpeech clean, in percent."""
+    """A frame rate.
+
+    It has the number of encoder frames per code, the outputs of the CTC head per code (37.5 to 50 per second), the
+    levels of an FSQ codebook, and the paper's word error rate on LibriSpeech clean, in percent.
+    """
 
     pooling: int
     ctc_outputs: int
@@ -54,7 +57,7 @@ class Rate:
 
     @property
     def block_frames(self) -> int:
-        """2 s, or the next whole number of codes."""
+        """The encoder frames of a block: 2 s, rounded up to whole codes."""
         return -(-100 // self.pooling) * self.pooling
 
 
@@ -65,23 +68,25 @@ RATES = [
     Rate(8, 6, (8, 8, 8, 4), None),
 ]
 QUICK_STEPS = 6
-COLUMNS = ("codes/s", "codes", "bits/s", "used bits/s", "codes used", "WER (95 %)", "open", "ratio", "CER", "paper WER")
+COLUMNS = (
+    "codes/s", "codes", "bits/s", "used bits/s", "codes used", "WER (95 %)", "unquantized", "ratio", "CER", "paper WER",
+)  # fmt: skip
 
 
 def main() -> int:
-    arguments = parsed()
-    speech, held_out = material(arguments)
+    arguments = parse_arguments()
+    speech, held_out = speech_of(arguments)
     quantizers = ["vq", "fsq"] if arguments.quantizer == "both" else [arguments.quantizer]
     figures: dict[str, Any] = {}
     for quantizer in quantizers:
         rows = []
         for rate in RATES:
-            tokenizer = trained(rate, quantizer, speech, held_out, arguments)
-            found = measure(SpeechTokenizer.load(tokenizer), read_manifest(held_out))
+            tokenizer = train(rate, quantizer, speech, held_out, arguments)
+            found = measure(SpeechTokenizer.from_pretrained(tokenizer), read_manifest(held_out))
             found.pop("speakers")
             figures[f"{quantizer}.{rate.hz:g}hz"] = {**found, "paper_wer_librispeech_clean": rate.paper_wer}
             rows.append(row(rate, found))
-        print(f"\n{quantizer}, {found['utterances']} utterances held out, {found['seconds'] / 60:.1f} min")
+        print(f"\n{quantizer}, {found['utterances']} held-out utterances, {found['seconds'] / 60:.1f} min")
         show([COLUMNS, *rows])
         print(*(f"{r.hz:g}/s: {w}" for r in RATES for w in figures[f"{quantizer}.{r.hz:g}hz"]["warnings"]), sep="\n")
     if arguments.json:
@@ -89,17 +94,17 @@ def main() -> int:
     return 0
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--audio", type=Path, nargs="+", default=[], help="manifests of transcribed speech to train on")
-    p.add_argument("--held-out", type=Path, help="manifest to measure on; else every twentieth utterance of --audio")
-    p.add_argument("--recipe", default="nano/tokenizer", help="recipe of every rate's tokenizer")
-    p.add_argument("--base", type=Path, help="folder of a Hugging Face Whisper to start from; else from nothing")
+    p.add_argument("--held-out", type=Path, help="manifest to measure on; not set: a twentieth of --audio")
+    p.add_argument("--recipe", default="nano/tokenizer", help="recipe of all tokenizers")
+    p.add_argument("--base", type=Path, help="directory of a Hugging Face Whisper to start from; not set: random")
     p.add_argument("--quantizer", choices=("vq", "fsq", "both"), default="vq")
-    p.add_argument("--steps", type=int, help="training steps; else the recipe's")
+    p.add_argument("--steps", type=int, help="training steps; not set: those of the recipe")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, default=Path("runs/frame_rates"), help="folder of what is made on the way")
-    p.add_argument("--json", type=Path, help="file to write the figures to")
+    p.add_argument("--out", type=Path, default=Path("runs/frame_rates"), help="directory for speech and tokenizers")
+    p.add_argument("--json", type=Path, help="file for the figures")
     p.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps on a few sentences")
     arguments = p.parse_args()
     if arguments.quick:
@@ -107,15 +112,14 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def material(arguments: argparse.Namespace) -> tuple[list[Path], Path]:
-    """The manifests to train on, and the one to measure on."""
+def speech_of(arguments: argparse.Namespace) -> tuple[list[Path], Path]:
+    """Return the manifests to train on, and the one to measure on."""
     if not arguments.audio:
         small = {"stories": 12, "turns": 6, "span_documents": 2, "held_out": 8} if arguments.quick else {}
-        sizes = Sizes(**small, woven_documents=0, spoken_documents=0, plain_documents=0, dialogues=0, pairs=1)
-        made = of_world(
-            arguments.out / "speech", sizes, arguments.seed, workers=1 if arguments.quick else os.cpu_count() or 1
-        )
-        return list(made.speech), made.held_out
+        none = {"interleaved_documents": 0, "synthetic_speech_documents": 0, "text_documents": 0, "dialogues": 0}
+        workers = 1 if arguments.quick else os.cpu_count() or 1
+        data = from_world(arguments.out / "speech", Sizes(**small, **none, pairs=1), arguments.seed, workers)
+        return list(data.speech), data.held_out
     if arguments.held_out:
         return arguments.audio, arguments.held_out
     utterances = [u for u in read_manifest(*arguments.audio) if u.text]
@@ -123,12 +127,12 @@ def material(arguments: argparse.Namespace) -> tuple[list[Path], Path]:
     num_held_out = max(1, len(utterances) // 20)
     for name, part in (("held_out", utterances[:num_held_out]), ("train", utterances[num_held_out:])):
         lines = (json.dumps({"id": u.id, "audio": u.audio, "text": u.text, "speaker": u.speaker}) for u in part)
-        artifacts.write_bytes(arguments.out / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+        write_bytes(arguments.out / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
     return [arguments.out / "train.jsonl"], arguments.out / "held_out.jsonl"
 
 
-def trained(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, arguments: argparse.Namespace) -> Path:
-    """The tokenizer of a frame rate, by the recipe."""
+def train(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, arguments: argparse.Namespace) -> Path:
+    """Train the tokenizer of a frame rate; return its directory."""
     out = arguments.out / f"{quantizer}-{rate.hz:g}hz"
     flags = {
         "out": out,
@@ -137,10 +141,10 @@ def trained(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, argu
         "model.pooling": rate.pooling,
         "model.block-frames": rate.block_frames,
         "model.quantizer.num-codes": rate.num_codes,
-        # by share of the mean code's use: the paper's rule depends on how many codes a step has, which differs here
-        "model.quantizer.restart-share": 0.1,
+        # relative to the mean use of a code: the paper's threshold depends on the codes per step, which differ here
+        "model.quantizer.restart-fraction": 0.1,
     }
-    # letters are read at each code where training begins from nothing
+    # the CTC loss is for training from random weights
     flags |= {"base": arguments.base, "ctc-outputs": 0} if arguments.base else {"ctc-outputs": rate.ctc_outputs}
     if arguments.steps:
         flags |= {"train.steps": arguments.steps, "quantize-from-step": arguments.steps // 3}
@@ -155,16 +159,16 @@ def trained(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, argu
 
 
 def row(rate: Rate, found: dict[str, Any]) -> tuple[str, ...]:
-    ours, opened = found["wer"], found["open"]["wer"]["rate"]
+    wer, unquantized = found["wer"], found["wer_unquantized"]["rate"]
     return (
         f"{rate.hz:g}",
         f"{found['num_codes']}",
         f"{found['nominal_bits_per_sec']:.1f}",
         f"{found['bits_per_sec']:.1f}",
         f"{found['codes_used_share']:.0%}",
-        f"{ours['rate']:.1%} ({ours['low']:.1%} to {ours['high']:.1%})",
-        f"{opened:.1%}",
-        f"{ours['rate'] / opened:.2f}" if opened else "-",
+        f"{wer['rate']:.1%} ({wer['low']:.1%} to {wer['high']:.1%})",
+        f"{unquantized:.1%}",
+        f"{wer['rate'] / unquantized:.2f}" if unquantized else "-",
         f"{found['cer']['rate']:.1%}",
         f"{rate.paper_wer:.2f}%" if rate.paper_wer else "-",
     )

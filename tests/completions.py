@@ -1,4 +1,4 @@
-"""A stand-in for a server of OpenAI's completions protocol, on a port of this machine.
+"""A fake server of OpenAI's completions protocol, on a local port.
 
 with served(StandIn(lambda body: (200, completion(token_ids=[1, 2], finish_reason="stop")))) as url:
     ...
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class StandIn:
-    """A server of completions. `answer(body)` gives status and payload, a JSON value or bytes."""
+    """A server of completions. `answer(body)` returns the status and the payload, a JSON value or bytes."""
 
     def __init__(self, answer):
         self.bodies: list[dict] = []
@@ -21,11 +21,14 @@ class StandIn:
 
 
 def completion(**choice):
+    """Return a response with one choice."""
     return {"object": "text_completion", "choices": [{"index": 0, "text": "", **choice}]}
 
 
 @contextmanager
 def served(stand_in):
+    """Run a server and yield its URL. The server records the bodies of requests and how many it had at once."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.reply(200, {"object": "list", "data": [{"id": "spoken", "object": "model"}]})
@@ -54,7 +57,7 @@ def served(stand_in):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *args: None  # clients that lost patience
+    server.handle_error = lambda *args: None  # of clients that have closed the connection
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

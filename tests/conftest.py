@@ -1,4 +1,9 @@
-"""The same examples of every property on every run and every machine."""
+"""Settings of all tests: the same examples of every property in every run, and one thread per parallel worker."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and inherited by subprocesses
 
 from hypothesis import settings
 

@@ -1,4 +1,4 @@
-"""A function in several processes at once, with the environment that torchrun would give them."""
+"""Execution of a function in several processes at once, in the environment of torchrun."""
 
 import os
 import socket
@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-# Processes are forked from one that has imported what takes seconds to import, and has done nothing else.
+# Processes are forked from one that has done nothing but the imports, which take seconds.
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "weft.tokenizer.train"])
 
 
 def in_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, num: int = 2) -> list[Any]:
-    """What `function(*arguments)` returns in each of `num` processes, by rank; it must be importable by name.
+    """Return the results of `function(*arguments)` in `num` processes, by rank. It must be importable by name.
 
-    Of a process that ended with an error, or was killed, that is None.
+    The result of a process that failed or was killed is None.
     """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    found = [folder / f"rank-{rank}.pt" for rank in range(num)]
+    results = [folder / f"rank-{rank}.pt" for rank in range(num)]
     processes = [
-        CONTEXT.Process(target=_run, args=(rank, num, port, function, arguments, found[rank])) for rank in range(num)
+        CONTEXT.Process(target=_run, args=(rank, num, port, function, arguments, results[rank])) for rank in range(num)
     ]
     for process in processes:
         process.start()
@@ -32,16 +32,16 @@ def in_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, num: i
         process.join()
     return [
         torch.load(path, weights_only=False) if process.exitcode == 0 else None
-        for path, process in zip(found, processes, strict=True)
+        for path, process in zip(results, processes, strict=True)
     ]
 
 
 def _run(rank: int, num: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], out: Path) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
     from weft.training import distributed
 
-    distributed.begin()
+    distributed.init()
     torch.save(function(*arguments), out)
-    distributed.end()
+    distributed.shutdown()

@@ -1,12 +1,28 @@
-"""Recipes: what a file and flags say is what comes out, and what they cannot mean is refused with its name."""
+"""Recipes and flags: their values, the messages about invalid ones, and the settings that enter a plan."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
-from weft.config import Count, Natural, NonNegative, Positive, Share, load_recipe, settings_of
+from weft.config import (
+    FLAT,
+    NOT_IN_PLAN,
+    RENAMED,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_flags,
+    defaults_of,
+    load_recipe,
+    settings_of,
+)
+from weft.data.cluster import Executor
+from weft.data.job import JobConfig
 from weft.errors import UserError
 
 
@@ -14,10 +30,12 @@ from weft.errors import UserError
 class Train:
     """Inner settings."""
 
-    steps: Count
+    steps: PositiveInt
     """Steps."""
-    lr: Positive = 0.1
+    lr: PositiveFloat = 0.1
     """Rate."""
+    log_every_steps: Annotated[PositiveInt, NOT_IN_PLAN] = 20
+    """Steps between lines."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +43,25 @@ class Recipe:
     """Settings of every checked type."""
 
     out: Path
-    """Where to."""
+    """Output."""
     text: tuple[Path, ...] = ()
-    """What of."""
-    seed: Natural = 0
+    """Input."""
+    judge: Path | None = None
+    """Another input."""
+    seed: NonNegativeInt = 0
     """Seed."""
-    weight: NonNegative = 1.0
+    weight: NonNegativeFloat = 1.0
     """Weight."""
-    share: Share = 0.5
-    """Share."""
-    tasks: Count | None = None
-    """Parts."""
+    fraction: Fraction = 0.5
+    """Fraction."""
+    tasks: PositiveInt | None = None
+    """Tasks."""
+    voices: tuple[str, ...] = ("a", "b")
+    """Voices."""
     train: Train = field(default_factory=lambda: Train(10))
+    licence: Annotated[str | None, NOT_IN_PLAN] = None
+    """Licence."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
 
 
 @pytest.fixture
@@ -48,12 +73,13 @@ def recipe(tmp_path):
     return read
 
 
-def test_a_recipe_is_read_and_flags_stand_over_it(recipe):
+def test_flags_override_the_recipe(recipe):
     content = 'out = "x"\ntext = ["a.txt", "b.txt"]\nseed = 3\n[train]\nsteps = 5\nlr = 0.2\n'
-    expected = Recipe(Path("x"), (Path("a.txt"), Path("b.txt")), 3, train=Train(5, 0.2))
+    expected = Recipe(Path("x"), (Path("a.txt"), Path("b.txt")), seed=3, train=Train(5, 0.2))
     assert recipe(content) == expected
     flags = ("--train.steps", "7", "--text", "c.txt", "d.txt", "--tasks", "2")
-    assert recipe(content, *flags) == Recipe(Path("x"), (Path("c.txt"), Path("d.txt")), 3, tasks=2, train=Train(7, 0.2))
+    expected = Recipe(Path("x"), (Path("c.txt"), Path("d.txt")), seed=3, tasks=2, train=Train(7, 0.2))
+    assert recipe(content, *flags) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,23 +90,23 @@ def test_a_recipe_is_read_and_flags_stand_over_it(recipe):
         ("train.steps", 1, 0),
         ("weight", 0.0, -1e-9),
         ("train.lr", 1e-9, 0.0),
-        ("share", 0.0, -0.1),
-        ("share", 1.0, 1.1),
+        ("fraction", 0.0, -0.1),
+        ("fraction", 1.0, 1.1),
     ],
 )
-def test_a_setting_takes_its_bound_and_nothing_beyond(recipe, name, least, below):
+def test_a_setting_accepts_its_bound_and_nothing_beyond(recipe, name, least, below):
     content = 'out = "x"\ntrain.steps = 5\n'
     found = recipe(content, f"--{name}", str(least))
     for part in name.split("."):
         found = getattr(found, part)
     assert found == least
-    with pytest.raises(UserError, match=rf"r.toml: .*{name}.*[Gg]ive (at least|more than|0 to 1)"):
+    with pytest.raises(UserError, match=rf"r.toml: .*{name}.*[Gg]ive (at least|a finite number above|0 to 1)"):
         recipe(content, f"--{name}", str(below))
 
 
-@pytest.mark.parametrize("name", ["weight", "train.lr", "share"])
+@pytest.mark.parametrize("name", ["weight", "train.lr", "fraction"])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_numbers_are_finite(recipe, name, value):
+def test_numbers_must_be_finite(recipe, name, value):
     with pytest.raises(UserError, match=f"{name.split('.')[-1]}.*Give"):
         recipe(f'out = "x"\ntrain.steps = 5\n{name} = {value}\n')
 
@@ -88,8 +114,8 @@ def test_numbers_are_finite(recipe, name, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("out = ", "is not a TOML file"),
-        ("out = '\udcff'", "is not a TOML file"),
+        ("out = ", "is not valid TOML"),
+        ("out = '\udcff'", "is not valid TOML"),
         ("", "out"),
         ('out = "x"\n[train]\nlr = 1.0\n', r"train\.steps"),
         ('out = "x"\nsede = 1\n', "sede"),
@@ -98,28 +124,85 @@ def test_numbers_are_finite(recipe, name, value):
         ('out = "x"\nseed = 1.5\n', "seed.*Give a whole number"),
         ('out = "x"\nseed = true\n', "seed.*Give a whole number"),
         ('out = "x"\nseed = 99999999999999999999\n', "seed.*Give a smaller number"),
-        ('out = "x"\ntrain = 5\n', r"train is 5, and is to be a table, \[train\]"),
+        ('out = "x"\ntrain = 5\n', r"train is 5: give a table \[train\]"),
+        ('out = "x"\nexecutor = "ray"\n', r"executor is 'ray': give a table \[executor\]"),
+        ('out = "x"\n[job]\nworkers = 3\n', "job.*workers"),
     ],
 )
-def test_what_a_recipe_cannot_mean_is_refused_in_one_line(recipe, tmp_path, content, message):
+def test_an_invalid_recipe_is_rejected_with_one_line(tmp_path, content, message):
     (tmp_path / "r.toml").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=rf"r.toml.*{message}") as refusal:
+    with pytest.raises(UserError, match=rf"r.toml.*{message}") as error:
         load_recipe(Recipe, tmp_path / "r.toml")
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("place", "message"), [("none.toml", "does not exist"), (".", "is a folder")])
-def test_a_recipe_that_is_no_file_is_named(tmp_path, place, message):
+@pytest.mark.parametrize(("name", "message"), [("none.toml", "does not exist"), (".", "is a directory")])
+def test_a_path_that_is_not_a_file_is_rejected(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
-        load_recipe(Recipe, tmp_path / place)
+        load_recipe(Recipe, tmp_path / name)
 
 
-def test_settings_are_plain_and_leave_out_where_the_result_is_put():
-    assert settings_of(Recipe(Path("x"), (Path("a"),))) == {
-        "text": ["a"],
+def test_job_settings_are_top_level_keys_and_flags(recipe):
+    content = (
+        'out = "x"\nworkers = 2\nmax_bad_fraction = 0.2\n[executor]\nkind = "ray"\nsbatch = { account = "speech" }\n'
+    )
+    executor = Executor("ray", sbatch={"account": "speech"})
+    assert recipe(content).job == JobConfig(2, executor, 0.2)
+    flags = ("--workers", "3", "--max-bad-fraction", "0.3", "--executor.kind", "slurm", "--executor.partition", "gpu")
+    expected = JobConfig(3, Executor("slurm", partition="gpu", sbatch={"account": "speech"}), 0.3)
+    assert recipe(content, *flags).job == expected
+    assert recipe('out = "x"\n', *flags).job == JobConfig(3, Executor("slurm", partition="gpu"), 0.3)
+    with pytest.raises(UserError, match=r"workers.*Give at least 1"):
+        recipe('out = "x"\n', "--workers", "0")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_setting_is_rejected_with_its_new_name(recipe, old, new):
+    for content in (f'out = "x"\n{old} = 1\n', f'out = "x"\n[train]\nsteps = 5\n{old} = 1\n'):
+        with pytest.raises(UserError, match=f"r.toml: {old} is now {new}$"):
+            recipe(content)
+    for flag in (old, old.replace("_", "-"), f"train.{old}"):
+        for flags in ((f"--{flag}", "1"), (f"--{flag}=1",)):
+            with pytest.raises(UserError, match=rf"--{flag}.*: {old} is now {new}$"):
+                recipe('out = "x"\n', *flags)
+
+
+@pytest.mark.parametrize(("old", "new"), [("replicate", "ddp"), ("shard", "fsdp")])
+def test_a_renamed_value_is_rejected_with_its_new_name(recipe, old, new):
+    message = f'parallel = "{old}" is now "{new}"'
+    with pytest.raises(UserError, match=f"r.toml: {message}$"):
+        recipe(f'out = "x"\nparallel = "{old}"\n')
+    for flags in (["--parallel", old], [f"--parallel={old}"]):
+        with pytest.raises(UserError, match=f"{flags[0]}: {message}$"):
+            check_flags(flags, Recipe)
+    check_flags(["--parallel", new, "--out", old], Recipe)
+
+
+@pytest.mark.parametrize("flags", [["--train", "5"], ["--train=5"], ["--executor", "slurm"]])
+def test_a_flag_for_a_whole_section_is_rejected(recipe, flags):
+    section = flags[0].split("=")[0][2:]
+    with pytest.raises(UserError, match=rf"{section} is '\w+': give a table \[{section}\], or flags --{section}.KEY$"):
+        recipe('out = "x"\n', *flags)
+
+
+def test_renamed_settings_are_listed_together(recipe):
+    with pytest.raises(UserError, match=r"row_tokens is now max_seq_len; accumulate is now grad_accum_steps$"):
+        recipe('out = "x"\nrow_tokens = 8\n[train]\naccumulate = 2\n')
+
+
+def test_a_new_name_is_not_itself_an_old_one():
+    assert RENAMED.keys().isdisjoint(RENAMED.values())
+
+
+def test_settings_of_a_plan_leave_out_paths_and_settings_that_cannot_change_the_result():
+    expected = {
         "seed": 0,
         "weight": 1.0,
-        "share": 0.5,
+        "fraction": 0.5,
         "tasks": None,
+        "voices": ["a", "b"],
         "train": {"steps": 10, "lr": 0.1},
     }
+    assert settings_of(Recipe(Path("x"), (Path("a"),), licence="CC0", job=JobConfig(3))) == expected
+    assert defaults_of(Recipe) == expected
+    assert defaults_of(Train) == {"lr": 0.1}

@@ -1,4 +1,4 @@
-"""What the docs say is so: the walk through a new language runs as it stands, and tables are what commands print."""
+"""The docs are executed: the commands of the new-language page run, and tables equal the output of commands."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from weft.config import recipes_folder
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_a_new_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_for_a_new_language_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(recipes_folder())
     commands = []
@@ -33,7 +33,7 @@ def test_a_new_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found["frame_rate_hz"] == 12.5
 
 
-def test_the_plan_of_the_papers_9b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_estimate_of_the_papers_9b_is_current(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     GlmConfig(vocab_size=167744).save_pretrained(tmp_path / "plan-9b")
     recipe = recipes_folder() / "paper/pretrain-9b.toml"
     assert cli.run(["pretrain", str(recipe), "--dry-run", "--base", str(tmp_path / "plan-9b")]) == 0

@@ -1,53 +1,83 @@
-"""The direction of imports: a module imports only from floors below its own, or from its own folder."""
+"""The direction of imports: modules form layers without cycles, as docs/architecture.md lists them."""
 
 import ast
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import weft
 
 ROOT = Path(weft.__file__).parent
-FLOORS = [
-    {"errors", "records", "audio", "artifacts", "config", "progress", "wer", "weights", "espeak", "launch"},
-    {"training", "data", "vocab", "voices", "rhythm", "sentences"},
-    {"tokenizer", "decoder", "lm", "engine", "speak"},
-    {"text_to_token", "eval"},
-    {"interleave", "chat"},
-    {"demo"},
-    {"cli", "info"},
-]
-FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-# Within a floor, what may use what: each pair is one way, so that no circle can form.
-SIDEWAYS = {
-    ("audio", "artifacts"), ("audio", "errors"), ("artifacts", "errors"), ("config", "errors"), ("espeak", "errors"),
-    ("wer", "errors"), ("weights", "errors"),
-    ("voices", "data"), ("training", "data"), ("vocab", "data"), ("lm", "engine"), ("eval", "text_to_token"),
-    ("chat", "interleave"), ("lm", "tokenizer"), ("vocab", "rhythm"), ("progress", "launch"),
-}  # fmt: skip
+ARCHITECTURE = Path(__file__).parents[1] / "docs/architecture.md"
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
+    for path in ROOT.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+}
 
 
-def part_of(module: str) -> str:
+def layer_of(module: str) -> str:
+    """The folder of a module, or the module itself at the top level."""
     return module.split(".")[1]
 
 
-def imports_of(path: Path) -> set[str]:
+def imports_of(source: str) -> set[str]:
+    """The modules of weft that a source imports anywhere: at the top, in functions, and under TYPE_CHECKING."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "weft":
-            names = [f"weft.{a.name}" for a in node.names] if node.module == "weft" else [node.module]
-            found.update(part_of(n) for n in names if n != "weft.__version__")
-    return found
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in MODULES else node.module for name in names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "weft")
+    return found & MODULES.keys()
 
 
-def test_imports_go_down_the_floors() -> None:
-    wrong = []
-    for path in ROOT.rglob("*.py"):
-        here = path.relative_to(ROOT).with_suffix("").parts[0]
-        if here.startswith("__"):
-            continue
-        assert here in FLOOR_OF, f"{here} has no floor"
-        wrong += [
-            f"{path.relative_to(ROOT)} imports {used}"
-            for used in imports_of(path) - {here}
-            if FLOOR_OF[used] >= FLOOR_OF[here] and (here, used) not in SIDEWAYS
-        ]
-    assert not wrong
+IMPORTS = {module: imports_of(path.read_text("utf-8")) for module, path in MODULES.items()}
+
+
+def documented_layers() -> list[str]:
+    """The layers in the order of docs/architecture.md, the lowest first."""
+    paragraphs = re.findall(r"^\*\*`(\w+)(?:/|\.py)`\*\*", ARCHITECTURE.read_text("utf-8"), re.MULTILINE)
+    return paragraphs[::-1]
+
+
+def test_every_folder_and_top_level_module_has_one_layer() -> None:
+    layers = documented_layers()
+    assert len(set(layers)) == len(layers)
+    assert set(layers) == {layer_of(module) for module in MODULES}
+
+
+def test_modules_import_only_from_lower_layers_or_their_own() -> None:
+    height = {name: i for i, name in enumerate(documented_layers())}
+    upward = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if height[layer_of(other)] > height[layer_of(module)]
+    ]
+    assert not upward
+
+
+def test_no_import_cycle_exists() -> None:
+    assert set(TopologicalSorter(IMPORTS).static_order()) == MODULES.keys()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from weft.data import job",
+        "def f():\n    from weft.data.job import run",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from weft.data.job import Report",
+        "import weft.data.job",
+    ],
+)
+def test_imports_are_found_wherever_they_are(source: str) -> None:
+    assert imports_of(source) == {"weft.data.job"}
+
+
+def test_a_cycle_would_be_found() -> None:
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())

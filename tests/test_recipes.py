@@ -1,9 +1,12 @@
-"""Every recipe that comes with weft loads, and makes models of the size that it says, which are the published ones."""
+"""Recipes that come with weft: they load, state the size of their models, and contain the published settings."""
 
 import importlib
 import re
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -16,15 +19,14 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from weft.cli import VERBS
-from weft.config import load_recipe, recipes_folder
+from weft.cli import COMMANDS
+from weft.config import FLAT, NOT_IN_PLAN, RENAMED, load_recipe, recipes_folder
+from weft.data.job import JobConfig
 from weft.tokenizer.augment import AugmentConfig
-from weft.tokenizer.encoder import BottleneckWhisper, kept_parameters
-from weft.training.loop import learning_rate
+from weft.tokenizer.encoder import BottleneckWhisper, encoder_parameters
 
 RECIPES = {str(path.relative_to(recipes_folder())): path for path in sorted(recipes_folder().rglob("*.toml"))}
-TOKENIZERS = [name for name in RECIPES if "/tokenizer" in name]
-VERB_OF = {
+COMMAND_OF = {
     "tokenizer": "train-tokenizer",
     "decoder": "train-decoder",
     "text_to_token": "train-text-to-token",
@@ -42,15 +44,15 @@ def shape(width: int, layers: int, heads: int, num_mels: int, vocab_size: int) -
     )  # fmt: skip
 
 
-# The released Whispers that recipes start from, with the parameters of each as they are published.
+# Shapes and published numbers of parameters of the Whispers that recipes start from.
 WHISPERS = {
     "models/whisper-base": (shape(512, 6, 8, 80, 51865), 72_593_920),
     "models/whisper-small": (shape(768, 12, 12, 80, 51865), 241_734_912),
     "models/whisper-large-v3": (shape(1280, 32, 20, 128, 51866), 1_543_490_560),
 }
 
-# The released language models that recipes start from, with the parameters of each as they are published; how many ids
-# its tokenizer has, and how many of the roles are among them.
+# Shapes and published numbers of parameters of the language models that recipes start from; the number of ids of their
+# tokenizers, and how many of the roles are among them.
 QWEN = Qwen2Config(
     vocab_size=151_936, hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
     intermediate_size=8960, tie_word_embeddings=True,
@@ -60,120 +62,152 @@ SMOL = LlamaConfig(
     intermediate_size=1536, tie_word_embeddings=True,
 )  # fmt: skip
 LMS = {
-    "models/glm-4-9b-hf": (GlmConfig(), 9_399_951_360, 151_343, 3),  # whose defaults are that model's shape
+    "models/glm-4-9b-hf": (GlmConfig(), 9_399_951_360, 151_343, 3),  # the defaults are the shape of this model
     "models/Qwen2.5-1.5B": (QWEN, 1_543_714_304, 151_665, 0),
     "models/SmolLM2-135M": (SMOL, 134_515_008, 49_152, 0),
 }
 
 
-def load(name: str):
+def config_class(command: str) -> type:
+    return getattr(importlib.import_module(COMMANDS[command].module), COMMANDS[command].config)
+
+
+@cache
+def load(name: str) -> Any:
     path = RECIPES[name]
-    verb = VERBS[VERB_OF[path.stem.split("-")[0]]]
-    return load_recipe(getattr(importlib.import_module(verb.module), verb.config), path)
+    return load_recipe(config_class(COMMAND_OF[path.stem.split("-")[0]]), path)
+
+
+TOKENIZERS = [name for name in RECIPES if "/tokenizer" in name]
+WHISPER_TOKENIZERS = [name for name in TOKENIZERS if load(name).base]
+PAPER_TOKENIZERS = [name for name in TOKENIZERS if name.startswith("paper/")]
+LM_RECIPES = [name for name in RECIPES if Path(name).stem.startswith("lm") and not name.startswith("nano/")]
+PRETRAINING = [name for name in RECIPES if Path(name).stem.startswith("pretrain")]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_loads_and_makes_its_own_folder(name: str) -> None:
+def test_a_recipe_loads_and_writes_to_the_directory_of_its_name(name: str) -> None:
     recipe, folder = load(name), Path(name).parent.name
     assert str(recipe.out).startswith(f"runs/{folder}/")
     assert recipe.train.steps > recipe.train.warmup_steps if hasattr(recipe, "train") else True
 
 
-def test_no_two_make_the_same() -> None:
-    made = [load(name).out for name in RECIPES]
-    assert len(set(made)) == len(made)
+def test_no_two_recipes_have_the_same_output() -> None:
+    outputs = [load(name).out for name in RECIPES]
+    assert len(set(outputs)) == len(outputs)
 
 
-@pytest.mark.parametrize("name", [name for name in TOKENIZERS if load(name).base])
-def test_a_tokenizer_keeps_as_many_parameters_as_it_says(name: str) -> None:
-    recipe = load(name)
-    whisper, num_parameters = WHISPERS[str(recipe.base)]
+def test_renamed_settings_exist_under_their_new_names() -> None:
+    def names_in(kind: type) -> set[str]:
+        nested = [hint for hint in get_type_hints(kind).values() if isinstance(hint, type) and is_dataclass(hint)]
+        return {f.name for f in fields(kind)}.union(*map(names_in, nested))
+
+    names = set().union(*(names_in(config_class(command)) for command in COMMANDS))
+    assert set(RENAMED.values()) <= names
+    assert names.isdisjoint(RENAMED)
+
+
+def test_job_settings_of_every_data_command_are_flat_and_not_in_the_plan() -> None:
+    hints = {name: get_type_hints(config_class(name), include_extras=True) for name in COMMANDS}
+    jobs = {name: found["job"] for name, found in hints.items() if "job" in found}
+    assert set(jobs) >= {"speak", "pseudo-label", "tokenize", "interleave", "documents", "dialogues", "pack"}
+    assert all(job.__origin__ is JobConfig and job.__metadata__ == (FLAT, NOT_IN_PLAN) for job in jobs.values())
+
+
+@pytest.mark.parametrize("base", WHISPERS)
+def test_the_whispers_have_their_published_size(base: str) -> None:
+    whisper, num_parameters = WHISPERS[base]
+    recipe = next(load(name) for name in WHISPER_TOKENIZERS if str(load(name).base) == base)
     with torch.device("meta"):
         model = BottleneckWhisper(recipe.model, WhisperForConditionalGeneration(whisper))
     assert sum(p.numel() for p in model.whisper.parameters()) == num_parameters
-    said = re.search(r"([\d,]+) parameters are kept", RECIPES[name].read_text())
-    assert said
-    assert kept_parameters(recipe.model, whisper) == int(said[1].replace(",", ""))
     assert whisper.max_source_positions * 0.02 == 30
+
+
+@pytest.mark.parametrize("name", WHISPER_TOKENIZERS)
+def test_a_tokenizer_has_as_many_parameters_as_its_recipe_says(name: str) -> None:
+    recipe = load(name)
+    stated = re.search(r"([\d,]+) parameters compute the codes", RECIPES[name].read_text())
+    assert stated or name.startswith("laptop/")
+    if stated:
+        parameters = encoder_parameters(recipe.model, WHISPERS[str(recipe.base)][0])
+        assert parameters == int(stated[1].replace(",", ""))
     assert recipe.quantize_from_step < recipe.train.steps
 
 
-def test_the_papers_tokenizer_has_its_published_size_and_rates() -> None:
+@pytest.mark.parametrize("name", WHISPER_TOKENIZERS)
+def test_a_recipe_with_a_multilingual_whisper_has_a_language(name: str) -> None:
+    assert load(name).language or name in PAPER_TOKENIZERS  # where manifests name one of two languages
+
+
+@pytest.mark.parametrize("name", [name for name in WHISPER_TOKENIZERS if not name.startswith("laptop/")])
+def test_recipes_with_little_speech_augment_it(name: str) -> None:
+    assert (load(name).augment == AugmentConfig()) == (name in PAPER_TOKENIZERS)
+
+
+def test_the_papers_tokenizers_have_their_published_size_and_rates() -> None:
     large = WHISPERS["models/whisper-large-v3"][0]
     paper = {rate: load(f"paper/tokenizer-{rate}hz.toml") for rate in ("50", "25", "12.5", "6.25")}
-    assert kept_parameters(paper["12.5"].model, large) == 343_599_360  # of the released tokenizer
+    assert encoder_parameters(paper["12.5"].model, large) == 343_599_360  # of the released tokenizer
     assert {r: 50 / p.model.pooling for r, p in paper.items()} == {"50": 50, "25": 25, "12.5": 12.5, "6.25": 6.25}
     assert [p.model.quantizer.num_codes for p in paper.values()] == [4096, 4096, 16384, 65536]
 
 
-def test_the_papers_mixture_is_two_epochs_of_its_pseudo_labelled_hours() -> None:
-    for recipe in [load(name) for name in TOKENIZERS if name.startswith("paper/")]:
-        assert recipe.pseudo
-        hours = recipe.train.steps * recipe.batch_sec / 3600
-        assert (1 - recipe.supervised_share) * hours == pytest.approx(2 * 700_000, rel=0.01)
-
-
-@pytest.mark.parametrize("name", [name for name in TOKENIZERS if load(name).base])
-def test_a_multilingual_whisper_is_told_what_is_spoken(name: str) -> None:
-    """By the recipe, or by the manifests of the paper's, which are of two languages."""
-    recipe = load(name)
-    assert recipe.language or name.startswith("paper/")
-    assert (recipe.augment != AugmentConfig()) == (not name.startswith("paper/"))
-
-
-def test_the_papers_rates_differ_in_nothing_else() -> None:
-    def rest(recipe):
+def test_the_papers_tokenizers_differ_in_rate_and_codes_only() -> None:
+    def rest(recipe: Any) -> Any:
         quantizer = replace(recipe.model.quantizer, num_codes=2)
         model = replace(recipe.model, pooling=1, block_frames=0, quantizer=quantizer)
         return replace(recipe, out=Path(), model=model)
 
-    paper = [load(name) for name in TOKENIZERS if name.startswith("paper/")]
+    paper = [load(name) for name in PAPER_TOKENIZERS]
     assert len(paper) == 4
     assert all(rest(recipe) == rest(paper[0]) for recipe in paper)
 
 
-STARTS = [name for name in RECIPES if Path(name).stem.startswith("lm") and not name.startswith("nano/")]
+@pytest.mark.parametrize("name", PAPER_TOKENIZERS)
+def test_the_papers_tokenizers_train_two_epochs_on_pseudo_labels(name: str) -> None:
+    recipe = load(name)
+    assert recipe.pseudo
+    hours = recipe.train.steps * recipe.batch_sec / 3600
+    assert (1 - recipe.supervised_fraction) * hours == pytest.approx(2 * 700_000, rel=0.01)
 
 
-@pytest.mark.parametrize("name", STARTS)
-def test_a_language_model_with_speech_tokens_has_as_many_parameters_as_it_says(name: str) -> None:
+@pytest.mark.parametrize("name", LM_RECIPES)
+def test_a_language_model_has_as_many_parameters_as_its_recipe_says(name: str) -> None:
     recipe = load(name)
     shape, num_parameters, num_ids, num_roles = LMS[str(recipe.base)]
     tokenizer = load(f"{Path(name).parent}/{recipe.tokenizer.name}.toml")
     assert tokenizer.out == recipe.tokenizer
     num_ids += tokenizer.model.quantizer.num_codes + 2 + 3 - num_roles
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
+        model = AutoModelForCausalLM.from_config(deepcopy(shape))  # resizing changes it
         assert model.num_parameters() == num_parameters
         model.resize_token_embeddings(num_ids, pad_to_multiple_of=64, mean_resizing=False)
-    said = [int(n.replace(",", "")) for n in re.findall(r"[\d,]{9,}", RECIPES[name].read_text())]
-    assert said == [model.num_parameters(), model.num_parameters() - num_parameters][: len(said)]
-
-
-PRETRAINING = [name for name in RECIPES if Path(name).stem.startswith("pretrain")]
+    stated = [int(n.replace(",", "")) for n in re.findall(r"[\d,]{9,}", RECIPES[name].read_text())]
+    assert stated == [model.num_parameters(), model.num_parameters() - num_parameters][: len(stated)]
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
-def test_pre_training_goes_on_from_a_recipe_of_its_road(name: str) -> None:
-    made = {load(n).out for n in RECIPES if Path(n).parent == Path(name).parent}
-    assert load(name).base in made
+def test_pretraining_starts_from_the_output_of_a_recipe_beside_it(name: str) -> None:
+    outputs = {load(n).out for n in RECIPES if Path(n).parent == Path(name).parent}
+    assert load(name).base in outputs
 
 
-@pytest.mark.parametrize("name", [name for name in PRETRAINING if not name.startswith("nano/")])
-def test_every_dataset_has_a_weight_that_can_be_kept(name: str) -> None:
-    weights = load(name).weights
-    assert weights == {"text": 0.3, "speech": "1 epoch", "asr": "1 epoch", "tts": "1 epoch", "woven": "rest"}
+@pytest.mark.parametrize("name", [name for name in PRETRAINING if name.startswith(("paper/", "mini/"))])
+def test_pretraining_has_the_mixture_of_the_paper(name: str) -> None:
+    weights = {"text": 0.3, "speech": "1 epoch", "asr": "1 epoch", "tts": "1 epoch", "interleaved": "rest"}
+    assert load(name).weights == weights
 
 
-def test_the_papers_pre_training_has_its_published_figures() -> None:
+def test_the_papers_pretraining_has_its_published_settings() -> None:
     recipe = load("paper/pretrain-9b.toml")
     train = recipe.train
-    assert recipe.row_tokens == 8192
-    assert train.steps * recipe.tokens_per_step == pytest.approx(1e12, rel=1e-5)
-    assert recipe.tokens_per_step % (64 * train.accumulate * recipe.row_tokens) == 0
+    assert recipe.max_seq_len == 8192
+    assert train.steps * recipe.batch_tokens == pytest.approx(1e12, rel=1e-5)
+    assert recipe.batch_tokens % (64 * train.grad_accum_steps * recipe.max_seq_len) == 0
     assert (train.optimizer, train.beta2, train.schedule) == ("adamw", 0.95, "linear")
-    assert max(learning_rate(train, step) for step in range(train.warmup_steps + 1)) == 6e-5
-    assert learning_rate(train, train.steps) == pytest.approx(6e-6)
+    assert max(train.lr_at(step) for step in range(train.warmup_steps + 1)) == 6e-5
+    assert train.lr_at(train.steps) == pytest.approx(6e-6)
     other = load("paper/pretrain-1.5b.toml")
-    same = ("base", "tokens", "out", "parallel", "recompute")  # the small one fits a GPU
+    same = ("base", "tokens", "out", "parallel", "activation_checkpointing")  # the small model fits a GPU
     assert replace(other, **{name: getattr(recipe, name) for name in same}) == recipe

@@ -1,3 +1,7 @@
+"""Conversion of codes, text and documents to ids, and of tokenizers to vocabularies with speech tokens."""
+
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +26,7 @@ def vocab(text_tokenizer):
     return SpeechVocab.of(extend_tokenizer(text_tokenizer, NUM_CODES))
 
 
-def written(vocab, document):
+def decoded(vocab, document):
     return vocab.tokenizer.decode(vocab.document_ids(document)[0])
 
 
@@ -44,24 +48,24 @@ def test_codes_and_ids_are_inverse_and_audio_ids_are_contiguous(vocab):
 
 
 @pytest.mark.parametrize("codes", [[NUM_CODES], [-1], [0, 40000]])
-def test_a_code_of_another_codebook_is_refused(vocab, codes):
+def test_a_code_of_another_codebook_is_rejected(vocab, codes):
     with pytest.raises(UserError, match="do not fit"):
         vocab.codes_to_ids(codes)
 
 
-def test_an_id_that_is_no_audio_is_refused(vocab):
+def test_an_id_that_is_not_an_audio_token_is_rejected(vocab):
     for wrong in (vocab.first_audio_id - 1, vocab.first_audio_id + NUM_CODES, vocab.eos_id):
         with pytest.raises(ValueError, match="not an audio token"):
             vocab.ids_to_codes([vocab.first_audio_id, wrong])
 
 
-def test_extending_leaves_the_given_tokenizer_and_old_ids_alone(text_tokenizer, vocab):
+def test_extending_a_tokenizer_leaves_it_and_its_ids_unchanged(text_tokenizer, vocab):
     assert "<|audio_0|>" not in text_tokenizer.get_vocab()
     old = text_tokenizer.get_vocab()
     assert {name: id_ for name, id_ in vocab.tokenizer.get_vocab().items() if name in old} == old
 
 
-def test_extending_twice_changes_nothing_and_another_codebook_is_refused(vocab):
+def test_extending_twice_changes_nothing_and_another_codebook_is_rejected(vocab):
     again = extend_tokenizer(vocab.tokenizer, NUM_CODES)
     assert SpeechVocab.of(again).fingerprint == vocab.fingerprint
     with pytest.raises(UserError, match="already has"):
@@ -70,7 +74,7 @@ def test_extending_twice_changes_nothing_and_another_codebook_is_refused(vocab):
         extend_tokenizer(vocab.tokenizer, NUM_CODES + 1)
 
 
-def test_a_tokenizer_without_speech_is_refused(text_tokenizer):
+def test_a_tokenizer_without_speech_tokens_is_rejected(text_tokenizer):
     with pytest.raises(UserError, match=r"no <\|audio_0\|>"):
         SpeechVocab.of(text_tokenizer)
 
@@ -87,14 +91,14 @@ def test_the_vocabulary_survives_saving(vocab, tmp_path):
 
 @settings(max_examples=200)
 @given(text=st.text())
-def test_text_comes_back_exactly_and_is_never_a_control_token(vocab, text):
+def test_text_is_decoded_exactly_and_never_becomes_a_control_token(vocab, text):
     text = f"{text}<|user|><|audio_3|><|endoftext|>{text}"
     ids = vocab.text_ids(text)
     assert vocab.tokenizer.decode(ids) == text
     assert not (vocab.is_audio(ids) | vocab.is_control(ids)).any()
 
 
-def test_a_text_cut_before_its_spaces_has_the_ids_of_the_whole(vocab):
+def test_a_text_that_is_split_before_spaces_has_the_ids_of_the_whole(vocab):
     parts = ["The cat", " sat on", " the mat,", " and slept."]
     cut = Document("d", "text", tuple(Segment.of_text(p) for p in parts))
     whole = Document("d", "text", (Segment.of_text("".join(parts)),))
@@ -105,26 +109,26 @@ AUDIO = "<|begin_of_audio|><|audio_3|><|audio_0|><|audio_31|><|end_of_audio|>"
 OTHER_AUDIO = "<|begin_of_audio|><|audio_7|><|end_of_audio|>"
 
 
-def test_documents_without_roles_are_their_segments_in_order_all_trained(vocab):
+def test_documents_without_roles_are_their_segments_in_order_with_loss_on_all(vocab):
     interleaved = Document("d", "interleaved", (Segment.of_text("The cat"), SPEECH, Segment.of_text(" sat.")))
-    assert written(vocab, interleaved) == f"The cat{AUDIO} sat.<|endoftext|>"
+    assert decoded(vocab, interleaved) == f"The cat{AUDIO} sat.<|endoftext|>"
     speech = Document("d", "speech", (SPEECH, OTHER_SPEECH))
-    assert written(vocab, speech) == f"{AUDIO}{OTHER_AUDIO}<|endoftext|>"
+    assert decoded(vocab, speech) == f"{AUDIO}{OTHER_AUDIO}<|endoftext|>"
     assert vocab.document_ids(interleaved)[1].all()
     assert vocab.document_ids(speech)[1].all()
 
 
-def test_asr_and_tts_train_the_answer_and_its_end_only(vocab):
+def test_asr_and_tts_have_loss_on_the_answer_and_its_end_only(vocab):
     source = Segment.of_speech([7], "b", loss=False)
     asr = Document("d", "asr", (source, Segment.of_text("the cat")))
-    assert written(vocab, asr) == (f"<|system|>\nTranscribe<|user|>\n{OTHER_AUDIO}<|assistant|>\nthe cat<|endoftext|>")
+    assert decoded(vocab, asr) == (f"<|system|>\nTranscribe<|user|>\n{OTHER_AUDIO}<|assistant|>\nthe cat<|endoftext|>")
     assert trained(vocab, asr) == "the cat<|endoftext|>"
     tts = Document("d", "tts", (Segment.of_text("the cat", loss=False), SPEECH))
-    assert written(vocab, tts) == f"<|system|>\nSpeak<|user|>\nthe cat<|assistant|>\n{AUDIO}<|endoftext|>"
+    assert decoded(vocab, tts) == f"<|system|>\nSpeak<|user|>\nthe cat<|assistant|>\n{AUDIO}<|endoftext|>"
     assert trained(vocab, tts) == f"{AUDIO}<|endoftext|>"
 
 
-def test_a_dialogue_trains_answers_and_the_id_that_ends_them(vocab):
+def test_a_dialogue_has_loss_on_answers_and_the_ids_that_end_them(vocab):
     segments = (
         Segment.of_text("Be kind.", "system", loss=False),
         Segment.of_speech([7], "hi", "user", loss=False),
@@ -134,16 +138,14 @@ def test_a_dialogue_trains_answers_and_the_id_that_ends_them(vocab):
         Segment.of_text("Bye.", "assistant"),
     )
     dialogue = Document("d", "dialogue", segments)
-    assert written(vocab, dialogue) == (
+    assert decoded(vocab, dialogue) == (
         f"<|system|>\nBe kind.<|user|>\n{OTHER_AUDIO}<|assistant|>\nHello{AUDIO}"
         "<|user|>\nbye<|assistant|>\nBye.<|endoftext|>"
     )
     assert trained(vocab, dialogue) == f"Hello{AUDIO}<|user|>Bye.<|endoftext|>"
 
 
-def test_a_base_tokenizer_that_begins_texts_begins_documents(text_tokenizer):
-    import copy
-
+def test_the_begin_token_of_a_base_tokenizer_starts_documents(text_tokenizer):
     from tokenizers import processors
 
     beginning = copy.deepcopy(text_tokenizer)
@@ -160,7 +162,7 @@ def test_a_base_tokenizer_that_begins_texts_begins_documents(text_tokenizer):
     assert begin_id not in vocab.text_ids("the cat")
 
 
-def test_training_a_text_tokenizer_is_repeatable_and_needs_room_for_the_bytes():
+def test_training_a_text_tokenizer_is_reproducible_and_needs_room_for_all_bytes():
     first, second = (train_text_tokenizer(TEXTS, 300) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     assert len(first) <= 300

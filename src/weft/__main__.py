@@ -1,4 +1,4 @@
-"""`python -m weft` is `weft`."""
+"""Run `weft` as `python -m weft`."""
 
 from weft.cli import main
 

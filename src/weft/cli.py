@@ -1,9 +1,8 @@
-"""The `weft` command: one flat verb a stage, each loaded only when it runs.
+"""The `weft` command. Each subcommand is imported only when it runs.
 
-A verb whose argument is a recipe takes `RECIPE.toml [--key value ...]`; the others take flags, and a recipe before them
-where there is one. Mistakes of the user end with one line and exit status 2, an interruption with 130. The verbs that
-train may run in many processes at once, as torchrun starts them: `torchrun --nproc-per-node 8 -m weft pretrain
-RECIPE.toml`.
+Training commands take a recipe, `RECIPE.toml [--key value ...]`. The others take flags, optionally after a recipe.
+User errors are printed as one line with exit status 2; an interruption has exit status 130. Training commands can run
+in several processes by torchrun: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import ModuleType
 from typing import Annotated, Any
@@ -26,209 +25,209 @@ EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb: where its configuration and its `run(config)` are, and what it says of itself."""
+class Command:
+    """A subcommand: the module of its `run(config)`, the class of the config, and its help."""
 
     module: str
     config: str
     help: str
-    recipe: bool = False
-    run: str = "run"
+    is_training: bool = False
+    """Whether it needs a recipe and can run in several processes."""
 
 
-VERBS = {
-    "demo": Verb("weft.demo.demo", "DemoConfig", "The whole road, small, in one command."),
-    "speak": Verb("weft.speak", "SpeakConfig", "Lines of text to sound and a manifest."),
-    "train-tokenizer": Verb(
-        "weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", recipe=True, run="command"
+COMMANDS = {
+    "demo": Command("weft.demo.pipeline", "DemoConfig", "Run the whole pipeline with nano models."),
+    "speak": Command("weft.voices.speak", "SpeakConfig", "Synthesize lines of text with TTS voices."),
+    "train-tokenizer": Command("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", True),
+    "pseudo-label": Command("weft.asr.pseudo_label", "PseudoLabelConfig", "Transcribe speech with a Whisper."),
+    "import-glm": Command("weft.tokenizer.glm", "ImportConfig", "Convert a released GLM-4-Voice tokenizer."),
+    "tokenize": Command("weft.tokenizer.tokenize", "TokenizeConfig", "Encode speech as codes."),
+    "train-decoder": Command("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", True),
+    "resynth": Command(
+        "weft.eval.resynth", "ResynthConfig", "Resynthesize speech through tokenizer and decoder and report WER."
     ),
-    "pseudo-label": Verb(
-        "weft.tokenizer.pseudo_label", "PseudoLabelConfig", "Transcripts for speech that has none, by a Whisper."
+    "train-text-to-token": Command(
+        "weft.text_to_token.train", "TextToTokenConfig", "Train a text-to-token model.", True
     ),
-    "import-glm": Verb("weft.tokenizer.glm", "ImportConfig", "A released GLM-4-Voice tokenizer as one of ours."),
-    "tokenize": Verb("weft.tokenizer.tokenize", "TokenizeConfig", "Speech to codes."),
-    "train-decoder": Verb("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", recipe=True),
-    "resynth": Verb("weft.eval.resynth", "ResynthConfig", "Hear and measure the ceiling."),
-    "train-text-to-token": Verb("weft.text_to_token.train", "TextToTokenConfig", "Train text to codes.", recipe=True),
-    "say": Verb("weft.text_to_token.say", "SayConfig", "Say a text."),
-    "interleave": Verb("weft.interleave.interleave", "InterleaveConfig", "Weave speech into text."),
-    "documents": Verb("weft.interleave.documents", "DocumentsConfig", "Text, speech, ASR and TTS documents."),
-    "dialogues": Verb("weft.chat.dialogues", "DialoguesConfig", "Spoken dialogues from written ones."),
-    "init-lm": Verb("weft.lm.start", "StartConfig", "Give a language model speech tokens, or begin one.", recipe=True),
-    "pack": Verb("weft.interleave.pack", "PackConfig", "Documents to token shards of one vocabulary."),
-    "pretrain": Verb(
-        "weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", recipe=True, run="command"
+    "say": Command(
+        "weft.text_to_token.say", "SayConfig", "Synthesize a text with a text-to-token model and a decoder."
     ),
-    "sft": Verb("weft.lm.pretrain", "PretrainConfig", "Fine-tune it on dialogues.", recipe=True, run="command"),
-    "eval": Verb("weft.eval.suite", "EvalConfig", "Measure a bundle."),
-    "chat": Verb("weft.chat.session", "ChatConfig", "One spoken turn, or a conversation.", run="chat"),
-    "info": Verb("weft.info", "InfoConfig", "What an artifact is, and where it came from."),
-    "view": Verb("weft.eval.view", "ViewConfig", "Documents as a page to read and hear."),
-}  # fmt: skip
-TRAINING = {"train-tokenizer", "train-decoder", "train-text-to-token", "pretrain", "sft"}  # may run in many processes
+    "interleave": Command(
+        "weft.interleave.interleave",
+        "InterleaveConfig",
+        "Create interleaved documents from text or aligned recordings.",
+    ),
+    "documents": Command("weft.interleave.documents", "DocumentsConfig", "Create text, speech, ASR and TTS documents."),
+    "dialogues": Command("weft.chat.dialogues", "DialoguesConfig", "Synthesize written dialogues."),
+    "init-lm": Command("weft.lm.init", "InitLmConfig", "Add speech tokens to a language model, or create a new one."),
+    "pack": Command("weft.interleave.pack", "PackConfig", "Convert documents to token shards of one vocabulary."),
+    "pretrain": Command("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", True),
+    "sft": Command("weft.lm.pretrain", "PretrainConfig", "Fine-tune a speech-text language model on dialogues.", True),
+    "eval": Command("weft.eval.suite", "EvalConfig", "Evaluate the models of a bundle."),
+    "chat": Command("weft.chat.terminal", "ChatConfig", "Chat with the models of a bundle."),
+    "info": Command("weft.info", "InfoConfig", "Print the manifest of an artifact."),
+    "view": Command("weft.pages.view", "ViewConfig", "Write an HTML page to read and hear documents."),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    if launch.world_size() > 1:  # when one process is gone, torchrun ends the others so: as an interruption, it is told
+    if launch.world_size() > 1:  # torchrun sends SIGTERM when another process has ended; handle it as an interruption
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line `arguments` and return the exit status."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is a local folder
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local directories
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        status = _dispatch(list(arguments))
+        _dispatch(list(arguments))
         if launch.world_size() > 1:
-            _processes().end()
-        return status
+            _distributed().shutdown()
+        return 0
     except UserError as e:
-        return _complain(str(e))
+        return _report(str(e))
     except OSError as e:
         if e.errno is None:
             raise
         where = f"{e.filename}: " if e.filename else ""
-        return _complain(f"{where}{e.strerror}; {_DISK_TROUBLE.get(e.errno, 'check this path, and the disk it is on')}")
+        return _report(f"{where}{e.strerror}; {_REMEDIES.get(e.errno, 'check this path and its disk')}")
     except KeyboardInterrupt:
-        _tell("\nweft: interrupted; the same command goes on from here")
+        _print_error("\nweft: interrupted; run the same command again to resume")
         return EXIT_INTERRUPTED
 
 
-_DISK_TROUBLE = {
-    errno.ENOSPC: "free some space and run the same command again, it goes on from here",
-    errno.EDQUOT: "free some space and run the same command again, it goes on from here",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EROFS: "choose a folder that you may write to",
-    errno.EEXIST: "a part of this path is a file; choose another",
-    errno.ENOTDIR: "a part of this path is a file; choose another",
-    errno.EISDIR: "this is a folder, and a file is needed",
+_REMEDIES = {
+    errno.ENOSPC: "free some space, and run the same command again to resume",
+    errno.EDQUOT: "free some space, and run the same command again to resume",
+    errno.EACCES: "choose a directory that you can write to",
+    errno.EPERM: "choose a directory that you can write to",
+    errno.EROFS: "choose a directory that you can write to",
+    errno.EEXIST: "a part of this path is a file: choose another path",
+    errno.ENOTDIR: "a part of this path is a file: choose another path",
+    errno.EISDIR: "it is a directory: give a file",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
-def _complain(message: str) -> int:
-    _tell(f"weft: {' '.join(message.split())}")
+def _report(message: str) -> int:
+    _print_error(f"weft: {' '.join(message.split())}")
     return EXIT_USER_ERROR
 
 
-def _tell(line: str) -> None:
-    """Print a line to stderr, once where many processes have something to say."""
-    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # of `main`; the line comes first
+def _print_error(line: str) -> None:
+    """Print a line to stderr, once for all processes of a run."""
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # set by `main`; finish printing first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if launch.world_size() == 1 or _processes().first_to_tell():
+    if launch.world_size() == 1 or _distributed().claim_error_report():
         print(line, file=sys.stderr, flush=True)
 
 
-def _processes() -> ModuleType:
-    return importlib.import_module("weft.training.distributed")  # and with it torch, which one process may not need
+def _distributed() -> ModuleType:
+    return importlib.import_module("weft.training.distributed")  # imports torch
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
-        return 0
-    if arguments[0] in ("-V", "--version"):
+    elif arguments[0] in ("-V", "--version"):
         print(__version__)
-        return 0
-    name, *rest = arguments
-    if name not in VERBS:
-        raise UserError(f"there is no verb {name!r}{_did_you_mean(name)}; see weft --help")
-    return _run_verb(name, VERBS[name], rest)
+    elif arguments[0] not in COMMANDS:
+        raise UserError(f"there is no command {arguments[0]!r}{_suggestion(arguments[0])}: see weft --help")
+    else:
+        _run_command(arguments[0], COMMANDS[arguments[0]], arguments[1:])
 
 
-def _run_verb(name: str, verb: Verb, tokens: list[str]) -> int:
+def _run_command(name: str, command: Command, tokens: list[str]) -> None:
     from cyclopts import App, CycloptsError
 
-    from weft.config import FLAGS, one_line, recipe_source
+    from weft.config import FLAGS, check_flags, one_line, recipe_source
 
     if launch.world_size() > 1:
-        if name not in TRAINING:
-            raise UserError(f"weft {name} does not work in many processes together: start it without torchrun")
-        _processes().begin()
+        if not command.is_training:
+            raise UserError(f"weft {name} cannot run in several processes: start it without torchrun")
+        _distributed().init()
     asks_help = any(t in ("-h", "--help") for t in tokens)
+    argument = "is the first argument" if command.is_training else "can be given as the first argument"
     app = App(
         name=f"weft {name}",
-        help=verb.help,
-        usage=_usage(name, verb),
-        help_epilogue=_epilogue(verb),
+        help=command.help,
+        usage=_usage(name, command),
+        help_epilogue=f"All parameters can be set in a recipe, a TOML file that {argument}.",
         version_flags=(),
         default_parameter=FLAGS,
-        suppress_keyboard_interrupt=False,  # which would end in silence
+        suppress_keyboard_interrupt=False,  # handled in `run`
     )
     has_recipe = not asks_help and bool(tokens) and tokens[0].endswith(".toml")
-    if not asks_help and (verb.recipe or has_recipe):
+    if not asks_help and (command.is_training or has_recipe):
         if not tokens or tokens[0].startswith("-"):
             raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
-        app.config = (recipe_source(tokens.pop(0), _config_of(verb)),)
-    app.default(_command(verb))
+        app.config = (recipe_source(tokens.pop(0), _config_of(command)),)
+    check_flags(tokens, _config_of(command))
+    app.default(_function(command))
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as e:
         raise UserError(f"{name}: {one_line(e)}") from e
-    return 0
 
 
-def _usage(name: str, verb: Verb) -> str:
-    """How the verb is called: what has to be given, the first of it without its name."""
-    if verb.recipe:
+def _usage(name: str, command: Command) -> str:
+    """Return how the command is called: its required flags, the first of them as a positional argument."""
+    if command.is_training:
         return f"Usage: weft {name} RECIPE.toml [--key value ...]"
-    needed = [f for f in fields(_config_of(verb)) if f.default is MISSING and f.default_factory is MISSING]
-    several = [f.name.upper() + ("..." if str(f.type).startswith("tuple") else "") for f in needed]
-    flags = [f"--{f.name.replace('_', '-')} {shown}" for f, shown in zip(needed, several, strict=True)]
-    return " ".join([f"Usage: weft {name} [RECIPE.toml]", *several[:1], *flags[1:], "[--key value ...]"])
+    required = [f for f in fields(_config_of(command)) if f.default is MISSING and f.default_factory is MISSING]
+    values = [f.name.upper() + ("..." if str(f.type).startswith("tuple") else "") for f in required]
+    flags = [f"--{f.name.replace('_', '-')} {value}" for f, value in zip(required, values, strict=True)]
+    return " ".join([f"Usage: weft {name} [RECIPE.toml]", *values[:1], *flags[1:], "[--key value ...]"])
 
 
-def _epilogue(verb: Verb) -> str:
-    can = "is" if verb.recipe else "can be"
-    return f"Every parameter can stand in a recipe, a TOML file, which {can} the first argument."
-
-
-def _command(verb: Verb) -> Callable[..., None]:
-    """A function whose one parameter is the verb's configuration, flattened into flags."""
+def _function(command: Command) -> Callable[..., None]:
+    """Return a function whose only parameter is the command's config, flattened into flags."""
     from cyclopts import Parameter
 
-    kind = _config_of(verb)
+    kind = _config_of(command)
 
     def run(config: Any) -> None:
-        done = getattr(importlib.import_module(verb.module), verb.run)(config)
-        if done is not None and launch.rank() == 0:
-            _show(done)
+        manifest = importlib.import_module(command.module).run(config)
+        if manifest is not None and launch.rank() == 0:
+            sys.stdout.writelines(f"{line}\n" for line in _lines(manifest.counts))
 
-    def run_recipe(*, config: Any) -> None:  # by keyword alone: a second file is no setting
+    def run_recipe(*, config: Any) -> None:  # keyword-only, so that a second file is not taken as a setting
         run(config)
 
-    command = run_recipe if verb.recipe else run
-    command.__annotations__["config"] = Annotated[kind, Parameter(name="*")]
+    function = run_recipe if command.is_training else run
+    function.__annotations__["config"] = Annotated[kind, Parameter(name="*")]
     if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
-        command.__defaults__ = (kind(),)
-    return command
+        function.__defaults__ = (kind(),)
+    return function
 
 
-def _config_of(verb: Verb) -> type:
-    return getattr(importlib.import_module(verb.module), verb.config)
+def _lines(counts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield counts as text, without tables, which are in the manifest."""
+    for key, value in counts.items():
+        entries = value if isinstance(value, Mapping) else {"": value}
+        if entries and not any(isinstance(entry, Mapping) for entry in entries.values()):
+            shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entries.items())
+            yield f"{key:<23} {', '.join(entry.strip() for entry in shown)}"
 
 
-def _show(manifest: Any) -> None:
-    for key, value in getattr(manifest, "counts", {}).items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{key:<23} {shown}")
+def _config_of(command: Command) -> type:
+    return getattr(importlib.import_module(command.module), command.config)
 
 
 def _overview() -> str:
-    width = max(map(len, VERBS)) + 2
-    lines = [f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()]
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["weft weaves speech into text: from plain text and a voice to a model that talks.", "",
-         "usage: weft VERB ...        weft VERB --help tells more", "", *lines, "", "Begin with: weft demo"]
+        ["weft: speech-text pre-training with synthetic interleaved data.", "",
+         "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo."]
     )  # fmt: skip
 
 
-def _did_you_mean(name: str) -> str:
+def _suggestion(name: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, VERBS, n=1)
+    near = get_close_matches(name, COMMANDS, n=1)
     return f", did you mean {near[0]!r}?" if near else ""

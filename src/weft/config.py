@@ -1,44 +1,65 @@
-"""Recipes: TOML files read into typed dataclasses, any key overridden by a flag.
+"""Recipes: TOML files read into typed dataclasses, with command-line flags over them.
 
-    recipe = load_recipe(TokenizerRecipe, recipe_path("nano/tokenizer"), ["--train.steps", "200"])
+    recipe = load_recipe(TokenizerConfig, recipe_path("nano/tokenizer"), ["--train.steps", "200"])
 
-Each dataclass stands beside what it configures, and the docstrings of its fields are the help text. Keys that no
-field has are refused, with the nearest one that exists.
+The docstrings of the fields are the help texts. Unknown keys are rejected with the nearest known one, and keys of
+earlier versions with their new name.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter, Token, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Token, UnusedCliTokensError
 from cyclopts.config import Toml
 
 from weft.errors import UserError
 
 T = TypeVar("T")
 
-# Of every flag: `--text a.txt b.txt` takes both, and there are no `--no-...` or `--empty-...` beside it.
+# Defaults of every flag: `--text a.txt b.txt` takes both values, and there are no `--no-...` or `--empty-...` variants.
 FLAGS = Parameter(consume_multiple=True, negative=())
+# Annotation of a field whose own fields are flags and recipe keys of the enclosing dataclass.
+FLAT = Parameter(name="*")
+# Annotation of a setting that cannot change the result: it may differ when a command is resumed (see `weft.plan`).
+NOT_IN_PLAN = "not in the plan"
+
+# Settings and values of earlier versions.
+RENAMED = {
+    "row_tokens": "max_seq_len",
+    "tokens_per_step": "batch_tokens",
+    "accumulate": "grad_accum_steps",
+    "clip_norm": "max_grad_norm",
+    "recompute": "activation_checkpointing",
+    "supervised_share": "supervised_fraction",
+    "max_bad_share": "max_bad_fraction",
+    "restart_share": "restart_fraction",
+    "steps_share": "steps_fraction",
+    "woven_documents": "interleaved_documents",
+    "spoken_documents": "synthetic_speech_documents",
+    "plain_documents": "text_documents",
+}
+_RENAMED_VALUES = {("parallel", "replicate"): "ddp", ("parallel", "shard"): "fsdp", ("attention", "row"): "sequence"}
 
 
-def _within(least: float, most: float = inf, above: bool = False) -> Parameter:
-    """A finite number from `least` (with `above`: more than it) to `most`."""
-    wanted = f"{'more than' if above else 'at least'} {least:g}" if most == inf else f"{least:g} to {most:g}"
+def _within(low: float, high: float = inf, exclusive: bool = False) -> Parameter:
+    """Return a check for a finite number from `low` (`exclusive`: above it) to `high`."""
+    wanted = f"{low:g} to {high:g}" if high < inf else f"{'a finite number above' if exclusive else 'at least'} {low:g}"
 
     def check(_: Any, value: float | None) -> None:
-        if value is not None and not (least <= value <= most and value < inf and not (above and value == least)):
+        if value is not None and not (low <= value <= high and value < inf and not (exclusive and value == low)):
             raise ValueError(f"Give {wanted}.")
 
     return Parameter(validator=check)
 
 
-def _whole(_: Any, tokens: Sequence[Token]) -> int:
-    """A number without a fraction, which would be rounded in silence, and that fits 64 bits."""
+def _to_int(_: Any, tokens: Sequence[Token]) -> int:
+    """Convert to a whole number of at most 64 bits. Fractions are rejected, not rounded."""
     try:
         number = int(tokens[0].value)
     except ValueError as e:
@@ -48,28 +69,29 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
     return number
 
 
-# Types of settings, whose values are checked when a recipe or flags are read.
-Count = Annotated[int, _within(1), Parameter(converter=_whole)]
-Natural = Annotated[int, _within(0), Parameter(converter=_whole)]
-Positive = Annotated[float, _within(0, above=True)]
-NonNegative = Annotated[float, _within(0)]
-Share = Annotated[float, _within(0, 1)]
-Decay = Annotated[float, _within(0, 0.999999)]  # of a moving average, which at 1 would never move
+# Types of settings, checked when a recipe or flags are read.
+PositiveInt = Annotated[int, _within(1), Parameter(converter=_to_int)]
+NonNegativeInt = Annotated[int, _within(0), Parameter(converter=_to_int)]
+PositiveFloat = Annotated[float, _within(0, exclusive=True)]
+NonNegativeFloat = Annotated[float, _within(0)]
+Fraction = Annotated[float, _within(0, 1)]
+Decay = Annotated[float, _within(0, 0.999999)]  # a moving average with a decay of 1 would never move
 
 
 def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T:
-    """Read the recipe at `path` into `kind`, with command-line `flags` over it.
+    """Read the recipe at `path` into the dataclass `kind`, with command-line `flags` over it.
 
-    Raises UserError for a file that is missing or not TOML, and for unknown, missing or ill-typed keys.
+    Raises UserError for a missing or invalid file and for unknown, missing or invalid settings.
     """
     app = App(name=Path(path).name, default_parameter=FLAGS)
 
     def give(*, recipe: Any) -> Any:
         return recipe
 
-    give.__annotations__["recipe"] = Annotated[kind, Parameter(name="*")]
+    give.__annotations__["recipe"] = Annotated[kind, FLAT]
     app.default(give)
     app.config = (recipe_source(path, kind),)
+    check_flags(flags, kind)
     try:
         return app(list(flags), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as e:
@@ -77,59 +99,115 @@ def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T
 
 
 def recipe_source(path: str | Path, kind: type) -> Toml:
-    """A recipe file as a source of arguments of a dataclass `kind` for a cyclopts app.
+    """Return a recipe file as a source of values for a cyclopts app.
 
-    Raises UserError for a file that is missing or not TOML, and for a value where a table should be.
+    Raises UserError for a missing or invalid file, a setting of an earlier version, and a value in place of a table.
     """
     try:
         recipe = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as e:
-        raise UserError(f"{path} does not exist: give a recipe, or take one of {recipes_folder()}") from e
+        raise UserError(f"{path} does not exist: give a recipe, such as one of {recipes_folder()}") from e
     except IsADirectoryError as e:
-        raise UserError(f"{path} is a folder: give a recipe, a TOML file") from e
+        raise UserError(f"{path} is a directory: give a recipe, a TOML file") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not a TOML file ({e}): mend it, or start from one of {recipes_folder()}") from e
+        raise UserError(f"{path} is not valid TOML ({e}): fix it, or start from one of {recipes_folder()}") from e
+    if renamed := list(_renamed(recipe)):
+        raise UserError(f"{path}: {'; '.join(renamed)}")
     _require_tables(recipe, kind, str(path))
     return Toml(path, use_commands_as_keys=False)
 
 
+def check_flags(flags: Sequence[str], kind: type) -> None:
+    """Raise UserError for flags and values of earlier versions, and for a value of a whole section."""
+    for flag, value in zip(flags, [*flags[1:], ""], strict=False):
+        if flag.startswith("--"):
+            name, _, given = flag[2:].replace("-", "_").partition("=")
+            for message in _renamed({name.rsplit(".", 1)[-1]: given or value}):
+                raise UserError(f"{flag}: {message}")
+            nested: Any = given or value
+            for key in reversed(name.split(".")):
+                nested = {key: nested}
+            _require_tables(nested, kind, flag)
+
+
+def _renamed(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each setting and value that has another name now."""
+    for name, value in recipe.items():
+        if name in RENAMED:
+            yield f"{name} is now {RENAMED[name]}"
+        elif isinstance(value, Mapping):
+            yield from _renamed(value)
+        elif isinstance(value, str) and (name, value) in _RENAMED_VALUES:
+            yield f'{name} = "{value}" is now "{_RENAMED_VALUES[name, value]}"'
+
+
 def _require_tables(values: Mapping[str, Any], kind: type, where: str) -> None:
-    """Raise UserError for a plain value under the name of a dataclass, which cyclopts would pass over in silence."""
-    for name, hint in get_type_hints(kind).items():
-        if name in values and is_dataclass(hint):
+    """Raise UserError for a plain value under the name of a dataclass, which cyclopts would misread."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        annotations = getattr(hint, "__metadata__", ())
+        nested: Any = get_args(hint)[0] if annotations else hint
+        if FLAT in annotations:
+            _require_tables(values, nested, where)
+        elif name in values and isinstance(nested, type) and is_dataclass(nested):
             if not isinstance(values[name], Mapping):
-                raise UserError(f"{where}: {name} is {values[name]!r}, and is to be a table, [{name}], of settings")
-            _require_tables(values[name], hint if isinstance(hint, type) else type(hint), where)
+                raise UserError(f"{where}: {name} is {values[name]!r}: give a table [{name}], or flags --{name}.KEY")
+            _require_tables(values[name], nested, where)
 
 
 def one_line(error: CycloptsError) -> str:
-    """A parsing error as one line."""
+    """Return a parsing error as one line."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        left = " ".join(error.unused_tokens)
-        return f"{left} belongs to no flag: put it behind one; a switch stands alone, as --compile, or takes =false"
+        return f"{' '.join(error.unused_tokens)} belongs to no flag: remove it. A switch is --NAME or --NAME=false"
+    if isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.unused_tokens):
+        return f"{error.argument.name} is missing, see --help"
     return " ".join(str(error).split())
 
 
 def recipes_folder() -> Path:
-    """The folder of the recipes that come with weft, in an installed package or a source tree."""
+    """Return the directory of the recipes that come with weft."""
     package = Path(__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parents[1] / "recipes"
 
 
 def recipe_path(name: str) -> Path:
-    """The path of a shipped recipe, such as "nano/tokenizer"."""
+    """Return the path of a recipe that comes with weft, such as "nano/tokenizer"."""
     return recipes_folder() / f"{name}.toml"
 
 
-def settings_of(recipe: Any, leave_out: Sequence[str] = ("out",)) -> dict[str, Any]:
-    """A recipe as plain values for a manifest: all that decides the result, without where it is put."""
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return the settings that determine the result, as plain values for a plan.
 
-    def plain(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
+    Paths are left out, because inputs are identified by content, and so are settings annotated as NOT_IN_PLAN.
+    """
+    return {name: _plain(getattr(config, name)) for name in _planned(type(config))}
 
-    return {name: value for name, value in plain(recipe).items() if name not in leave_out}
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """Return the default values of `settings_of` for a dataclass, without those that have none."""
+    planned = [f for f in fields(kind) if f.name in _planned(kind)]
+    found = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in planned}
+    return {name: _plain(value) for name, value in found.items() if value is not MISSING}
+
+
+def _planned(kind: type) -> list[str]:
+    """Return the names of the settings that determine the result."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [name for name, hint in hints.items() if {Path, NOT_IN_PLAN}.isdisjoint(_parts(hint))]
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """Yield a type, the types that it is composed of, and their annotations."""
+    if isinstance(hint, type | str):
+        yield hint
+    for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
+        yield from _parts(part)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value as plain numbers, strings, lists and dictionaries."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return settings_of(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

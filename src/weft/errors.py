@@ -1,9 +1,9 @@
-"""The one exception for mistakes a user can mend.
+"""The exception for everything that a user can fix.
 
-Raise `UserError("what was wrong, where; what to do")`. The command line prints it as one line and exits with
-status 2; a library caller catches it. Broken promises of our own code stay assertions.
+Raise `UserError("<path or setting> <problem>: <what to do>")`. The command line prints it as one line and exits with
+status 2. Errors in weft itself are assertions.
 """
 
 
 class UserError(Exception):
-    """Bad input, settings or environment: the message is one line that names the thing and the remedy."""
+    """Invalid input, settings or environment, with a message of one line: what is wrong, where, and what to do."""

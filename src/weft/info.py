@@ -1,4 +1,4 @@
-"""What an artifact is and where it came from: `weft info PATH`."""
+"""`weft info PATH`: the manifest of an artifact."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from weft import artifacts
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Which artifact to tell about."""
+    """The artifact to describe."""
 
     path: Path
-    """Folder of an artifact."""
+    """Directory of an artifact."""
 
 
 def run(config: InfoConfig) -> None:
-    """Print an artifact's manifest, and whether its files are those it was made with."""
+    """Print the manifest of an artifact, and whether its files have changed since it was created."""
     manifest = artifacts.read(config.path)
-    whole = artifacts.fingerprint(config.path) == manifest.fingerprint
-    print(f"{config.path}: a {manifest.kind}, format {manifest.format_version}")
-    print(f"fingerprint {manifest.fingerprint} ({'files are unchanged' if whole else 'FILES HAVE CHANGED since'})")
+    is_unchanged = artifacts.fingerprint(config.path) == manifest.fingerprint
+    kind = artifacts.with_article(artifacts.kind_name(manifest.kind))
+    print(f"{config.path}: {kind}, format {manifest.format_version}")
+    print(f"fingerprint {manifest.fingerprint} ({'files are unchanged' if is_unchanged else 'FILES HAVE CHANGED'})")
     sections = {"made from": manifest.parents, "counts": manifest.counts, "settings": manifest.settings}
     for title, values in {**sections, "notes": manifest.notes}.items():
         if values:

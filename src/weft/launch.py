@@ -1,8 +1,6 @@
-"""What a launcher of many processes (torchrun) says of this one, read from its environment without importing torch.
+"""Rank and number of processes of a run under torchrun, read from the environment without importing torch.
 
-    torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml       # each process finds its rank and world_size here
-
-A process that was started alone is rank 0 of a world of one.
+torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml
 """
 
 from __future__ import annotations
@@ -11,10 +9,10 @@ import os
 
 
 def world_size() -> int:
-    """How many processes work on this job together."""
+    """Return the number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
 
 
 def rank() -> int:
-    """Which of them this is: the first, 0, writes files and talks."""
+    """Return the index of this process. Process 0 writes files and prints."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0

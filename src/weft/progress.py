@@ -1,10 +1,10 @@
-"""A progress bar with time left, for anything that takes over two seconds.
+"""Progress bars with the time left, and tables.
 
     with progress.bar("tokenizer", total=2500) as advance:
         advance(1, f"loss {loss:.2f}")
 
-On a terminal it is one line that updates itself; elsewhere a plain line every ten seconds. `table(columns, rows)` tells
-beforehand what is to come. Both write to stderr, and of many processes on one job only the first does.
+On a terminal, a bar is one line that updates itself; elsewhere, a line is printed every ten seconds. Both go to stderr.
+Of the processes of one run, only process 0 prints.
 """
 
 from __future__ import annotations
@@ -20,43 +20,36 @@ from rich.table import Table
 
 from weft import launch
 
-_PLAIN_EVERY_SEC = 10.0
+_PRINT_EVERY_SEC = 10.0
 
 Advance = Callable[..., None]
 
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Yield `advance(count=1, note="")`. `done` items of `total` were finished by an earlier run."""
+    """Yield `advance(count=1, note="")`. `done` of the `total` items were finished by an earlier run."""
+    console = Console(stderr=True)
     if launch.rank():
         yield lambda count=1, note="": None
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain(title, total, done)
-        return
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
-
-        def advance(count: int = 1, note: str = "") -> None:
-            progress.advance(task, count)
-            if note:
-                progress.update(task, note=note)
-
-        yield advance
+    elif not console.is_terminal:
+        yield _lines(title, total, done)
+    else:
+        columns = (
+            TextColumn("{task.description:<16}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(title, total=total, completed=done, note="")
+            yield lambda count=1, note="": progress.update(task, advance=count, **({"note": note} if note else {}))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show `rows` of words and numbers, the first column to the left and the others to the right."""
+    """Print a table. The first column is left-aligned, the others are right-aligned."""
     if launch.rank():
         return
     shown = Table(box=None, pad_edge=False)
@@ -68,19 +61,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(shown, width=max(console.width, console.measure(shown).maximum), crop=False)
 
 
-def _plain(title: str, total: int, done: int) -> Advance:
-    begun_sec = shown_sec = time.monotonic()
-    now_done, first_done = done, done
+def _lines(title: str, total: int, done: int) -> Advance:
+    """Return a function that prints a line every ten seconds."""
+    start_sec = printed_sec = time.monotonic()
+    num_done = done
 
     def advance(count: int = 1, note: str = "") -> None:
-        nonlocal now_done, shown_sec
-        now_done += count
+        nonlocal num_done, printed_sec
+        num_done += count
         now_sec = time.monotonic()
-        if now_sec - shown_sec < _PLAIN_EVERY_SEC:
+        if now_sec - printed_sec < _PRINT_EVERY_SEC:
             return
-        shown_sec = now_sec
-        rate = (now_done - first_done) / (now_sec - begun_sec)
-        left = f"{(total - now_done) / rate:.0f} s left" if rate else "time left unknown"
-        print(f"{title}: {now_done}/{total}, {left} {note}".rstrip(), file=sys.stderr, flush=True)
+        printed_sec = now_sec
+        rate = (num_done - done) / (now_sec - start_sec)
+        left = f"{(total - num_done) / rate:.0f} s left" if rate else "time left unknown"
+        print(f"{title}: {num_done}/{total}, {left} {note}".rstrip(), file=sys.stderr, flush=True)
 
     return advance

@@ -1,10 +1,9 @@
-"""The rows that flow between the stages: utterances, coded utterances and documents, with their Parquet schemas.
+"""Records of the data pipeline and their Parquet schemas: utterances, coded utterances and documents.
 
-    rows = [d.to_row() for d in documents]
-    pyarrow.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
+    table = pyarrow.Table.from_pylist([d.to_row() for d in documents], schema=DOCUMENT_SCHEMA)
+    documents = [Document.from_row(row) for row in table.to_pylist()]
 
-`codes` always belong to a tokenizer's codebook (0..K-1), never to a language model's vocabulary: that conversion is
-`weft.vocab`'s alone.
+`codes` are indices 0..K-1 into a tokenizer's codebook. `weft.vocab` converts them to ids of a language model.
 """
 
 from __future__ import annotations
@@ -15,52 +14,27 @@ from typing import Any
 
 import pyarrow as pa
 
-CODES_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("codes", pa.list_(pa.uint16())),
-        ("seconds", pa.float32()),
-        ("speaker", pa.string()),
-        ("language", pa.string()),
-        ("source", pa.string()),
-    ]
-)
-
-_SEGMENT = pa.struct(
-    [
-        ("type", pa.string()),
-        ("text", pa.string()),
-        ("codes", pa.list_(pa.uint16())),
-        ("role", pa.string()),
-        ("loss", pa.bool_()),
-    ]
-)
+_STRING, _FLOAT, _CODES = pa.string(), pa.float32(), pa.list_(pa.uint16())
+_SEGMENT = pa.struct({"type": _STRING, "text": _STRING, "codes": _CODES, "role": _STRING, "loss": pa.bool_()})
 _META = pa.struct(
-    [
-        ("speech_ratio", pa.float32()),
-        ("words", pa.int32()),
-        ("seconds", pa.float32()),
-        ("wer", pa.float32()),
-        ("speaker", pa.string()),
-        ("source", pa.string()),
-        ("span_wer", pa.list_(pa.float32())),
-    ]
+    {"speech_ratio": _FLOAT, "words": pa.int32(), "seconds": _FLOAT, "wer": _FLOAT}
+    | {"speaker": _STRING, "source": _STRING, "span_wer": pa.list_(_FLOAT)}
 )
-DOCUMENT_SCHEMA = pa.schema(
-    [("id", pa.string()), ("kind", pa.string()), ("segments", pa.list_(_SEGMENT)), ("meta", _META)]
+DOCUMENT_SCHEMA = pa.schema({"id": _STRING, "kind": _STRING, "segments": pa.list_(_SEGMENT), "meta": _META})
+CODES_SCHEMA = pa.schema(
+    {"id": _STRING, "text": _STRING, "codes": _CODES, "seconds": _FLOAT}
+    | {"speaker": _STRING, "language": _STRING, "source": _STRING}
 )
 
 KINDS = ("text", "speech", "interleaved", "asr", "tts", "dialogue")
-SEGMENT_TYPES = ("text", "speech")
 ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One line of an audio manifest. `audio` is a path; `text` is None where no transcript is known.
+    """A recording of speech. `audio` is a path, optionally with a time range; `text` is None without a transcript.
 
-    `source` names the recording or text that consecutive utterances were cut from: they make one speech document.
+    Consecutive utterances with the same `source`, a recording or a text, form one speech document.
     """
 
     id: str
@@ -74,7 +48,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class CodedUtterance:
-    """An utterance as speech codes: one row of a codes dataset. `codes` are integers in 0..K-1."""
+    """An utterance as speech codes: a row of a codes dataset."""
 
     id: str
     codes: Sequence[int]
@@ -85,11 +59,12 @@ class CodedUtterance:
     source: str | None = None
 
     def to_row(self) -> dict[str, Any]:
+        """Return a row of CODES_SCHEMA."""
         return {name: getattr(self, name) for name in CODES_SCHEMA.names}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> CodedUtterance:
-        """The utterance of a row of CODES_SCHEMA. Raises ValueError for one without id or codes."""
+        """Return the utterance of a row of CODES_SCHEMA. Raises ValueError for a row without id or codes."""
         if row["id"] is None or row["codes"] is None:
             raise ValueError(f"utterance {row['id']!r} has no {'codes' if row['codes'] is None else 'id'}")
         return cls(**{name: row[name] for name in CODES_SCHEMA.names})
@@ -97,10 +72,10 @@ class CodedUtterance:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of text or of speech inside a document.
+    """A part of a document, in one modality.
 
-    A speech segment keeps the text it was made from, so removing speech gives back the source text. `loss` says
-    whether a language model is trained on it; `role` is None outside dialogues.
+    A speech segment keeps the text that it was synthesized from. `loss` says whether language models are trained on the
+    segment. `role` is None outside of dialogues.
     """
 
     type: str
@@ -111,21 +86,24 @@ class Segment:
 
     @classmethod
     def of_text(cls, text: str, role: str | None = None, loss: bool = True) -> Segment:
+        """Return a text segment."""
         return cls("text", text, None, role, loss)
 
     @classmethod
     def of_speech(
         cls, codes: Sequence[int], text: str | None = None, role: str | None = None, loss: bool = True
     ) -> Segment:
+        """Return a speech segment."""
         return cls("speech", text, codes, role, loss)
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What is known of a document: achieved speech share of its words, words, seconds of speech, read-back WER.
+    """Properties of a document.
 
-    `span_wer` has a value for each speech segment, None where a segment was not measured; `wer` is their mean over the
-    words of the measured ones.
+    `speech_ratio` is the fraction of its words that are in speech segments, `seconds` the duration of its speech, and
+    `wer` the word error rate of its speech when transcribed. `span_wer` has a rate for each speech segment, None for
+    one that was not measured; `wer` is their mean, weighted by words.
     """
 
     speech_ratio: float | None = None
@@ -139,7 +117,7 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The hub format: one schema for every kind of training document (see KINDS)."""
+    """A training document of one of the KINDS."""
 
     id: str
     kind: str
@@ -148,32 +126,33 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The source text: every segment's text in order, spoken or written."""
+        """The text of all segments, in order."""
         return "".join(s.text or "" for s in self.segments)
 
     def to_row(self) -> dict[str, Any]:
+        """Return a row of DOCUMENT_SCHEMA."""
         return {
             "id": self.id,
             "kind": self.kind,
-            "segments": [{n: getattr(s, n) for n in ("type", "text", "codes", "role", "loss")} for s in self.segments],
+            "segments": [{n: getattr(s, n) for n in _SEGMENT.names} for s in self.segments],
             "meta": {n: getattr(self.meta, n) for n in _META.names},
         }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Document:
-        """The document of a row of DOCUMENT_SCHEMA. Raises ValueError for values that no document has."""
+        """Return the document of a row of DOCUMENT_SCHEMA. Raises ValueError for invalid values."""
         if row["kind"] not in KINDS:
-            raise ValueError(f"document {row['id']!r} is of kind {row['kind']!r}, and none of {', '.join(KINDS)}")
+            raise ValueError(f"document {row['id']!r} has kind {row['kind']!r}, expected one of {', '.join(KINDS)}")
         segments = tuple(Segment(**s) for s in row["segments"] or ())
         for segment in segments:
-            if wrong := _wrong(segment):
-                raise ValueError(f"document {row['id']!r} has a segment with {wrong}")
+            if problem := _problem(segment):
+                raise ValueError(f"document {row['id']!r} has a segment with {problem}")
         return cls(row["id"], row["kind"], segments, Meta(**(row["meta"] or {})))
 
 
-def _wrong(segment: Segment) -> str | None:
-    """What a segment has that none can have, if so."""
-    if segment.type not in SEGMENT_TYPES:
+def _problem(segment: Segment) -> str | None:
+    """Return the first invalid value of a segment, in words."""
+    if segment.type not in ("text", "speech"):
         return f"type {segment.type!r}"
     if segment.role not in (None, *ROLES):
         return f"role {segment.role!r}"

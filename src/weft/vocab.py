@@ -1,24 +1,20 @@
-"""The vocabulary of a speech-text language model: the only place where speech codes become ids, and back.
+"""The vocabulary of a speech-text language model: conversion of documents to token ids.
 
-    tokenizer = extend_tokenizer(AutoTokenizer.from_pretrained(base), num_codes=512)
-    vocab = SpeechVocab.of(tokenizer)
-    ids, mask = vocab.document_ids(document)       # a whole Document, ready for a token shard
+    vocab = SpeechVocab.of(extend_tokenizer(AutoTokenizer.from_pretrained(base), num_codes=512))
+    ids, mask = vocab.document_ids(document)
 
-`codes` are 0..K-1 of a speech codebook; `ids` are rows of the language model's embedding. Serialisation, by kind
-(forms of GLM-4-Voice; `<speech>` stands for `<|begin_of_audio|><|audio_17|>...<|end_of_audio|>`):
+`codes` are indices 0..K-1 into a speech codebook; `ids` are rows of the language model's embedding. Documents are
+serialized by kind (the formats of GLM-4-Voice; `<speech>` is `<|begin_of_audio|><|audio_17|>...<|end_of_audio|>`):
 
     text, speech, interleaved   text<speech> text<speech><eos>
     dialogue                    <|system|>\\ntext<|user|>\\n<speech><|assistant|>\\ntext<speech><eos>
     asr                         <|system|>\\nTranscribe<|user|>\\n<speech><|assistant|>\\ntext<eos>
     tts                         <|system|>\\nSpeak<|user|>\\ntext<|assistant|>\\n<speech><eos>
 
-Without roles the next segment continues the last; a system turn is what tells a model to repeat it in the other
-modality instead. Consecutive speech segments are not merged: each keeps its markers, because each was spoken on its
-own, and a seam in mid-stream would be a sound that nobody says. In a dialogue, an answer's text and the speech after it
-are woven, so that it can be spoken while it is thought (`weft.rhythm`; shown above for a text of under 13 tokens). Text
-is encoded as it stands, segment by segment, and never read as control tokens: cut spans before the space (`"the cat"`,
-`" sat"`) and the ids are those of the uncut text. Where a tokenizer begins a text with a space of its own (Llama 2),
-that space is left out.
+Consecutive speech segments keep their own markers. In a dialogue, the text and the speech of an answer alternate
+(`weft.alternation`; shown above for a text of under 13 tokens). Texts are encoded segment by segment and never parsed
+as control tokens. If they are split before spaces (`"the cat"`, `" sat"`), the ids are those of the whole text; a space
+that a tokenizer puts before every text (Llama 2) is left out.
 """
 
 from __future__ import annotations
@@ -33,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft import records
+from weft.alternation import interleave_chunks
 from weft.errors import UserError
 from weft.records import Document, Segment
-from weft.rhythm import weave
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -44,14 +40,14 @@ BEGIN_OF_AUDIO, END_OF_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>"
 ROLES = {role: f"<|{role}|>" for role in records.ROLES}
 TASK_PROMPTS = {"asr": "Transcribe", "tts": "Speak"}
 _ANSWER = [("assistant", "text"), ("assistant", "speech")]
-_GUARD = "\x01"  # no word has it, so that it merges with none
+_GUARD = "\x01"  # not part of any word, so that it is not merged with the text after it
 _END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> PreTrainedTokenizerBase:
-    """A copy of `tokenizer` with the audio tokens of `num_codes` codes, the audio markers and the roles.
+    """Return a copy of `tokenizer` with audio tokens for `num_codes` codes, audio markers and roles.
 
-    Tokens that it has already keep their ids. Raises UserError when it was extended before for another codebook.
+    Existing tokens keep their ids. Raises UserError for a tokenizer that was extended for another codebook.
     """
     from tokenizers import AddedToken
 
@@ -65,26 +61,23 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> PreT
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `vocab_size` ids for a language model from nothing: lossless on any text.
+    """Train a lossless byte-level BPE of at most `vocab_size` ids.
 
-    Raises UserError when `vocab_size` leaves no room for the 256 bytes and the two special tokens.
+    Raises UserError if `vocab_size` is too small for the 256 bytes and the two special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = [_END_OF_TEXT, _PADDING]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special, alphabet = [_END_OF_TEXT, _PADDING], pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + len(special):
         raise UserError(f"a byte-level vocabulary of {vocab_size} is too small: give at least 258")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
+    bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=_END_OF_TEXT, pad_token=_PADDING, clean_up_tokenization_spaces=False
     )
@@ -103,11 +96,13 @@ class SpeechVocab:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpeechVocab:
-        """Find the speech tokens of `tokenizer`. Raises UserError where they or its eos token are missing."""
+        """Return the vocabulary of an extended tokenizer. Raises UserError if speech tokens or the eos are missing."""
         ids = tokenizer.get_vocab()
         needed = (_audio_token(0), BEGIN_OF_AUDIO, END_OF_AUDIO, *ROLES.values())
         if missing := [name for name in needed if name not in ids]:
-            raise UserError(f"the tokenizer has no {', '.join(missing)}: extend its language model with speech first")
+            raise UserError(
+                f"the tokenizer has no {', '.join(missing)}: create a language model with them by weft init-lm"
+            )
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos token, which ends every document: set its eos_token")
         num_codes, first = 0, ids[_audio_token(0)]
@@ -119,55 +114,55 @@ class SpeechVocab:
 
     @cached_property
     def size(self) -> int:
-        """The highest id + 1: the rows that an embedding needs."""
+        """The highest id + 1, the minimum number of embedding rows."""
         return max(self.tokenizer.get_vocab().values()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every token and its id: equal where token shards can be shared."""
+        """16 hexadecimal digits over all tokens and ids. Vocabularies with the same ones can share token shards."""
         items = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(repr((items, self.eos_id)).encode()).hexdigest()[:16]
 
     @cached_property
     def role_start_ids(self) -> dict[str, int]:
-        """The id that opens a turn of each role; the user's also tells that the assistant's turn has ended."""
+        """The id that starts a turn of each role. The user's id also ends the assistant's turn."""
         ids = self.tokenizer.get_vocab()
         return {role: ids[name] for role, name in ROLES.items()}
 
     @cached_property
     def document_start_ids(self) -> np.ndarray:
-        """What the base model's own tokenizer puts before a text (Llama's begin token; for many nothing)."""
+        """The ids that the base model's tokenizer puts before a text, such as Llama's `<|begin_of_text|>`."""
         ids = np.asarray(self.tokenizer("").input_ids, np.int64)
         return ids[ids != self.eos_id]
 
     def codes_to_ids(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Ids (int64) of codes. Raises UserError for a code outside 0..K-1."""
+        """Return the ids (int64) of codes. Raises UserError for a code outside of 0..K-1."""
         values = np.asarray(codes, np.int64)
         if values.size and (values.min() < 0 or values.max() >= self.num_codes):
             raise UserError(
                 f"codes {values.min()}..{values.max()} do not fit a vocabulary of {self.num_codes} codes: "
-                "use the speech tokenizer that the language model was extended for"
+                "use the speech tokenizer that the language model was created for"
             )
         return values + self.first_audio_id
 
     def ids_to_codes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Codes (uint16) of audio ids. Raises ValueError for an id that is no audio token."""
+        """Return the codes (uint16) of audio ids. Raises ValueError for another id."""
         values = np.asarray(ids, np.int64)
         if not np.all(self.is_audio(values)):
             raise ValueError("an id is not an audio token")
         return (values - self.first_audio_id).astype(np.uint16)
 
     def is_audio(self, ids: Any) -> Any:
-        """Which ids are audio tokens (markers are not): an array or tensor of booleans, as `ids` is one."""
+        """Return a mask of the audio tokens, without markers, as an array or a tensor like `ids`."""
         return (ids >= self.first_audio_id) & (ids < self.first_audio_id + self.num_codes)
 
     def is_control(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids are audio markers, roles or the end of a document: neither words nor sound."""
+        """Return a mask of the audio markers, the roles and the eos."""
         control = [self.begin_of_audio_id, self.end_of_audio_id, self.eos_id, *self.role_start_ids.values()]
         return np.isin(ids, control)
 
     def text_ids(self, text: str) -> np.ndarray:
-        """Ids (int64) of plain text; `<|user|>` and its like in the text are letters, not control tokens."""
+        """Return the ids (int64) of text, in which strings such as `<|user|>` are not control tokens."""
         guard, num_guard_ids = self._guard
         return self._encode(guard + text)[num_guard_ids:]
 
@@ -177,28 +172,24 @@ class SpeechVocab:
 
     @cached_property
     def _guard(self) -> tuple[str, int]:
-        """What is put before a text while it is encoded, and its number of ids: something where the tokenizer begins
-        each text with a space of its own (Llama 2), which would come between the segments of a document, else nothing.
-        """
+        """A prefix for encoding, and its number of ids: empty unless the tokenizer puts a space before every text."""
         if not self.tokenizer.tokenize("a")[0].startswith("\u2581"):
             return "", 0
         ids = self._encode(_GUARD)
         if self.tokenizer.decode(ids) != _GUARD:
-            raise UserError("the tokenizer drops characters, so its texts do not come back: take another base")
+            raise UserError("the tokenizer drops characters, so texts cannot be recovered: use another base")
         return _GUARD, len(ids)
 
     def speech_ids(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Ids (int64) of one stretch of speech between its two markers."""
+        """Return the ids (int64) of codes between audio markers."""
         return np.concatenate(([self.begin_of_audio_id], self.codes_to_ids(codes), [self.end_of_audio_id]))
 
     def segment_ids(self, segment: Segment) -> np.ndarray:
-        """Ids (int64) of a segment's content, without a role."""
-        if segment.type == "speech":
-            return self.speech_ids(segment.codes if segment.codes is not None else ())
-        return self.text_ids(segment.text or "")
+        """Return the ids (int64) of a segment's content, without a role."""
+        return self.speech_ids(_codes(segment)) if segment.type == "speech" else self.text_ids(segment.text or "")
 
     def turn_start_ids(self, role: str) -> np.ndarray:
-        """Ids (int64) before the content of a turn: `<|user|>\\n` for "user"."""
+        """Return the ids (int64) before the content of a turn, such as `<|user|>\\n`."""
         return np.concatenate(([self.role_start_ids[role]], self._newline_ids))
 
     @cached_property
@@ -206,10 +197,10 @@ class SpeechVocab:
         return self.text_ids("\n")
 
     def document_ids(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (int64) of a whole document, and which of them a language model is trained to predict (bool).
+        """Return the ids (int64) of a document and their loss mask (bool).
 
-        A segment's `loss` holds for its markers too, and for the one id that ends its turn or the document: a model
-        trained on an answer learns to end it. What a template dictates otherwise (turn starts, task) is not trained.
+        The `loss` of a segment also applies to its markers and to the id that ends its turn or the document. Other ids
+        of the template (turn starts, tasks) have no loss.
         """
         ids, mask = [self.document_start_ids], [np.zeros(len(self.document_start_ids), bool)]
 
@@ -231,31 +222,35 @@ class SpeechVocab:
         return np.concatenate(ids), np.concatenate(mask)
 
     def _passage_ids(self, passage: Sequence[Segment]) -> tuple[np.ndarray, bool | np.ndarray]:
-        """Ids of a segment, or of an answer's text and speech in their rhythm, and which of them are trained."""
+        """Return the ids of a segment, or of an answer's text and speech in alternation, and their loss mask."""
         if len(passage) == 1:
             return self.segment_ids(passage[0]), passage[0].loss
         text, speech = passage
         text_ids = self.text_ids(text.text or "")
-        audio_ids = self.codes_to_ids(() if speech.codes is None else speech.codes)
-        ids = weave(text_ids, audio_ids, self.begin_of_audio_id, self.end_of_audio_id)
+        audio_ids = self.codes_to_ids(_codes(speech))
+        ids = interleave_chunks(text_ids, audio_ids, self.begin_of_audio_id, self.end_of_audio_id)
         losses = np.full(len(text_ids), text.loss), np.full(len(audio_ids), speech.loss)
-        return ids, weave(*losses, begin=speech.loss, end=speech.loss)
+        return ids, interleave_chunks(*losses, begin=speech.loss, end=speech.loss)
 
 
 def _passages(document: Document) -> Iterator[tuple[Segment, ...]]:
-    """The segments in order, alone or, where an answer's speech follows its text, both together."""
+    """Yield the segments in order; the text of an answer together with its speech."""
     segments, i = document.segments, 0
     while i < len(segments):
-        woven = document.kind == "dialogue" and [(s.role, s.type) for s in segments[i : i + 2]] == _ANSWER
-        yield segments[i : i + 1 + woven]
-        i += 1 + woven
+        is_answer = document.kind == "dialogue" and [(s.role, s.type) for s in segments[i : i + 2]] == _ANSWER
+        yield segments[i : i + 1 + is_answer]
+        i += 1 + is_answer
 
 
 def _role_of(segment: Segment, kind: str) -> str | None:
-    """The turn that a segment belongs to; in asr and tts the trained side is the answer."""
+    """Return the role of a segment's turn. In asr and tts documents, the segment with a loss is the answer."""
     if kind in TASK_PROMPTS:
         return "assistant" if segment.loss else "user"
     return segment.role
+
+
+def _codes(segment: Segment) -> Sequence[int]:
+    return () if segment.codes is None else segment.codes
 
 
 def _audio_token(code: int) -> str:

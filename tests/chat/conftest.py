@@ -1,14 +1,16 @@
+"""A bundle of small models with random weights."""
+
 import numpy as np
 import pytest
 import torch
 
 from tests.tokenizer.conftest import make_tokenizer
+from weft.artifacts import Manifest
 from weft.chat.bundle import Bundle
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.vocoder import MelConfig
-from weft.engine.generate import Engine
-from weft.lm.model import LmConfig, new_lm
+from weft.lm.model import KIND, LanguageModel, LmConfig, new_lm
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 
 NUM_CODES = 32
@@ -16,7 +18,7 @@ TEXTS = ["The cat sat on the mat, and the dog barked at the cat.", "A bird sang 
 
 
 def make_decoder():
-    """A decoder with random weights: blocks of four codes, then of ten."""
+    """Return a decoder with random weights, whose first block has four codes and the others ten."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         flow = FlowConfig(width=8, heads=2, encoder_layers=1, estimator_layers=1, euler_steps=2)
@@ -35,12 +37,13 @@ def vocab():
 
 @pytest.fixture(scope="session")
 def make_bundle(vocab):
-    """make_bundle(...) -> a bundle, by default of a random language model."""
+    """make_bundle(...) -> a bundle, by default of a language model with random weights."""
     tokenizer, decoder = make_tokenizer(), make_decoder()
 
     def make(seed=0, max_position_tokens=2048, model=None, kind=Bundle):
         shape = LmConfig(hidden=64, layers=2, heads=2, ffn=128, max_position_tokens=max_position_tokens)
-        return kind(tokenizer, decoder, Engine(model or new_lm(shape, vocab.tokenizer, seed)), vocab)
+        model = model or new_lm(shape, vocab.tokenizer, seed)
+        return kind(tokenizer, decoder, LanguageModel(model.eval(), vocab, Manifest(KIND, "")))
 
     return make
 

@@ -1,9 +1,10 @@
-"""A job on Slurm, whose commands are played by scripts: an array that runs here, one element after the other."""
+"""Jobs on Slurm, with scripts in place of its commands that run the elements of an array one after the other."""
 
 import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from weft import artifacts, cli
-from weft.data import cluster
+from weft.data import cluster, job
 from weft.data.cluster import Executor
+from weft.data.job import JobConfig
 from weft.errors import UserError
 
 COMMANDS = {
@@ -36,7 +38,7 @@ FLAGS = ["--executor.kind", "slurm", "--executor.partition", "cpu"]
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Slurm's commands on the PATH; the folder of the scripts that were handed in."""
+    """Put scripts in place of Slurm's commands on the PATH; return the directory of submitted jobs."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "jobs").mkdir()
     for name, body in COMMANDS.items():
@@ -49,12 +51,12 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
     for i in range(6):
-        rows = [{"text": f"Text {j} of file {i}, which is told here."} for j in range(20)]
+        rows = [{"text": f"Text {j} of file {i}, which is very short."} for j in range(20)]
         (tmp_path / f"books/{i}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path / "jobs"
 
 
-def make(out, *flags):
+def create(out, *flags):
     return cli.run(["documents", "text", "books", "--out", out, "--tasks", "6", *flags])
 
 
@@ -62,13 +64,13 @@ def parts_of(out):
     return {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
 
 
-def test_one_recipe_gives_the_same_bytes_here_and_on_slurm(slurm):
+def test_a_job_has_the_same_bytes_locally_and_on_slurm(slurm):
     Path("recipe.toml").write_text(
         'kind = "text"\nsource = ["books"]\nout = "there"\ntasks = 6\nworkers = 2\n'
         '[executor]\nkind = "slurm"\npartition = "cpu"\nmem_per_cpu_gb = 3\nsbatch = { account = "speech" }\n'
     )
     assert cli.run(["documents", "recipe.toml"]) == 0
-    assert cli.run(["documents", "recipe.toml", "--out", "here", "--executor.kind", "local"]) == 0
+    assert cli.run(["documents", "recipe.toml", "--out", "here", "--executor.kind", "local", "--workers", "1"]) == 0
     assert parts_of("there") == parts_of("here")
     assert len(parts_of("there")) == 6
     assert artifacts.read(Path("there")) == artifacts.read(Path("here"))
@@ -77,53 +79,61 @@ def test_one_recipe_gives_the_same_bytes_here_and_on_slurm(slurm):
         assert f"#SBATCH --{line}\n" in script.read_text()
 
 
-def test_a_launcher_that_is_stopped_finds_its_job_again(slurm, monkeypatch):
-    make("whole")
+def test_an_interrupted_command_finds_its_job_again(slurm, monkeypatch):
+    create("whole")
 
     def interrupt(sec):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(cluster.time, "sleep", interrupt)
-        assert make("out", *FLAGS) == cli.EXIT_INTERRUPTED
-    assert make("out", *FLAGS) == 0
+        assert create("out", *FLAGS) == cli.EXIT_INTERRUPTED
+    assert create("out", *FLAGS) == 0
     assert len(list(slurm.iterdir())) == 1
     assert parts_of("out") == parts_of("whole")
 
 
-def test_a_job_that_is_killed_is_told_and_goes_on(slurm, monkeypatch, capsys):
-    make("whole")
+def test_a_killed_job_is_reported_and_resumed(slurm, monkeypatch, capsys):
+    create("whole")
     wait = cluster.time.sleep
 
     def kill(sec):
         wait(sec)
         done = Path("out.partial/log/job/completions")
-        if done.is_dir() and len(os.listdir(done)) == 3:  # the second of two has just begun
+        if done.is_dir() and len(os.listdir(done)) == 3:  # the second of two elements has just started
             subprocess.run("scancel", check=True)
 
     with monkeypatch.context() as patched:
         patched.setattr(cluster.time, "sleep", kill)
-        assert make("out", *FLAGS, "--workers", "2") == cli.EXIT_USER_ERROR
+        assert create("out", *FLAGS, "--workers", "2") == cli.EXIT_USER_ERROR
     assert "tasks did not finish" in capsys.readouterr().err
     assert not Path("out").exists()
-    assert make("out", *FLAGS) == 0
+    assert create("out", *FLAGS) == 0
     assert len(list(slurm.iterdir())) == 2
     assert parts_of("out") == parts_of("whole")
 
 
-def test_what_a_task_says_reaches_the_one_who_waits(slurm, capsys):
+def test_the_error_of_a_task_is_reported(slurm, capsys):
     pq.write_table(pa.table({"body": ["no text"]}), "books/z.parquet")
-    assert make("out", *FLAGS) == cli.EXIT_USER_ERROR
-    told = [line for line in capsys.readouterr().err.split("\n") if line.startswith("weft:")]
-    assert len(told) == 1
-    assert "z.parquet has no column `text` (it has body)" in told[0]
+    assert create("out", *FLAGS) == cli.EXIT_USER_ERROR
+    [message] = [line for line in capsys.readouterr().err.split("\n") if line.startswith("weft:")]
+    assert "z.parquet has no column `text` (it has body)" in message
 
 
-def test_slurm_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_missing_commands_of_slurm_are_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "log").mkdir()
     (tmp_path / "slurm_job").write_text("7")
-    with pytest.raises(UserError, match="squeue is not here: start this where Slurm's commands are"):
-        cluster.is_at_work(tmp_path)
-    with pytest.raises(UserError, match=r"needs the partition to run in: give --executor.partition"):
+    with pytest.raises(UserError, match="squeue is not installed: start this command where Slurm's commands are"):
+        cluster.is_running(tmp_path)
+
+
+def test_slurm_needs_a_partition():
+    with pytest.raises(UserError, match=r"executor.kind is slurm without a partition: give --executor.partition"):
         Executor("slurm")
+
+
+def test_ray_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = JobConfig(executor=Executor("ray"))
+    with pytest.raises(UserError, match=r"executor.kind is ray, but Ray is not installed: pip install ray"):
+        job.run(print, tmp_path, 2, config, "title")

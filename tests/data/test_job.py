@@ -1,13 +1,17 @@
+"""The runner of data jobs: every task once, nothing lost when it fails, and limits for bad items."""
+
 import json
 import os
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from weft import progress
 from weft.data import job
-from weft.data.job import Report, share, tasks_for
+from weft.data.job import JobConfig, Report, task_range, tasks_for
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 
@@ -16,7 +20,7 @@ NUM_TASKS = 6
 
 @dataclass
 class Square:
-    """Writes a file a task; task `bad` has 1 bad item in 2, task `fails` is a user's mistake, task `dies` is killed."""
+    """Write a file per task. Task `bad` has 1 bad item of 2, task `fails` raises a UserError, task `dies` is killed."""
 
     folder: Path
     bad: int = -1
@@ -25,7 +29,7 @@ class Square:
 
     def __call__(self, task: int) -> Report:
         if task == self.fails:
-            raise UserError(f"task {task} was given nonsense: mend it")
+            raise UserError(f"the input of task {task} is invalid: fix it")
         if task == self.dies:
             os._exit(9)
         (self.folder / f"{task}.txt").write_text(str(task**2))
@@ -33,6 +37,10 @@ class Square:
             f.write(f"{task} {os.getpid()}\n")
         skipped = Skipped(1, [(f"item {task}", "broken")] if task == self.bad else [])
         return Report(Counter(squares=task**2), skipped)
+
+
+def run(work, workers=1, **settings):
+    return job.run(work, work.folder, NUM_TASKS, JobConfig(workers, **settings), "square")
 
 
 def calls(folder):
@@ -46,9 +54,36 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """Fork worker processes from one with all imports, instead of starting each anew."""
+    from tests.ranks import CONTEXT  # imports torch, which workers that are started anew do not need
+
+    monkeypatch.setattr(job, "get_context", lambda method: CONTEXT)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The title, the total, the number of tasks that were done before, and that of advances of each progress bar."""
+    found = []
+
+    @contextmanager
+    def bar(title, total, done=0):
+        found.append([title, total, done, 0])
+
+        def advance():
+            found[-1][3] += 1
+
+        yield advance
+
+    monkeypatch.setattr(progress, "bar", bar)
+    return found
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_task_is_done_once_and_reports_add_up(folder, workers):
-    total = job.run(Square(folder), folder, NUM_TASKS, workers, "square")
+def test_every_task_is_done_once_and_reports_add_up(folder, workers, bars):
+    total = run(Square(folder), workers)
+    assert bars == [["square", NUM_TASKS, 0, NUM_TASKS]]
     assert total.counts == {"squares": 55}
     assert total.skipped.num_good == NUM_TASKS
     tasks, processes = calls(folder)
@@ -59,50 +94,47 @@ def test_every_task_is_done_once_and_reports_add_up(folder, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failed_job_does_only_what_is_left(folder, workers):
-    with pytest.raises(UserError, match="task 3 was given nonsense"):
-        job.run(Square(folder, fails=3), folder, NUM_TASKS, workers, "square")
+def test_a_failed_job_resumes_with_the_unfinished_tasks(folder, workers, bars, quick_workers):
+    with pytest.raises(UserError, match="the input of task 3 is invalid"):
+        run(Square(folder, fails=3), workers)
     (folder / "half.txt.tmp").touch()
-    total = job.run(Square(folder), folder, NUM_TASKS, workers, "square")
+    total = run(Square(folder), workers)
     assert total.counts == {"squares": 55}
     assert not (folder / "half.txt.tmp").exists()
     done = Counter(calls(folder)[0])
     assert done[3] == 1
     assert done[0] == 1
-    assert job.run(Square(folder), folder, NUM_TASKS, workers, "square").counts == {"squares": 55}
+    assert run(Square(folder), workers).counts == {"squares": 55}
     assert Counter(calls(folder)[0]) == done
+    assert all(before + advanced == NUM_TASKS for _, _, before, advanced in bars[1:])
+    assert bars[2][2:] == [NUM_TASKS, 0]
 
 
-def test_a_killed_worker_is_told_and_not_waited_for(folder):
+def test_worker_processes_are_replaced_after_some_tasks(folder, quick_workers):
+    job.run(Square(folder), folder, NUM_TASKS, JobConfig(2), "square", tasks_per_process=2)
+    assert len(calls(folder)[1]) >= 3
+
+
+def test_a_killed_worker_ends_the_job(folder, quick_workers):
     with pytest.raises(UserError, match="a worker process was killed"):
-        job.run(Square(folder, dies=2), folder, NUM_TASKS, 2, "square")
+        run(Square(folder, dies=2), 2)
 
 
 def test_bad_items_are_listed_and_too_many_fail_without_losing_the_work(folder):
     with pytest.raises(
-        UserError, match=r"1 of 7 items are bad, and max_bad_share is 0.01: the first is item 4 \(broken\)"
+        UserError, match=r"1 of 7 items are bad, more than max_bad_fraction 0.01: the first is item 4 \(broken\)"
     ):
-        job.run(Square(folder, bad=4), folder, NUM_TASKS, 1, "square")
-    assert [json.loads(line) for line in (folder / "log/skipped.jsonl").open()] == [
-        {"where": "item 4", "why": "broken"}
-    ]
-    total = job.run(Square(folder), folder, NUM_TASKS, 1, "square", max_bad_share=0.2)
+        run(Square(folder, bad=4))
+    listed = [json.loads(line) for line in (folder / "log/skipped.jsonl").open()]
+    assert listed == [{"where": "item 4", "why": "broken"}]
+    total = run(Square(folder), max_bad_fraction=0.2)
     assert len(total.skipped.bad) == 1
     assert len(calls(folder)[0]) == NUM_TASKS
 
 
-def test_a_share_of_few_items_does_not_stop_a_job_under_way():
-    few, many = Skipped(10, [("a", "b")]), Skipped(1500, [("a", "b")] * 300)
-    few.check(0.01, early=True)
-    with pytest.raises(UserError, match="11 items"):
-        few.check(0.01)
-    with pytest.raises(UserError, match="1800 items"):
-        many.check(0.01, early=True)
-
-
-def test_shares_tile_and_are_even():
+def test_task_ranges_cover_all_items_and_are_even():
     for num, tasks in ((0, 3), (1, 3), (10, 3), (1000, 7)):
-        shares = [share(num, t, tasks) for t in range(tasks)]
-        assert [i for s in shares for i in s] == list(range(num))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        ranges = [task_range(num, t, tasks) for t in range(tasks)]
+        assert [i for r in ranges for i in r] == list(range(num))
+        assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
     assert [tasks_for(x, 10) for x in (0, 1, 10, 11, 1e9)] == [1, 1, 1, 2, job.MAX_TASKS]

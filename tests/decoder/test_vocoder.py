@@ -3,40 +3,42 @@ import pytest
 import torch
 
 from weft.decoder.vocoder import SILENCE, MelConfig, MelSpectrogram, Vocoder
+from weft.errors import UserError
 
 
 def voiced(num_frames: int = 60) -> torch.Tensor:
-    """A gliding buzz with pauses, (1, S)."""
+    """Return samples (1, S) of a harmonic sound of rising pitch, with pauses."""
     t = torch.arange(num_frames * 256) / 16_000
     phase = 2 * np.pi * (120 * t + 15 * t.square())
-    buzz = sum(torch.sin(k * phase) / k for k in range(1, 20))
-    return (0.1 * buzz * (torch.sin(2 * np.pi * 1.5 * t) > -0.5))[None]
+    harmonics = sum(torch.sin(k * phase) / k for k in range(1, 20))
+    return (0.1 * harmonics * (torch.sin(2 * np.pi * 1.5 * t) > -0.5))[None]
 
 
 def push_all(vocoder: Vocoder, mel: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Return the audio of a mel spectrogram in blocks of these sizes, without the initial delay."""
     state, noise = vocoder.new_state(batch_size=len(mel)), torch.Generator().manual_seed(0)
-    sound = [
+    samples = [
         vocoder.push(state, part, torch.randn(len(mel), part.shape[1] * 256, generator=noise))
         for part in mel.split(sizes, dim=1)
     ]
-    return torch.cat([*sound, vocoder.flush(state)], dim=1)[:, vocoder.delay_samples :]
+    return torch.cat([*samples, vocoder.flush(state)], dim=1)[:, vocoder.delay_samples :]
 
 
 @pytest.mark.parametrize("sizes", [[60], [20, 40], [5] * 12])
-def test_the_sound_of_a_mel_spectrogram_has_that_mel_spectrogram(sizes: list[int]) -> None:
+def test_the_audio_of_a_mel_spectrogram_has_that_mel_spectrogram(sizes: list[int]) -> None:
     vocoder = Vocoder(MelConfig())
     samples = voiced()
     mel = vocoder.spectrogram(samples)
-    again = push_all(vocoder, mel, sizes)
-    assert again.shape == samples.shape
-    found = vocoder.spectrogram(again)
+    inverted = push_all(vocoder, mel, sizes)
+    assert inverted.shape == samples.shape
+    found = vocoder.spectrogram(inverted)
     loud = mel > -4
     assert (found - mel)[loud].abs().mean() < 0.35
     noise = vocoder.spectrogram(samples.std() * torch.randn(samples.shape, generator=torch.Generator().manual_seed(1)))
     assert (noise - mel)[loud].abs().mean() > 3 * (found - mel)[loud].abs().mean()
 
 
-def test_a_frame_is_centred_on_its_own_hop() -> None:
+def test_a_frame_is_centred_on_its_hop() -> None:
     spectrogram = MelSpectrogram(MelConfig())
     samples = torch.zeros(1, 10 * 256)
     samples[0, 4 * 256 + 128] = 1.0  # the middle of frame 4
@@ -48,11 +50,11 @@ def test_a_frame_is_centred_on_its_own_hop() -> None:
 
 def test_silence_stays_silent() -> None:
     vocoder = Vocoder(MelConfig())
-    sound = push_all(vocoder, torch.full((1, 20, 80), SILENCE), [10, 10])
-    assert sound.abs().max() < 1e-3
+    samples = push_all(vocoder, torch.full((1, 20, 80), SILENCE), [10, 10])
+    assert samples.abs().max() < 1e-3
 
 
-def test_rows_of_a_batch_are_apart() -> None:
+def test_rows_of_a_batch_are_independent() -> None:
     vocoder = Vocoder(MelConfig())
     mel = vocoder.spectrogram(voiced())
     noise = torch.randn(1, 60 * 256, generator=torch.Generator().manual_seed(0))
@@ -60,3 +62,9 @@ def test_rows_of_a_batch_are_apart() -> None:
     both = torch.cat([mel, torch.full_like(mel, -1.0)])
     together = vocoder.push(vocoder.new_state(2), both, noise.repeat(2, 1))
     assert torch.allclose(together[:1], alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("window_samples", [256, 641])
+def test_a_window_must_extend_its_hop_on_both_sides(window_samples: int) -> None:
+    with pytest.raises(UserError, match="give hop_samples 256 plus an even number"):
+        MelConfig(window_samples=window_samples)

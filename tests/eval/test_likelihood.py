@@ -25,7 +25,7 @@ def table(vocab):
 
 @pytest.fixture(scope="module")
 def bigrams(table):
-    """A language model that knows exactly `table`: no layers, one-hot embeddings, the table as its head."""
+    """A language model with exactly the probabilities of `table`: one-hot embeddings, no layers, the table as head."""
     size = len(table)
     config = LlamaConfig(
         vocab_size=size,
@@ -54,7 +54,7 @@ def random_pairs(num, seed=0):
 
 
 def known_score(vocab, table, pair, ending):
-    """The mean log-probability of the ending's words or codes, read off the table one by one."""
+    """Return the mean log-probability of the ending's text ids or codes, from single entries of the table."""
     ids = np.concatenate([vocab.segment_ids(s) for s in (*pair.prompt, ending)])
     first = len(ids) - len(vocab.segment_ids(ending))
     steps = [(ids[i - 1], ids[i]) for i in range(first, len(ids)) if not vocab.is_control(ids[i])]
@@ -63,7 +63,7 @@ def known_score(vocab, table, pair, ending):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_known_model_gives_the_known_accuracy(bigrams, vocab, table, direction):
+def test_the_accuracy_is_that_of_exact_likelihoods(bigrams, vocab, table, direction):
     pairs = [pair.in_direction(direction) for pair in random_pairs(60)]
     right = [known_score(vocab, table, p, p.right) > known_score(vocab, table, p, p.wrong) for p in pairs]
     found = choose_likelier(bigrams, vocab, pairs)
@@ -72,7 +72,7 @@ def test_a_known_model_gives_the_known_accuracy(bigrams, vocab, table, direction
     assert 0.2 < found.accuracy < 0.8
 
 
-def test_swapping_the_endings_turns_the_accuracy_round_and_ties_count_half(bigrams, vocab):
+def test_swapped_endings_give_the_complement_and_ties_count_half(bigrams, vocab):
     pairs = random_pairs(40)
     swapped = [Pair(p.prompt, p.wrong, p.right) for p in pairs]
     equal = [Pair(p.prompt, p.right, p.right) for p in pairs]
@@ -82,14 +82,14 @@ def test_swapping_the_endings_turns_the_accuracy_round_and_ties_count_half(bigra
     assert choose_likelier(bigrams, vocab, equal).accuracy == 0.5
 
 
-def test_the_batch_does_not_matter(bigrams, vocab, monkeypatch):
+def test_the_batch_size_does_not_change_the_result(bigrams, vocab, monkeypatch):
     pairs = random_pairs(30)
     whole = choose_likelier(bigrams, vocab, pairs)
     monkeypatch.setattr(likelihood, "_BATCH_TOKENS", 1)
     assert choose_likelier(bigrams, vocab, pairs) == whole
 
 
-def test_directions_change_the_modality_and_nothing_else():
+def test_a_direction_changes_only_the_modality():
     pair = random_pairs(1)[0]
     for direction, (prompt, ending) in DIRECTIONS.items():
         turned = pair.in_direction(direction)
@@ -99,18 +99,18 @@ def test_directions_change_the_modality_and_nothing_else():
     assert pair.in_direction("S") == pair
 
 
-def test_the_interval_is_wilsons():
-    # Wilson 1927, as statsmodels' proportion_confint(8, 10, method="wilson") gives it.
+def test_the_interval_is_that_of_wilson():
+    # Wilson 1927; the values are those of statsmodels' proportion_confint(8, 10, method="wilson")
     assert (interval(8, 10).low, interval(8, 10).high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
     assert interval(10, 10).high == pytest.approx(1.0)
     assert interval(10, 10).low > 0.7
 
 
-def test_pairs_that_cannot_be_scored_are_refused(bigrams, vocab):
+def test_pairs_that_cannot_be_scored_are_rejected(bigrams, vocab):
     prompt, ending = (Segment.of_text("a"),), Segment.of_text(" b")
     with pytest.raises(UserError, match="no pairs"):
         choose_likelier(bigrams, vocab, [])
     with pytest.raises(UserError, match="pair 1 has an empty"):
         choose_likelier(bigrams, vocab, [Pair(prompt, ending, ending), Pair(prompt, ending, Segment.of_text(""))])
-    with pytest.raises(UserError, match="exceed the model's 64"):
+    with pytest.raises(UserError, match="have 81 ids, more than the model's 64 positions: shorten them"):
         choose_likelier(bigrams, vocab, [Pair(prompt, ending, Segment.of_text(" b" * 40))])

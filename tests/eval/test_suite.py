@@ -1,18 +1,103 @@
-"""An evaluation of parts that do not belong together is refused before anything is measured."""
+import json
+from pathlib import Path
 
 import pytest
 
-from weft import artifacts
+from tests.eval.conftest import write_bundle
+from tests.tokenizer.conftest import make_tokenizer
+from weft import cli
 from weft.artifacts import Manifest
 from weft.errors import UserError
 from weft.eval.suite import SUITES, EvalConfig, run
+from weft.plan import Plan, open_draft
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_parts_of_another_tokenizer_are_refused(suite, tmp_path):
+def test_models_of_another_tokenizer_are_rejected(suite: str, tmp_path: Path) -> None:
     for name, parents in (("tokenizer", {}), ("text_to_token", {"tokenizer": Manifest("tokenizer", "another")})):
-        with artifacts.build(tmp_path / name, name, {}, parents):
+        with open_draft(tmp_path / name, Plan(name, {}, parents)):
             pass
-    with pytest.raises(UserError, match="text-to-token model was made with tokenizer another"):
-        run(EvalConfig((suite,), tmp_path, tmp_path / "results.json"))
+    with pytest.raises(UserError, match="text_to_token was made with tokenizer another"):
+        run(EvalConfig((suite,), tmp_path, tmp_path / "results.json"))  # type: ignore[arg-type]
     assert not (tmp_path / "results.json").exists()
+
+
+def evaluate(suite: str, model: Path, out: Path, *arguments: str | Path) -> dict:
+    command = ["eval", suite, "--model", model, "--out", out, *arguments]
+    assert cli.run([str(a) for a in command]) == 0
+    return json.loads(out.read_text())[suite]
+
+
+def test_the_tokenizer_suite_writes_and_prints_its_figures(
+    whisper: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.model.quantizer.codebook[1:] = 1e3
+    bundle = write_bundle(tmp_path / "bundle", tokenizer, whisper)
+    found = evaluate("tokenizer", bundle, tmp_path / "results.json", "--speech", speech)
+    assert found["codes_used"] == 1
+    assert "has collapsed: only 1 of 32 codes" in found["warnings"][0]
+    printed = capsys.readouterr().out
+    assert "has collapsed: only 1 of 32 codes" in printed
+    assert "speaker-0" in printed
+    assert cli.run(["eval", "tokenizer", "--model", str(bundle), "--out", str(tmp_path / "other.json")]) == 2
+    assert "give --speech MANIFEST" in capsys.readouterr().err
+
+
+def test_the_resynth_suite_writes_error_rates(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    found = evaluate("resynth", bundle, tmp_path / "results.json", "--speech", speech)
+    assert list(found) == ["wer", "wer_original"]
+    assert all(rate["num_units"] == 11 for rate in found.values())
+
+
+def test_the_text_to_token_suite_writes_and_prints_its_figures(
+    bundle: Path, whisper: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--judge", whisper, "--seed", "3", "--speech", speech, "--codes", bundle / "codes"]
+    results = [evaluate("text-to-token", bundle, tmp_path / name, *arguments) for name in ("a.json", "b.json")]
+    for found in results:
+        for metrics in found["spoken"].values():
+            assert metrics.pop("tokens_per_sec") > 0
+    assert results[0] == results[1]
+    assert results[0]["notes"]["judge"].startswith("whisper, a Whisper, and not independent")
+    assert results[0]["gate"]["wrong_words"]["rare"]["words"] == 11
+    printed = capsys.readouterr().out
+    assert "1 to 5 words" in printed
+    assert "difference" in printed
+
+
+def test_sentences_are_sampled_by_the_seed(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    arguments = ["--speech", speech, "--num-sentences", "2"]
+    found = evaluate("text-to-token", bundle, tmp_path / "results.json", *arguments)
+    assert found["sentences"] + found["left_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs sentences: give --texts CORPUS or --speech MANIFEST"),
+        (["--texts", "{}/none.txt"], "none.txt does not exist"),
+        (["--texts", "{}/symbols.txt"], "the texts contain no words (2 sentences)"),
+        (["--texts", "{}/words.txt", "--speech", "{}"], "give --texts or --speech, not both"),
+        (["--texts", "{}/words.txt", "--voice", "espeak:xx"], "espeak has no voice 'xx'"),
+        (["--texts", "{}/words.txt", "--judge", "{}"], "is not a Hugging Face Whisper"),
+        (["--texts", "{}/words.txt", "--judge", "{bundle}/tokenizer"], "is not a Hugging Face Whisper"),
+        (["--texts", "{}/words.txt", "--codes", "{bundle}/other_codes"], "give all datasets that it was trained on"),
+        (["--texts", "{}/words.txt", "--speaker", "ann"], "has no speaker 'ann'"),
+    ],
+)
+def test_what_cannot_be_measured_is_rejected(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "symbols.txt").write_text("...\n(!)\n")
+    (tmp_path / "words.txt").write_text("The cat sat.\n")
+    given = [a.format(tmp_path, bundle=bundle) for a in arguments]
+    out = tmp_path / "results.json"
+    assert cli.run(["eval", "text-to-token", "--model", str(bundle), "--out", str(out), *given]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not out.exists()
+
+
+def test_topic_cloze_needs_pairs(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --pairs"):
+        run(EvalConfig(("topic-cloze",), bundle, tmp_path / "results.json"))

@@ -1,4 +1,4 @@
-"""Recordings with word times become documents whose speech is the codes of the very words that it stands for."""
+"""Recordings with word times become documents whose speech segments have the codes of exactly their words."""
 
 from __future__ import annotations
 
@@ -10,52 +10,64 @@ import numpy as np
 import pytest
 
 from tests.tokenizer.conftest import make_tokenizer
-from tests.tokenizer.test_packed import noise
 from weft import artifacts, cli
 from weft.audio import load, save
 from weft.config import settings_of
-from weft.data.shards import Rows
+from weft.data.datasets import Rows
+from weft.data.job import JobConfig
 from weft.errors import UserError
 from weft.interleave.config import InterleaveConfig
 from weft.interleave.interleave import run
+from weft.plan import Plan, open_draft
 from weft.records import Document
 from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
 
 SOURCES = ["a", "a", "a", None, "b", "b"]
 RATE_HZ = 12.5
+WORDS_PER_UTTERANCE = 30
 
 
 def words_of(number: int) -> list[dict[str, Any]]:
-    """Thirty words, of 0.1 to 0.5 s, with pauses, among them marks of silence."""
+    """Return thirty words of 0.1 to 0.5 s with pauses between them, after a mark of silence."""
     rng = np.random.default_rng(number)
     rows, now = [{"word": "", "start": 0.0, "end": 0.1}], 0.1
-    for i in range(30):
+    for i in range(WORDS_PER_UTTERANCE):
         length = float(rng.uniform(0.1, 0.5))
         rows.append({"word": f"u{number}w{i}", "start": now, "end": now + length})
         now += length + float(rng.choice([0.0, 0.07]))
     return rows
 
 
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six files of noise, one per utterance."""
+    folder = tmp_path_factory.mktemp("audio")
+    for number in range(len(SOURCES)):
+        num_samples = round(16_000 * (words_of(number)[-1]["end"] + 0.2))
+        samples = np.random.default_rng(number).normal(scale=0.1, size=num_samples).astype(np.float32)
+        save(folder / f"{number}.wav", samples, 16_000)
+    return [folder / f"{number}.wav" for number in range(len(SOURCES))]
+
+
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Six utterances of thirty words, whose transcripts have capitals and stops."""
+def corpus(tmp_path: Path, audio: list[Path]) -> Path:
+    """A manifest of six utterances of thirty words, whose transcripts have capitals and full stops."""
     lines = []
     for number, source in enumerate(SOURCES):
-        words = words_of(number)
-        save(tmp_path / f"{number}.wav", noise(round(16_000 * (words[-1]["end"] + 0.2)), number), 16_000)
-        text = " ".join(w["word"].upper() + ("." if i % 7 == 0 else "") for i, w in enumerate(words) if w["word"])
-        row = {"id": f"u{number}", "audio": f"{number}.wav", "text": text, "speaker": f"s{number}", "source": source}
+        words = [w["word"] for w in words_of(number)]
+        text = " ".join(w.upper() + ("." if i % 7 == 0 else "") for i, w in enumerate(words) if w)
+        row = {"id": f"u{number}", "audio": str(audio[number]), "text": text, "speaker": f"s{number}", "source": source}
         lines.append(json.dumps(row))
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
     return tmp_path / "manifest.jsonl"
 
 
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> Path:
-    made = make_tokenizer()
-    with artifacts.build(tmp_path / "tokenizer", KIND, {"model": settings_of(made.model.config)}) as draft:
-        made.save(draft.folder)
-    return tmp_path / "tokenizer"
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, made = tmp_path_factory.mktemp("tokenizer") / "tokenizer", make_tokenizer()
+    with open_draft(folder, Plan(KIND, {"model": settings_of(made.model.config)})) as draft:
+        made.write_files(draft.folder)
+    return folder
 
 
 def write(path: Path, words: dict[str, list[dict[str, Any]]]) -> Path:
@@ -68,7 +80,7 @@ def times(tmp_path: Path) -> Path:
     return write(tmp_path / "alignments.jsonl", {f"u{i}": words_of(i) for i in range(len(SOURCES))})
 
 
-def made(corpus: Path, times: Path, tokenizer: Path, name: str = "out", **settings: Any) -> list[Document]:
+def create(corpus: Path, times: Path, tokenizer: Path, name: str = "out", **settings: Any) -> list[Document]:
     out = corpus.parent / name
     run(InterleaveConfig((corpus,), out, aligned=times, tokenizer=tokenizer, **settings))
     return list(Rows.of(out).documents())
@@ -79,42 +91,44 @@ def spoken(documents: list[Document]) -> list[tuple[str, list[int]]]:
 
 
 def numbered(tokenizer: SpeechTokenizer, audio: list[np.ndarray]) -> list[np.ndarray]:
-    """Codes that tell which sound they are of, and where they stand in it."""
+    """Return codes that identify the recording and their position in it."""
     return [np.arange(-(-len(x) // tokenizer.samples_per_code)) + len(x) % 60_000 for x in audio]
 
 
 @pytest.mark.parametrize("policy", ["poisson", "sentences", "alternate"])
-def test_speech_is_the_codes_of_its_own_words(
-    corpus: Path, times: Path, tokenizer: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+def test_speech_has_the_codes_of_its_own_words(
+    corpus: Path, audio: list[Path], times: Path, tokenizer: Path, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SpeechTokenizer, "encode", numbered)
-    found = spoken(made(corpus, times, tokenizer, policy=policy, mean_span_words=4))
-    firsts = [len(load(corpus.parent / f"{i}.wav")) % 60_000 for i in range(len(SOURCES))]
+    found = spoken(create(corpus, times, tokenizer, policy=policy, mean_span_words=4))
+    firsts = [len(load(path)) % 60_000 for path in audio]
     seconds = {w["word"]: (w["start"], w["end"]) for i in range(len(SOURCES)) for w in words_of(i) if w["word"]}
     assert len(found) >= 6
     for text, span in found:
         words = text.lower().replace(".", "").split()
-        [number] = {int(word[1 : word.index("w")]) for word in words}  # none goes from one utterance into the next
+        [number] = {int(word[1 : word.index("w")]) for word in words}  # no span crosses the end of an utterance
         begin, end = seconds[words[0]][0] * RATE_HZ, seconds[words[-1]][1] * RATE_HZ
         first = span[0] - firsts[number]
         assert span == list(range(span[0], span[0] + len(span)))
         assert max(abs(first - begin), abs(first + len(span) - end)) <= 0.5
 
 
-def test_codes_are_those_of_the_whole_utterance(corpus: Path, times: Path, tokenizer: Path) -> None:
-    codes = SpeechTokenizer.load(tokenizer).encode([load(corpus.parent / f"{i}.wav") for i in range(len(SOURCES))])
+def test_codes_are_cut_from_those_of_the_whole_utterance(
+    corpus: Path, audio: list[Path], times: Path, tokenizer: Path
+) -> None:
+    codes = SpeechTokenizer.from_pretrained(tokenizer).encode([load(path) for path in audio])
     assert all(len(set(c.tolist())) > 3 for c in codes)
-    for text, span in spoken(made(corpus, times, tokenizer)):
+    for text, span in spoken(create(corpus, times, tokenizer)):
         word = text.lower().split()[0].strip(".")
         number, place = (int(n) for n in word[1:].split("w"))
         first = round(words_of(number)[place + 1]["start"] * RATE_HZ)
         assert span == codes[number][first : first + len(span)].tolist()
 
 
-def test_removing_speech_gives_back_the_transcripts_joined_by_recording(
+def test_removing_the_speech_restores_the_transcripts_joined_by_recording(
     corpus: Path, times: Path, tokenizer: Path
 ) -> None:
-    documents = made(corpus, times, tokenizer)
+    documents = create(corpus, times, tokenizer)
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
     assert [d.text for d in documents] == [" ".join(texts[:3]), texts[3], " ".join(texts[4:])]
     assert [(d.id, d.kind, d.meta.source) for d in documents] == [
@@ -131,10 +145,12 @@ def test_removing_speech_gives_back_the_transcripts_joined_by_recording(
     assert artifacts.read(corpus.parent / "out").parents == {"tokenizer": artifacts.read(tokenizer).fingerprint}
 
 
-def test_documents_do_not_depend_on_how_the_work_is_cut(corpus: Path, times: Path, tokenizer: Path) -> None:
-    whole = made(corpus, times, tokenizer)
-    assert made(corpus, times, tokenizer, "cut", tasks=3) == whole
-    assert made(corpus, times, tokenizer, "other", seed=1) != whole
+def test_the_number_of_tasks_does_not_change_the_documents_and_the_seed_does(
+    corpus: Path, times: Path, tokenizer: Path
+) -> None:
+    documents = create(corpus, times, tokenizer)
+    assert create(corpus, times, tokenizer, "tasks", tasks=3) == documents
+    assert create(corpus, times, tokenizer, "seed", seed=1) != documents
 
 
 def test_words_without_times_stay_text(corpus: Path, tokenizer: Path) -> None:
@@ -142,7 +158,7 @@ def test_words_without_times_stay_text(corpus: Path, tokenizer: Path) -> None:
     for rows in words.values():
         del rows[10]["start"]
         rows[20]["end"] = None
-    documents = made(corpus, write(corpus.parent / "some.jsonl", words), tokenizer, speech_ratio=1.0)
+    documents = create(corpus, write(corpus.parent / "some.jsonl", words), tokenizer, speech_ratio=1.0)
     written = [s.text for d in documents for s in d.segments if s.type == "text"]
     assert [" ".join((t or "").lower().split()) for t in written] == [
         f"u{i}w{j}" for i in range(len(SOURCES)) for j in (9, 19)
@@ -156,13 +172,13 @@ def test_a_span_shorter_than_a_code_stays_text(corpus: Path, tokenizer: Path) ->
             row.pop("start")
         rows[5] |= {"start": 1.0, "end": 1.01}
         rows[9] |= {"start": 2.0}
-    documents = made(corpus, write(corpus.parent / "short.jsonl", words), tokenizer, speech_ratio=1.0)
+    documents = create(corpus, write(corpus.parent / "short.jsonl", words), tokenizer, speech_ratio=1.0)
     assert [text.strip().lower() for text, _ in spoken(documents)] == [f"u{i}w8" for i in range(len(SOURCES))]
     assert all(a.type != b.type for d in documents for a, b in zip(d.segments, d.segments[1:], strict=False))
     assert artifacts.read(corpus.parent / "out").counts["rejected_spans"] == len(SOURCES)
 
 
-def test_what_cannot_be_used_is_left_out_and_told(corpus: Path, tokenizer: Path) -> None:
+def test_unusable_utterances_are_left_out_and_listed(corpus: Path, tokenizer: Path) -> None:
     words = {f"u{i}": words_of(i) for i in range(1, len(SOURCES))}
     words["u1"][3]["word"] = "other"
     words["u2"][-1]["end"] += 9
@@ -170,97 +186,95 @@ def test_what_cannot_be_used_is_left_out_and_told(corpus: Path, tokenizer: Path)
     words["u4"][2]["start"] = "soon"
     times = write(corpus.parent / "bad.jsonl", words)
     with pytest.raises(UserError, match="4 of 5 items are bad"):
-        made(corpus, times, tokenizer, "no")
-    documents = made(corpus, times, tokenizer, max_bad_share=0.9)
+        create(corpus, times, tokenizer, "no")
+    documents = create(corpus, times, tokenizer, job=JobConfig(max_bad_fraction=0.9))
     assert [d.id for d in documents] == ["u5"]
     counts = artifacts.read(corpus.parent / "out").counts
     assert (counts["without_words"], counts["skipped_utterances"]) == (1, 4)
     skipped = [json.loads(line) for line in (corpus.parent / "out/log/skipped.jsonl").read_text().splitlines()]
-    for row, why in zip(skipped, ["transcript", "its sound", "do not go on", "'soon'"], strict=True):
+    for row, why in zip(skipped, ["transcript", "after its audio", "out of order", "'soon'"], strict=True):
         assert why in row["why"]
 
 
 def test_without_transcripts_the_words_are_the_text(corpus: Path, times: Path, tokenizer: Path) -> None:
     rows = [json.loads(line) for line in corpus.read_text().splitlines()]
     corpus.write_text("\n".join(json.dumps({"id": r["id"], "audio": r["audio"]}) for r in rows))
-    documents = made(corpus, times, tokenizer)
+    documents = create(corpus, times, tokenizer)
     assert [d.text for d in documents] == [
         " ".join(w["word"] for w in words_of(i) if w["word"]) for i in range(len(SOURCES))
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
-        (None, "is no file"),
-        ("", "the words of no utterance"),
-        ('{"id": "other", "words": []}', "the words of no utterance"),
+        (None, "is not a file"),
+        ("", "has no words of a readable utterance"),
+        ('{"id": "other", "words": []}', "has no words of a readable utterance"),
         ('{"id": "u0"', "line 1 is not"),
         ('{"id": "u0", "words": [["the", 0.1, 0.2]]}', "line 1 is not"),
         ('{"id": "u0", "words": null}', "line 1 is not"),
-        ('{"id": 7, "words": []}', "no string"),
+        ('{"id": 7, "words": []}', "line 1 has an `id` or a `word` that is not a string"),
         ('{"id": "u0", "words": []}\n{"id": "u0", "words": []}', "line 2: id 'u0' occurs twice"),
     ],
 )
-def test_alignments_of_another_shape_are_refused(
-    corpus: Path, tokenizer: Path, content: str | None, words: str
+def test_alignments_in_another_format_are_errors(
+    corpus: Path, tokenizer: Path, content: str | None, message: str
 ) -> None:
     times = corpus.parent / "times.jsonl"
     if content is not None:
         times.write_text(content)
-    with pytest.raises(UserError, match=words):
-        made(corpus, times, tokenizer)
+    with pytest.raises(UserError, match=message):
+        create(corpus, times, tokenizer)
 
 
 def test_another_transcript_is_another_plan(corpus: Path, times: Path, tokenizer: Path) -> None:
-    made(corpus, times, tokenizer)
+    create(corpus, times, tokenizer)
     before = artifacts.read(corpus.parent / "out")
-    made(corpus, times, tokenizer)
+    create(corpus, times, tokenizer)
     assert artifacts.read(corpus.parent / "out") == before
     corpus.write_text(corpus.read_text().replace("U0W3", "U0W3,"))
-    with pytest.raises(UserError, match="another transcripts"):
-        made(corpus, times, tokenizer)
+    with pytest.raises(UserError, match="was created with other contents of corpus"):
+        create(corpus, times, tokenizer)
 
 
-def test_sound_of_which_nothing_fits_is_told(corpus: Path, tokenizer: Path) -> None:
+def test_alignments_that_fit_no_audio_are_an_error(corpus: Path, tokenizer: Path) -> None:
     words = {f"u{i}": words_of(i) for i in range(len(SOURCES))}
     for rows in words.values():
         rows[-1]["end"] += 9
-    with pytest.raises(UserError, match="the words of no utterance"):
-        made(corpus, write(corpus.parent / "long.jsonl", words), tokenizer, max_bad_share=1.0)
+    times = write(corpus.parent / "long.jsonl", words)
+    with pytest.raises(UserError, match="has no words of a readable utterance"):
+        create(corpus, times, tokenizer, job=JobConfig(max_bad_fraction=1.0))
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "parts"),
     [
         ([], ["--text-to-token or --aligned"]),
         (["--aligned", "a.jsonl", "--text-to-token", "t2t"], ["--text-to-token or --aligned"]),
-        (["--aligned", "a.jsonl"], ["give the --tokenizer too"]),
-        (
-            ["--aligned", "a.jsonl", "--tokenizer", "t", "--max-wer", "0.3"],
-            ["max_wer", "--aligned", "leave max_wer out"],
-        ),
-        (["--aligned", "a.jsonl", "--tokenizer", "t", "--url", "http://x"], ["leave url out"]),
-        (["--aligned", "a.jsonl", "--tokenizer", "t", "--tries", "3"], ["leave tries out"]),
-        (["--text-to-token", "t2t", "--max-wer", "0.3"], ["give the --tokenizer too"]),
+        (["--aligned", "a.jsonl"], ["give --tokenizer"]),
+        (["--aligned", "a.jsonl", "--tokenizer", "t", "--max-wer", "0.3"], ["max_wer", "--aligned", "remove it"]),
+        (["--aligned", "a.jsonl", "--tokenizer", "t", "--url", "http://x"], ["url", "remove it"]),
+        (["--aligned", "a.jsonl", "--tokenizer", "t", "--tries", "3"], ["tries", "remove it"]),
+        (["--text-to-token", "t2t", "--max-wer", "0.3"], ["give --tokenizer"]),
         (["--text-to-token", "t2t", "--speech-ratio", "0"], ["speech_ratio is 0.0"]),
         (["--text-to-token", "t2t", "--mean-span-words", "0.5"], ["mean_span_words is 0.5"]),
         (["--aligned", "a.jsonl", "--tokenizer", "nowhere"], ["nowhere", "does not exist"]),
     ],
 )
-def test_flags_that_do_not_go_together_end_with_one_line(
-    tmp_path: Path, flags: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+def test_incompatible_flags_end_with_one_line(
+    tmp_path: Path, flags: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jsonl").touch()
     assert cli.run(["interleave", str(tmp_path / "speech"), "--out", str(tmp_path / "out"), *flags]) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1
-    assert all(word in complaint for word in words), complaint
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(part in message for part in parts), message
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_makes_documents(corpus: Path, times: Path, tokenizer: Path) -> None:
-    out = corpus.parent / "by_hand"
+def test_the_command_line_creates_the_same_documents(corpus: Path, times: Path, tokenizer: Path) -> None:
+    out = corpus.parent / "command"
     flags = ["--aligned", str(times), "--tokenizer", str(tokenizer), "--out", str(out)]
     assert cli.run(["interleave", str(corpus), *flags]) == 0
-    assert list(Rows.of(out).documents()) == made(corpus, times, tokenizer)
+    assert list(Rows.of(out).documents()) == create(corpus, times, tokenizer)

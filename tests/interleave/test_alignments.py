@@ -1,11 +1,11 @@
-"""Aligned words are found in a transcript as it is written, and in no other."""
+"""Aligned words match their transcript as it is written, and no other one."""
 
 from __future__ import annotations
 
 import pytest
 
 from weft.errors import UserError
-from weft.interleave.alignments import _ends_in
+from weft.interleave.alignments import _word_ends
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from weft.interleave.alignments import _ends_in
     ],
 )
 def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], cut: list[str]) -> None:
-    ends = _ends_in(text, words).tolist()
+    ends = _word_ends(text, words).tolist()
     assert [text[a:b] for a, b in zip([0, *ends], ends, strict=False)] == cut
 
 
@@ -41,6 +41,6 @@ def test_aligned_words_are_found_in_the_transcript(text: str, words: list[str], 
         ("?!", ["a"]),
     ],
 )
-def test_words_of_another_transcript_are_not(text: str, words: list[str]) -> None:
-    with pytest.raises(UserError, match="not those of its transcript"):
-        _ends_in(text, words)
+def test_words_of_another_transcript_are_an_error(text: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match="its aligned words differ from its transcript"):
+        _word_ends(text, words)

@@ -1,41 +1,54 @@
+"""Token shards contain the ids of all documents, for any language model of the same speech tokenizer."""
+
 import numpy as np
 import pytest
-from fake_synthesizer import NUM_CODES, load
 from transformers import AutoTokenizer
 
-from weft import artifacts
+from tests.interleave.conftest import TOKENIZER
+from tests.interleave.fakes import NUM_CODES, load
 from weft.artifacts import Manifest
 from weft.data.corpus import read_texts
-from weft.data.shards import Rows, TokenShards
+from weft.data.datasets import Rows, write_codes_part
+from weft.data.token_shards import TokenShards
 from weft.errors import UserError
 from weft.interleave import documents, interleave, pack
 from weft.interleave.config import InterleaveConfig
 from weft.interleave.pack import PackConfig
+from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 
 
-@pytest.fixture
-def vocab(corpus, tmp_path):
+@pytest.fixture(scope="module")
+def inputs(corpus, tmp_path_factory):
+    """A directory with the datasets interleaved, asr and text, and the tokenizers of two language models."""
+    folder = tmp_path_factory.mktemp("pack")
+    with open_draft(folder / "text_to_token", Plan("text_to_token", {}, {"tokenizer": TOKENIZER})):
+        pass
+    with open_draft(folder / "codes", Plan("codes", {}, {"tokenizer": TOKENIZER})) as draft:
+        write_codes_part(draft.folder, 0, (CodedUtterance(f"u{i}", [i, 2 * i], f"number {i}") for i in range(9)))
+    interleave.run(InterleaveConfig((corpus,), folder / "interleaved", folder / "text_to_token", tasks=3), load)
+    documents.run(documents.DocumentsConfig("asr", (folder / "codes",), folder / "asr"))
+    documents.run(documents.DocumentsConfig("text", (corpus,), folder / "text"))
     texts = [document.text for document in read_texts(corpus)]
-    tokenizer = extend_tokenizer(train_text_tokenizer(texts, 300), NUM_CODES)
-    tokenizer.save_pretrained(tmp_path / "lm")
-    return SpeechVocab.of(tokenizer)
+    for name, vocab_size in (("lm", 300), ("other", 400)):
+        extend_tokenizer(train_text_tokenizer(texts, vocab_size), NUM_CODES).save_pretrained(folder / name)
+    return folder
 
 
-@pytest.fixture
-def datasets(corpus, text_to_token, make_codes, tmp_path):
-    codes = make_codes("codes", [[CodedUtterance(f"u{i}", [i, 2 * i], f"number {i}") for i in range(9)]])
-    interleave.run(InterleaveConfig((corpus,), tmp_path / "woven", text_to_token, tasks=3), load)
-    documents.run(documents.DocumentsConfig("asr", (codes,), tmp_path / "asr"))
-    documents.run(documents.DocumentsConfig("text", (corpus,), tmp_path / "text"))
-    return tmp_path / "woven", tmp_path / "asr", tmp_path / "text"
+@pytest.fixture(scope="module")
+def vocab(inputs):
+    return SpeechVocab.of(AutoTokenizer.from_pretrained(inputs / "lm"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_packing_loses_nothing(datasets, vocab, tmp_path, monkeypatch, workers):
+@pytest.fixture(scope="module")
+def datasets(inputs):
+    return inputs / "interleaved", inputs / "asr", inputs / "text"
+
+
+def test_shards_contain_the_ids_of_all_documents(datasets, inputs, vocab, tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "_ROWS_PER_TASK", 50)
-    counts = pack.run(PackConfig(datasets, tmp_path / "lm", tmp_path / "tokens", workers)).counts
+    counts = pack.run(PackConfig(datasets, inputs / "lm", tmp_path / "tokens")).counts
     all_ids = []
     for dataset in datasets:
         shards = TokenShards(tmp_path / "tokens" / dataset.name)
@@ -54,51 +67,48 @@ def test_packing_loses_nothing(datasets, vocab, tmp_path, monkeypatch, workers):
     assert counts["kinds"]["text"]["speech_tokens"] == 0
     spoken = [s for d in Rows.of(datasets[0]).documents() for s in d.segments if s.type == "speech"]
     replaced = sum(len(vocab.text_ids(s.text)) for s in spoken)
-    ratio = counts["datasets"]["woven"]["speech_tokens_per_replaced_text_token"]
+    ratio = counts["datasets"]["interleaved"]["speech_tokens_per_replaced_text_token"]
     assert ratio == pytest.approx(sum(len(s.codes) for s in spoken) / replaced, abs=1e-3)
     assert ratio == counts["speech_tokens_per_replaced_text_token"]
     assert "speech_tokens_per_replaced_text_token" not in counts["datasets"]["asr"]
 
 
-def test_one_corpus_serves_many_language_models(datasets, vocab, corpus, tmp_path):
-    texts = [document.text for document in read_texts(corpus)]
-    extend_tokenizer(train_text_tokenizer(texts, 400), NUM_CODES).save_pretrained(tmp_path / "other")
+def test_documents_can_be_packed_for_any_language_model(datasets, inputs, tmp_path):
     codes = []
     for name in ("lm", "other"):
-        other = SpeechVocab.of(AutoTokenizer.from_pretrained(tmp_path / name))
-        pack.run(PackConfig(datasets[:1], tmp_path / name, tmp_path / f"tokens of {name}"))
-        ids = np.concatenate([shard.ids for shard in TokenShards(tmp_path / f"tokens of {name}" / datasets[0].name)])
-        codes.append(other.ids_to_codes(ids[other.is_audio(ids)]).tolist())
+        vocab = SpeechVocab.of(AutoTokenizer.from_pretrained(inputs / name))
+        pack.run(PackConfig(datasets[:1], inputs / name, tmp_path / name))
+        ids = np.concatenate([shard.ids for shard in TokenShards(tmp_path / name / datasets[0].name)])
+        codes.append(vocab.ids_to_codes(ids[vocab.is_audio(ids)]).tolist())
     assert codes[0] == codes[1]
     assert len(codes[0]) > 100
 
 
-def test_codes_outside_the_vocabulary_name_the_document(make_codes, vocab, tmp_path):
+def test_an_error_for_codes_outside_the_vocabulary_names_the_document(make_codes, inputs, tmp_path):
     codes = make_codes("codes", [[CodedUtterance("u0", [0, NUM_CODES], "x")]])
     documents.run(documents.DocumentsConfig("tts", (codes,), tmp_path / "tts"))
     with pytest.raises(UserError, match=r"tts, document 'u0': codes 0\.\.512 do not fit"):
-        pack.run(PackConfig((tmp_path / "tts",), tmp_path / "lm", tmp_path / "tokens"))
+        pack.run(PackConfig((tmp_path / "tts",), inputs / "lm", tmp_path / "tokens"))
 
 
-def test_documents_and_model_of_different_tokenizers_are_refused(datasets, make_codes, vocab, tmp_path):
+def test_documents_and_model_of_different_tokenizers_are_an_error(datasets, make_codes, inputs, vocab, tmp_path):
     other = make_codes("other_codes", [[CodedUtterance("u0", [0], "x")]], Manifest("tokenizer", "bbbb"))
     documents.run(documents.DocumentsConfig("tts", (other,), tmp_path / "other"))
-    with pytest.raises(UserError, match="different tokenizers \\(woven of aaaa, other of bbbb\\)"):
-        pack.run(PackConfig((datasets[0], tmp_path / "other"), tmp_path / "lm", tmp_path / "tokens"))
-    with artifacts.build(
-        tmp_path / "trained", "language_model", {}, {"tokenizer": Manifest("tokenizer", "cccc")}
-    ) as draft:
+    with pytest.raises(UserError, match=r"different tokenizers \(interleaved: aaaa, other: bbbb\)"):
+        pack.run(PackConfig((datasets[0], tmp_path / "other"), inputs / "lm", tmp_path / "tokens"))
+    plan = Plan("language_model", {}, {"tokenizer": Manifest("tokenizer", "cccc")})
+    with open_draft(tmp_path / "trained", plan) as draft:
         vocab.tokenizer.save_pretrained(draft.folder)
-    with pytest.raises(UserError, match="woven of aaaa, the language model of cccc"):
+    with pytest.raises(UserError, match="interleaved: aaaa, the language model: cccc"):
         pack.run(PackConfig(datasets[:1], tmp_path / "trained", tmp_path / "tokens"))
 
 
-def test_wrong_folders_are_refused(datasets, vocab, tmp_path):
+def test_wrong_directories_are_errors(datasets, inputs, tmp_path):
     for lm, sets, message in (
         ("nowhere", datasets, "nowhere does not exist"),
-        ("woven", datasets, "does not load as a language model"),
-        ("lm", (datasets[0], datasets[0]), "share a name"),
-        ("lm", (tmp_path / "codes",), "is a codes dataset, and a documents dataset is needed"),
+        ("interleaved", datasets, "cannot be loaded as a language model"),
+        ("lm", (datasets[0], datasets[0]), "two datasets have the same name"),
+        ("lm", (inputs / "codes",), "is a codes dataset.*a documents dataset"),
     ):
         with pytest.raises(UserError, match=message):
-            pack.run(PackConfig(sets, tmp_path / lm, tmp_path / "tokens"))
+            pack.run(PackConfig(sets, inputs / lm, tmp_path / "tokens"))

@@ -1,10 +1,9 @@
-import dataclasses
 import importlib.util
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import PhiConfig, PhiForCausalLM
 
 from tests.ranks import in_ranks
 from weft import artifacts
@@ -13,32 +12,30 @@ from weft.errors import UserError
 from weft.lm import pretrain
 from weft.lm.lora import LoraConfig, adapt, merge
 from weft.lm.model import LanguageModel, extend_lm
-from weft.lm.packing import pack as pack_rows
-from weft.lm.packing import token_losses
+from weft.lm.packing import pack, token_losses
 from weft.vocab import SpeechVocab
 
-from .families import FAMILIES, text_lm
-from .test_families import DOCUMENTS, NUM_CODES
-from .test_pretrain import config, finished, pack  # noqa: F401, fixtures
+from .families import DOCUMENTS, NUM_CODES, all_cases, extended_lm, phi_with_head_bias, text_lm
+from .runs import interrupted, run_jobs
 
+pytestmark = pytest.mark.usefixtures("short_run")
 needs_peft = pytest.mark.skipif(not importlib.util.find_spec("peft"), reason="peft is not installed")
 
 
 def adapted(family, tied, **settings):
-    model, tokenizer = text_lm(family, tied)
-    vocab = SpeechVocab.of(extend_lm(model, tokenizer, NUM_CODES, seed=0))
+    model, vocab = extended_lm(family, tied)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     return adapt(model, vocab, LoraConfig(rank=4, **settings), seed=0), vocab, weights
 
 
 @needs_peft
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_and_speech_rows_train_and_merge_into_a_plain_model(family, tied):
+@all_cases
+def test_adapters_and_speech_rows_are_trained_and_merged_into_a_plain_model(case):
+    family, tied = case
     model, vocab, weights = adapted(family, tied)
     plain, _ = text_lm(family, tied)
     num_old = plain.config.vocab_size
-    batch = pack_rows([vocab.document_ids(d) for d in DOCUMENTS])
+    batch = pack([vocab.document_ids(d) for d in DOCUMENTS])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
@@ -68,7 +65,7 @@ def test_adapters_and_speech_rows_train_and_merge_into_a_plain_model(family, tie
 
 
 @needs_peft
-def test_targets_are_the_matrices_that_have_adapters():
+def test_only_target_layers_have_adapters():
     model, _, _ = adapted("qwen2", True, targets=("q_proj",))
     names = {name.split(".lora_")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_" in name}
     assert names == {"q_proj"}
@@ -76,64 +73,54 @@ def test_targets_are_the_matrices_that_have_adapters():
         adapted("qwen2", True, targets=("query",))
 
 
+def short(config, precision):
+    train = replace(config.train, steps=5, lr=1e-3, checkpoint_every_steps=2, precision=precision)
+    return replace(config, lora=LoraConfig(rank=2), train=train)
+
+
 @needs_peft
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_killed_run_with_adapters_continues_to_the_same_weights(config, monkeypatch, precision):  # noqa: F811
-    train = dataclasses.replace(config.train, steps=12, checkpoint_every_steps=4, precision=precision)
-    config = dataclasses.replace(config, lora=LoraConfig(rank=2), train=train, recompute=True)
+def test_an_interrupted_run_with_adapters_resumes_to_the_same_weights(config, precision):
+    config = replace(short(config, precision), activation_checkpointing=True)
     whole = pretrain.run(config)
     assert whole.counts["trained_parameters"] < whole.counts["parameters"]
-    again, calls = dataclasses.replace(config, out=config.out.with_name("again")), []
-
-    def killing_pack(*args):
-        calls.append(args)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return packing(*args)
-
-    packing = pretrain.pack
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "pack", killing_pack)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.run(again)
+    again = replace(config, out=config.out.with_name("again"))
+    interrupted(again, 3)
     assert pretrain.run(again).fingerprint == whole.fingerprint
-    assert type(LanguageModel.load(config.out).model).__name__ == "LlamaForCausalLM"
+    assert type(LanguageModel.from_pretrained(config.out).model).__name__ == "LlamaForCausalLM"
 
 
 @needs_peft
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 3e-3)])
-def test_adapters_of_a_sharded_model_train_as_of_a_whole_one(config, tmp_path, precision, tolerance):  # noqa: F811
-    """Frozen weights are in bf16 beside adapters in fp32 there."""
-    train = dataclasses.replace(config.train, steps=6, lr=1e-3, precision=precision)
-    config = dataclasses.replace(config, lora=LoraConfig(rank=2), train=train)
-    sharded = dataclasses.replace(config, out=tmp_path / "sharded", parallel="shard")
-    whole = pretrain.run(config)
-    assert all(in_ranks(finished, tmp_path, [sharded]))
-    made = artifacts.read(sharded.out)
-    assert made.counts["loss.speech"] == pytest.approx(whole.counts["loss.speech"], abs=tolerance)
-    found, weights = (LanguageModel.load(c.out).model.state_dict() for c in (sharded, config))
-    for name in weights:
-        torch.testing.assert_close(found[name], weights[name], rtol=0, atol=tolerance, msg=name)
+def test_adapters_of_a_sharded_model_get_the_weights_of_a_whole_one(config, tmp_path):
+    """In bf16, frozen weights are bf16 and adapters fp32."""
+    runs = {precision: replace(short(config, precision), out=tmp_path / precision) for precision in ("fp32", "bf16")}
+    sharded = {name: replace(run, out=tmp_path / f"{name}-sharded", parallel="fsdp") for name, run in runs.items()}
+    jobs = [(pretrain.run, run) for run in sharded.values()]
+    assert in_ranks(run_jobs, tmp_path, *jobs) == [True, True]
+    for name, tolerance in {"fp32": 1e-6, "bf16": 3e-3}.items():
+        whole, counts = pretrain.run(runs[name]), artifacts.read(sharded[name].out).counts
+        assert counts["loss.speech"] == pytest.approx(whole.counts["loss.speech"], abs=tolerance)
+        found, weights = (LanguageModel.from_pretrained(r[name].out).model.state_dict() for r in (sharded, runs))
+        for key in weights:
+            torch.testing.assert_close(found[key], weights[key], rtol=0, atol=tolerance, msg=f"{name} {key}")
 
 
 @needs_peft
-def test_a_head_with_a_bias_is_refused():
-    _, tokenizer = text_lm("gpt2", tied=True)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = PhiForCausalLM(PhiConfig(vocab_size=len(tokenizer), **shape))
+def test_an_output_head_with_a_bias_is_rejected():
+    model, tokenizer = phi_with_head_bias()
     vocab = SpeechVocab.of(extend_lm(model, tokenizer, NUM_CODES, seed=0))
     with pytest.raises(UserError, match="head has a bias"):
         adapt(model, vocab, LoraConfig(rank=4), seed=0)
 
 
-def test_a_recipe_has_a_table_of_them(tmp_path):
+def test_a_recipe_has_a_table_of_lora_settings(tmp_path):
     recipe = tmp_path / "pretrain.toml"
     recipe.write_text('base = "b"\ntokens = ["t"]\nout = "o"\n[lora]\nrank = 8\ntargets = ["q_proj", "v_proj"]\n')
     found = load_recipe(pretrain.PretrainConfig, recipe, ["--lora.alpha", "16"]).lora
     assert found == LoraConfig(rank=8, alpha=16.0, targets=("q_proj", "v_proj"))
 
 
-def test_adapters_without_peft_are_refused(config, monkeypatch):  # noqa: F811
+def test_adapters_without_peft_are_rejected(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="needs peft"):
-        pretrain.run(dataclasses.replace(config, lora=LoraConfig(rank=2)))
+        pretrain.run(replace(config, lora=LoraConfig(rank=2)))

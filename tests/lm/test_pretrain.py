@@ -1,421 +1,429 @@
-import dataclasses
 import json
 import math
 import os
 import shutil
 import signal
-import sys
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.ranks import in_ranks
 from weft import artifacts
-from weft.data.shards import TokenShards, write_tokens
+from weft.data.datasets import write_document_part
+from weft.engine.generate import Engine, Request, Sampling
 from weft.errors import UserError
-from weft.lm import pretrain, watch
-from weft.lm.held_out import held_out_losses
-from weft.lm.losses import Units
-from weft.lm.mixture import Mixture, Pieces
-from weft.lm.model import KIND, LanguageModel, save
+from weft.interleave import pack
+from weft.interleave.pack import PackConfig
+from weft.lm import init, packing, pretrain
+from weft.lm.init import InitLmConfig
+from weft.lm.model import LanguageModel, save
 from weft.lm.pretrain import PretrainConfig
-from weft.records import Document, Segment
-from weft.training.loop import TrainConfig
+from weft.plan import Plan, open_draft
+from weft.training.config import TrainConfig
 from weft.training.metrics import read_metrics
 
+from .families import DOCUMENTS, text_lm
+from .runs import call_at, interrupted, run_jobs, skip_plot_and_peak
 
-def documents(rng, kind, num):
-    """Documents of two sentences that speech and text tell alike: what follows can be learnt."""
-    said = {" the cat sat": [1, 2, 3, 4], " a bird sang": [9, 8, 7, 6]}
-    for i in range(num):
-        first, second = rng.choice(list(said), 2)
-        spoken = Segment.of_speech(said[first], first)
-        yield Document(str(i), kind, (spoken, Segment.of_text(second)) if kind == "interleaved" else (spoken,) * 3)
+RESUMABLE = TrainConfig(
+    steps=12, lr=1e-2, warmup_steps=5, checkpoint_every_steps=3, log_every_steps=1, precision="fp32"
+)
+CHANGED_WEIGHTS = {"interleaved": "rest", "speech": "1.75 epochs"}
 
-
-@pytest.fixture
-def pack(tmp_path, vocab):
-    def make(name, seed=0, fingerprint=vocab.fingerprint, kinds=("interleaved", "speech"), tokenizer="t0"):
-        parents = {"tokenizer": artifacts.Manifest("tokenizer", tokenizer)}
-        with artifacts.build(tmp_path / name, "tokens", {"vocab": fingerprint}, parents) as draft:
-            for kind in kinds:
-                ids = map(vocab.document_ids, documents(np.random.default_rng(seed), kind, 60))
-                write_tokens(draft.folder / kind, 0, vocab.size, ids)
-        return tmp_path / name
-
-    return make
+pytestmark = pytest.mark.usefixtures("short_run")
 
 
-@pytest.fixture
-def config(tmp_path, vocab, tiny_lm, pack):
-    parents = {"tokenizer": artifacts.Manifest("tokenizer", "t0")}
-    with artifacts.build(tmp_path / "base", KIND, {}, parents) as draft:
-        save(tiny_lm, vocab.tokenizer, draft.folder)
-        draft.counts["frame_rate_hz"] = 12.5
-    return PretrainConfig(
-        base=tmp_path / "base",
-        tokens=(pack("tokens"),),
-        held_out=(pack("held-out", seed=1),),
-        out=tmp_path / "lm",
-        tokens_per_step=256,
-        row_tokens=32,
-        train=TrainConfig(steps=40, lr=1e-2, warmup_steps=5, checkpoint_every_steps=7, log_every_steps=5),
+def weights_of(folder):
+    return LanguageModel.from_pretrained(folder).model.state_dict()
+
+
+def assert_close_weights(folder, expected, tolerance):
+    for name, found in weights_of(folder).items():
+        torch.testing.assert_close(
+            found, expected[name], rtol=0, atol=tolerance, msg=lambda m, name=name: f"{folder.name} {name} {m}"
+        )
+
+
+def metrics_without_speed(out):
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_sec", "mfu")} for line in read_metrics(out / "log")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, base, tokens, held_out):
+    """A finished run, which tests must not change: its configuration and manifest."""
+    config = PretrainConfig(
+        base=base,
+        tokens=(tokens,),
+        held_out=(held_out,),
+        out=tmp_path_factory.mktemp("trained") / "lm",
+        batch_tokens=256,
+        max_seq_len=32,
+        train=TrainConfig(steps=70, lr=1e-2, warmup_steps=5, log_every_steps=20),
     )
+    return config, pretrain.run(config)
 
 
-def test_training_learns_both_modalities_and_tells_what_it_measured(config):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=100))
-    manifest = pretrain.run(config)
+def test_training_learns_both_modalities_and_reports_counts(trained):
+    config, manifest = trained
     counts = manifest.counts
     assert manifest.parents["tokenizer"] == "t0"
     assert counts["tokens_per_sec"] > 0
-    assert counts["tokens"] == pytest.approx(100 * 256, rel=0.05)
+    assert counts["tokens"] == pytest.approx(70 * 256, rel=0.05)
     assert set(counts["mixture"]) == {"interleaved", "speech"}
     assert sum(source["tokens_drawn"] for source in counts["mixture"].values()) == counts["tokens"]
-    # Which sentence comes is a coin flip and all there is to know: ln 2 nats over the ids of a whole sentence.
+    # All that cannot be predicted is which of two sentences comes: ln 2 nats over the ids of a sentence.
     assert counts["loss.speech"] < math.log(2)
     assert counts["loss.text"] < math.log(2)
     assert counts["nats_per_sec.speech"] == 12.5 * counts["loss.speech"]
     assert counts["frame_rate_hz"] == 12.5
     assert counts["skipped_steps"] == 0
     assert not (config.out / "checkpoints").exists()
-    LanguageModel.load(config.out)
+    LanguageModel.from_pretrained(config.out)
 
 
-def killed_at(call, config):
-    """Run until the losses of that batch are asked for, and be killed there."""
-    losses, calls = pretrain.token_losses, []
-
-    def token_losses(*args):
-        calls.append(args)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return losses(*args)
-
-    pretrain.token_losses = token_losses
-    pretrain.run(config)
+def test_metrics_and_a_plot_are_in_the_log(trained):
+    config, _ = trained
+    lines = list(read_metrics(config.out / "log"))
+    assert [line["step"] for line in lines] == [0, 20, 40, 60, 69]
+    names = {"step", "loss", "lr", "grad_norm", "tokens_per_sec", "mfu", "loss_text", "loss_speech/speech"}
+    assert all(names <= set(line) for line in lines)
+    assert (config.out / "log/training.png").exists()
 
 
-def lines_without_speed(out):
-    return [{k: v for k, v in line.items() if k not in ("tokens_per_sec", "mfu")} for line in read_metrics(out / "log")]
+def test_the_base_is_evaluated_on_the_same_data(trained, vocab):
+    counts = trained[1].counts
+    names = ("loss.text", "loss.speech", "bits_per_byte.text", "nats_per_sec.speech")
+    for found in (counts, counts["held_out"]["interleaved"]):
+        assert all(found[f"base.{name}"] > found[name] for name in names)
+    assert counts["base.loss.text"] == pytest.approx(math.log(vocab.size), rel=0.05)
 
 
-@pytest.mark.parametrize("kill_at", [3, 22, 25])  # before any checkpoint, at the step of the change, after it
-def test_a_killed_run_continues_to_the_same_losses_and_weights(config, tmp_path, kill_at):
-    """With weights that change at a step: by shares first, by epochs and the rest then."""
-    config = dataclasses.replace(
-        config,
+def test_an_interrupted_run_does_not_evaluate_its_base_again(config, monkeypatch):
+    """A model that training does not change has the losses of its base."""
+    calls = []
+    evaluate = pretrain.held_out_losses
+    monkeypatch.setattr(pretrain, "held_out_losses", lambda *args: calls.append(args) or evaluate(*args))
+    config = replace(config, train=replace(config.train, steps=3, lr=1e-9, warmup_steps=0, weight_decay=0))
+    interrupted(config, 0)
+    counts = pretrain.run(config).counts
+    assert len(calls) == 2  # of the base, and of the result
+    names = ("loss.text", "loss.speech", "bits_per_byte.text", "nats_per_sec.speech")
+    for found in (counts, counts["held_out"]["interleaved"]):
+        assert [found[f"base.{name}"] for name in names] == pytest.approx([found[name] for name in names], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, trained):
+    """A finished run whose weights change at a step, which tests must not change: its configuration and manifest."""
+    config = replace(
+        trained[0],
+        out=tmp_path_factory.mktemp("whole") / "lm",
         weights={"interleaved": 0.3, "speech": 0.7},
-        weights_from={"21": {"interleaved": "rest", "speech": "4 epochs"}},
-        train=dataclasses.replace(config.train, steps=30, log_every_steps=1),
+        weights_from={"9": CHANGED_WEIGHTS},
+        train=RESUMABLE,
     )
-    again = dataclasses.replace(config, out=tmp_path / "again")
-    assert in_ranks(killed_at, tmp_path, kill_at, again, num=1) == [None]
-    assert not again.out.exists()
-    assert in_ranks(finished, tmp_path, [again, config], num=1)[0]
-    runs = [artifacts.read(out) for out in (again.out, config.out)]
-    assert runs[0].fingerprint == runs[1].fingerprint
-    assert runs[0].counts["mixture"]["speech"]["epochs"] == 4
-    logs = [lines_without_speed(out) for out in (again.out, config.out)]
+    with pytest.MonkeyPatch.context() as patch:
+        skip_plot_and_peak(patch)
+        return config, pretrain.run(config)
+
+
+@pytest.mark.parametrize("step", [1, 9, 10])  # before any checkpoint, at the change of weights, after it
+def test_an_interrupted_run_resumes_to_the_same_losses_and_weights(whole, tmp_path, step):
+    config = replace(whole[0], out=tmp_path / "lm")
+    interrupted(config, step)
+    assert_equal_runs(pretrain.run(config), config, *whole)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(config, step):
+    with call_at(step, kill):
+        pretrain.run(config)
+
+
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(whole, tmp_path):
+    config = replace(whole[0], out=tmp_path / "lm")
+    assert in_ranks(killed, tmp_path, config, 8, num=1) == [None]
+    assert (tmp_path / "lm.partial/checkpoints/step-00000006").is_dir()
+    assert_equal_runs(pretrain.run(config), config, *whole)
+
+
+def assert_equal_runs(manifest, config, whole_config, whole_manifest):
+    assert manifest.fingerprint == whole_manifest.fingerprint
+    assert manifest.counts["mixture"]["speech"]["epochs"] == 1.75
+    logs = [metrics_without_speed(c.out) for c in (config, whole_config)]
     assert logs[0] == logs[1]
-    assert len(logs[0]) == 30
-    measured = [{k: v for k, v in run.counts.items() if "loss" in k or k == "held_out"} for run in runs]
-    assert measured[0] == measured[1]
-    assert "base.loss.text" in measured[0]
+    assert len(logs[0]) == 12
+    losses = [{k: v for k, v in m.counts.items() if "loss" in k or k == "held_out"} for m in (manifest, whole_manifest)]
+    assert losses[0] == losses[1]
+    assert "base.loss.text" in losses[0]
 
 
-def test_weights_of_steps_to_come_may_change_while_a_run_is_stopped(config, tmp_path):
-    """It ends as one that was begun with them; steps of the checkpoint keep the weights they were trained with."""
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=30))
-    then = {"interleaved": "rest", "speech": "4 epochs"}
-    assert in_ranks(killed_at, tmp_path, 25, config, num=1) == [None]  # the checkpoint has steps 0 to 20
-    with pytest.raises(UserError, match=r"begun with another weights_from.20.*: run it as before"):
-        pretrain.run(dataclasses.replace(config, weights_from={"20": then}))
-    changed = dataclasses.replace(config, weights_from={"21": then})
-    pretrain.run(changed)
-    whole = pretrain.run(dataclasses.replace(changed, out=tmp_path / "whole"))
-    assert artifacts.read(config.out).fingerprint == whole.fingerprint
-    assert artifacts.read(config.out).settings == whole.settings
-    assert whole.settings["weights_from"] == {"21": then}
+def test_weights_of_later_steps_may_change_in_an_interrupted_run(whole, tmp_path):
+    """The result is that of a run with the new weights; steps before the checkpoint keep theirs."""
+    changed = replace(whole[0], out=tmp_path / "lm")
+    interrupted(replace(changed, weights_from={}), 10)  # the checkpoint contains steps 0 to 8
+    with pytest.raises(UserError, match=r"started with weights_from.8 = None \(now .*: restore the settings"):
+        pretrain.run(replace(changed, weights_from={"8": CHANGED_WEIGHTS}))
+    manifest = pretrain.run(changed)
+    assert manifest.fingerprint == whole[1].fingerprint
+    assert manifest.settings == whole[1].settings
+    assert manifest.settings["weights_from"] == {"9": CHANGED_WEIGHTS}
+
+
+HOUSEKEEPING = {
+    "parallel": "fsdp",
+    "activation_checkpointing": True,
+    "compile": True,
+    "max_epochs": 100.0,
+    "train.grad_accum_steps": 2,
+    "train.log_every_steps": 7,
+    "train.checkpoint_every_steps": 7,
+    "train.keep_checkpoints": 7,
+    "train.max_skipped_steps": 7,
+}
+
+
+def with_setting(config, name, value):
+    if name.startswith("train."):
+        return replace(config, train=replace(config.train, **{name.removeprefix("train."): value}))
+    return replace(config, **{name: value})
+
+
+@pytest.mark.parametrize("name", HOUSEKEEPING)
+def test_settings_that_cannot_change_the_result_may_differ(trained, name):
+    config, manifest = trained
+    assert pretrain.run(with_setting(config, name, HOUSEKEEPING[name])) == manifest
+
+
+def test_paths_of_inputs_may_differ(trained, tmp_path):
+    config, manifest = trained
+    moved = {
+        "base": Path(shutil.copytree(config.base, tmp_path / "base")),
+        "tokens": (Path(shutil.copytree(config.tokens[0], tmp_path / "tokens")),),
+        "held_out": (Path(shutil.copytree(config.held_out[0], tmp_path / "held-out")),),
+    }
+    assert pretrain.run(replace(config, **moved)) == manifest
 
 
 @pytest.mark.parametrize(
-    ("changes", "tolerance"),
-    [({"precision": "fp32"}, 1e-6), ({"precision": "fp32", "accumulate": 3}, 1e-6), ({"precision": "bf16"}, 2e-3)],
+    ("name", "value", "message"),
+    [
+        ("batch_tokens", 128, r"batch_tokens = 256 \(now 128\)"),
+        ("attention", "sequence", r"attention = document \(now sequence\)"),
+        ("train.lr", 1e-3, r"train.lr = 0.01 \(now 0.001\)"),
+        ("weights", {"interleaved": 0.5, "speech": 0.5}, r"weights.interleaved = None \(now 0.5\)"),
+    ],
 )
-def test_two_processes_train_what_one_trains(config, tmp_path, changes, tolerance):
-    """Replicated or sharded, with tied weights: to a millionth of the weights in fp32, of which the largest is 0.1; in
-    bf16 to two steps of the learning rate."""
-    train = dataclasses.replace(config.train, steps=8, lr=1e-3, log_every_steps=1, **changes)
-    one = dataclasses.replace(config, train=train)
-    replicated = dataclasses.replace(one, out=tmp_path / "replicated")
-    sharded = dataclasses.replace(one, out=tmp_path / "sharded", parallel="shard")
-    whole = pretrain.run(one)
-    assert all(in_ranks(finished, tmp_path, [replicated, sharded]))
-    weights = LanguageModel.load(one.out).model.state_dict()
-    for out in (replicated.out, sharded.out):
-        made = LanguageModel.load(out)
-        assert type(made.model).__name__ == "LlamaForCausalLM"
-        for name, found in made.model.state_dict().items():
-            torch.testing.assert_close(
-                found, weights[name], rtol=0, atol=tolerance, msg=lambda m, name=name, out=out: f"{out.name} {name} {m}"
-            )
-        assert made.manifest.counts["loss.text"] == pytest.approx(whole.counts["loss.text"], abs=10 * tolerance)
-        assert made.manifest.counts["tokens"] == whole.counts["tokens"]
-        for a, b in zip(read_metrics(out / "log"), read_metrics(one.out / "log"), strict=True):
-            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * tolerance)
-    assert sorted(p.name for p in sharded.out.iterdir()) == sorted(p.name for p in one.out.iterdir())
+def test_settings_that_change_the_result_must_not_differ(trained, name, value, message):
+    config, _ = trained
+    with pytest.raises(UserError, match=rf"{config.out} was created with {message}.*: choose another --out"):
+        pretrain.run(with_setting(config, name, value))
 
 
-def stopped_at(config, step):
-    """Run until the batch of that step is asked for, and be interrupted there."""
-    samples = Mixture.samples
-
-    def stop(mixture, at):
-        if at == step:
-            raise UserError("stop")
-        return samples(mixture, at)
-
-    Mixture.samples = stop
-    with pytest.raises(UserError, match="stop"):
-        pretrain.run(config)
+def test_the_order_of_datasets_is_part_of_the_plan(trained, tmp_path):
+    """It determines the samples, although the token shards are the same."""
+    config, manifest = trained
+    assert manifest.settings["datasets"] == ["interleaved", "speech"]
+    tokens = Path(shutil.copytree(config.tokens[0], tmp_path / "tokens"))
+    packed = json.loads((tokens / "manifest.json").read_text())
+    packed["counts"]["datasets"] = dict(reversed(packed["counts"]["datasets"].items()))
+    (tokens / "manifest.json").write_text(json.dumps(packed))
+    with pytest.raises(UserError, match=r"datasets = \['interleaved', 'speech'\] \(now \['speech', 'interleaved'\]\)"):
+        pretrain.run(replace(config, tokens=(tokens,)))
 
 
-def test_a_sharded_run_goes_on_in_any_number_of_processes_and_the_other_way(config, tmp_path):
-    train = dataclasses.replace(config.train, steps=12, lr=1e-3, checkpoint_every_steps=4, precision="fp32")
-    one = dataclasses.replace(config, train=train)
-    sharded = dataclasses.replace(one, out=tmp_path / "sharded", parallel="shard")
-    assert in_ranks(stopped_at, tmp_path, sharded, 6) == [None, None]
-    begun, four = sharded.out.with_name("sharded.partial"), tmp_path / "four"
-    shutil.copytree(begun, four.with_name("four.partial"))
-    assert (begun / "checkpoints/step-00000004").is_dir()
-    pretrain.run(one)
-    pretrain.run(dataclasses.replace(sharded, parallel="replicate"))
-    assert all(in_ranks(finished, tmp_path, [dataclasses.replace(sharded, out=four)], num=4))
-    weights = LanguageModel.load(one.out).model.state_dict()
-    for out in (sharded.out, four):
-        assert next(iter(read_metrics(out / "log")))["step"] == 0
-        for name, found in LanguageModel.load(out).model.state_dict().items():
-            torch.testing.assert_close(
-                found, weights[name], rtol=0, atol=1e-6, msg=lambda m, name=name, out=out: f"{out.name} {name} {m}"
-            )
-
-
-def test_what_a_run_needs_of_its_machine_may_change_while_it_is_stopped(config, tmp_path):
-    train = dataclasses.replace(config.train, steps=12, checkpoint_every_steps=4, precision="fp32")
-    config = dataclasses.replace(config, train=train)
-    assert in_ranks(killed_at, tmp_path, 7, config, num=1) == [None]
-    with pytest.raises(UserError, match=r"begun with another train\.lr"):
-        pretrain.run(dataclasses.replace(config, train=dataclasses.replace(train, lr=1e-3)))
-    smaller = dataclasses.replace(train, accumulate=2, checkpoint_every_steps=5, log_every_steps=1)
-    pretrain.run(dataclasses.replace(config, train=smaller, recompute=True))
-    whole = dataclasses.replace(config, out=tmp_path / "whole")
+def test_an_interrupted_run_may_resume_with_other_settings_of_the_machine(config, tmp_path):
+    config = replace(config, train=RESUMABLE)
+    interrupted(config, 7)
+    with pytest.raises(UserError, match=r"started with train\.lr = 0.01 \(now 0.001\)"):
+        pretrain.run(replace(config, train=replace(RESUMABLE, lr=1e-3)))
+    smaller = replace(RESUMABLE, grad_accum_steps=2, checkpoint_every_steps=5, log_every_steps=5)
+    base = Path(shutil.copytree(config.base, tmp_path / "base"))
+    others = {"activation_checkpointing": True, "parallel": "fsdp", "max_epochs": 100.0, "base": base}
+    pretrain.run(replace(config, train=smaller, **others))
+    whole = replace(config, out=tmp_path / "whole")
     pretrain.run(whole)
-    for name, found in weights_of(config.out).items():
-        torch.testing.assert_close(found, weights_of(whole.out)[name], rtol=0, atol=1e-5)
+    assert_close_weights(config.out, weights_of(whole.out), 1e-5)
 
 
-def finished(configs):
-    return [pretrain.run(config).fingerprint for config in configs]
-
-
-def test_damage_is_found_before_training(config, monkeypatch):
-    def never(*_):
-        raise AssertionError("training began")
-
-    monkeypatch.setattr(pretrain, "fit", never)
-    for folder in (*config.tokens, *config.held_out):
-        path = folder / "speech" / "00000.ds.loss"
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-5])
-        with pytest.raises(UserError, match=rf"{path} ends at byte {len(whole) - 5}, not at {len(whole)}"):
-            pretrain.run(config)
-        path.write_bytes(whole)
-    assert not config.out.exists()
-
-
-def test_a_lost_shard_is_found_before_training(config):
-    folder = config.tokens[0]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["counts"]["datasets"] = {"speech": {"documents": 90}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="speech holds 60 documents of the 90 that were packed: copy it again"):
-        pretrain.run(config)
-
-
-def test_the_mixture_is_told_before_the_start(config, capsys, monkeypatch):
-    weights = {"interleaved": 0.25, "speech": "rest"}
-    config = dataclasses.replace(config, weights=weights, weights_from={"20": {"interleaved": 1.0, "speech": 0.0}})
-    monkeypatch.setattr(pretrain.distributed, "build", lambda *_: sys.exit())
-    with pytest.raises(SystemExit):
-        pretrain.run(config)
-    told = capsys.readouterr().err
-    head, *rows = [line.split() for line in told[told.index("dataset ") :].splitlines()]
-    assert head == ["dataset", "documents", "tokens", "share", "from", "step", "20", "tokens", "drawn", "epochs"]
-    assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"]]
-    assert float(rows[0][3].rstrip("%")) == pytest.approx(25, abs=1)
-    assert [row[4] for row in rows] == ["100.00%", "0.00%"]
-
-
-def test_settings_of_memory_change_no_weights_and_that_of_attention_does(config, tmp_path):
-    config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=5))
-    others = {"recompute": True}, {"attention": "row"}
-    runs = [config, *(dataclasses.replace(config, out=tmp_path / str(i), **o) for i, o in enumerate(others))]
+def test_activation_checkpointing_changes_no_weights_and_row_attention_does(config, tmp_path):
+    config = replace(config, held_out=(), train=replace(config.train, steps=5))
+    others = {"activation_checkpointing": True}, {"attention": "sequence"}
+    runs = [config, *(replace(config, out=tmp_path / str(i), **o) for i, o in enumerate(others))]
     plain, recomputed, rows = (pretrain.run(run).fingerprint and weights_of(run.out) for run in runs)
     for name, weight in plain.items():
         torch.testing.assert_close(recomputed[name], weight)
     assert not all(torch.equal(weight, rows[name]) for name, weight in plain.items())
 
 
-def weights_of(folder):
-    return LanguageModel.load(folder).model.state_dict()
-
-
-def test_a_made_model_is_left_as_it_is(config):
-    config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=1))
-    first = pretrain.run(config)
-    assert pretrain.run(config) == first
-
-
-def test_a_trained_model_is_a_base_for_further_training(config, tmp_path):
-    short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=1))
-    pretrain.run(short)
-    tuned = pretrain.run(dataclasses.replace(short, base=config.out, out=tmp_path / "tuned"))
-    assert tuned.parents["base"] == artifacts.read(config.out).fingerprint
-
-
-def test_held_out_losses_do_not_depend_on_the_batches(config, vocab, tiny_lm):
-    names = ("interleaved", "speech")
-    datasets = [(name, Pieces(TokenShards(config.held_out[0] / name), 32)) for name in names]
-    small, large = (held_out_losses(tiny_lm, Units(vocab), datasets, tokens) for tokens in (1, 10_000))
-    by_dataset = [figures.pop("held_out") for figures in (small, large)]
-    assert small == pytest.approx(large, rel=1e-5)
-    assert set(small) == {"loss.text", "loss.speech", "bits_per_byte.text"}
-    assert small["loss.text"] == pytest.approx(math.log(vocab.size), rel=0.05)
-    for name in names:
-        assert by_dataset[0][name] == pytest.approx(by_dataset[1][name], rel=1e-5)
-    assert by_dataset[0]["interleaved"]["loss.text"] == small["loss.text"]
-    assert set(by_dataset[0]["speech"]) == {"loss.speech"}
-
-
-def test_the_base_is_measured_beside_what_is_made_of_it(config, vocab, monkeypatch):
-    """By the same ruler, and once: a run that goes on has it already."""
-    calls = []
-    monkeypatch.setattr(pretrain, "held_out_losses", lambda *args: calls.append(args) or held_out_losses(*args))
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, steps=3, lr=1e-9, warmup_steps=0, weight_decay=0)
-    )
-    with monkeypatch.context() as broken:
-        broken.setattr(pretrain, "fit", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.run(config)
-    counts = pretrain.run(config).counts
-    assert len(calls) == 2  # of the base, and of what was made of it
-    names = ("loss.text", "loss.speech", "bits_per_byte.text", "nats_per_sec.speech")
-    for found in (counts, counts["held_out"]["interleaved"]):
-        assert [found[f"base.{name}"] for name in names] == pytest.approx([found[name] for name in names], rel=1e-5)
-    assert counts["base.loss.text"] == pytest.approx(math.log(vocab.size), rel=0.05)
-
-
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
-def test_losses_are_told_by_source_and_modality_on_log_steps(config, tmp_path):
-    """In micro-batches, or all at once."""
-    logs = []
-    for accumulate in (1, 3):
-        train = dataclasses.replace(config.train, steps=7, accumulate=accumulate, precision="fp32")
-        out = tmp_path / str(accumulate)
-        pretrain.run(dataclasses.replace(config, out=out, held_out=(), train=train))
-        logs.append(lines_without_speed(out))
-        assert all(line["tokens_per_sec"] > 0 < line["mfu"] for line in read_metrics(out / "log"))
-        assert (out / "log/training.png").exists()
-    for whole, cut in zip(*logs, strict=True):
-        assert cut == pytest.approx(whole, rel=1e-3)
-    assert [line["step"] for line in logs[0]] == [0, 5, 6]
-    figures = {
-        "loss_text",
-        "loss_speech",
-        "nats_per_sec_speech",
-        "bits_per_byte_text",
-        "loss/interleaved",
-        "loss/speech",
-    }
-    figures |= {"loss_text/interleaved", "loss_speech/interleaved", "loss_speech/speech"}
-    assert set(logs[0][0]) == figures | {"step", "loss", "lr", "grad_norm"}
-    assert logs[0][0]["loss_text/interleaved"] == logs[0][0]["loss_text"]
-
-
 def skip_a_step(config):
-    """A run whose third step has a loss that is not finite in one process."""
+    """Run with a loss that is not finite in the third step of the last rank."""
     token_losses, steps = pretrain.token_losses, []
 
     def losses_of(model, batch):
         steps.append(batch)
-        bad = len(steps) == 3 and pretrain.distributed.rank() == pretrain.distributed.world_size() - 1
-        return token_losses(model, batch) + (math.nan if bad else 0)
+        is_bad = len(steps) == 3 and pretrain.distributed.rank() == pretrain.distributed.world_size() - 1
+        return token_losses(model, batch) + (math.nan if is_bad else 0)
 
-    pretrain.token_losses = losses_of
-    return pretrain.run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "token_losses", losses_of)
+        pretrain.run(config)
 
 
-def test_processes_together_tell_what_one_tells(config, tmp_path):
-    train = dataclasses.replace(config.train, steps=7, log_every_steps=1, precision="fp32")
-    runs = {}
-    for num in (1, 2):
-        out = tmp_path / str(num)
-        in_ranks(skip_a_step, tmp_path, dataclasses.replace(config, out=out, train=train), num=num)
-        runs[num] = lines_without_speed(out), artifacts.read(out).counts
-    for one, two in zip(runs[1][0], runs[2][0], strict=True):
-        assert two == pytest.approx(one, rel=1e-3)
-    assert [line.get("skipped_steps") for line in runs[2][0]] == [None, None, 1, 1, 1, 1, 1]
-    for _, counts in runs.values():
-        assert counts["skipped_steps"] == 1
-    assert runs[2][1]["loss.text"] == pytest.approx(runs[1][1]["loss.text"], rel=1e-3)
-    assert runs[2][1]["base.loss.text"] == runs[1][1]["base.loss.text"]
+@pytest.fixture(scope="module")
+def rank_runs(tmp_path_factory, trained):
+    """Runs of two ranks, which tests must not change: their configurations by name, each after that of one rank.
+
+    By DDP and FSDP in fp32, with micro-batches, and in bf16; with a skipped step; and interrupted in step 3.
+    """
+    folder = tmp_path_factory.mktemp("two-ranks")
+    train = replace(RESUMABLE, steps=5, lr=1e-3, checkpoint_every_steps=2)
+    runs, jobs = {}, []
+    for name, changes in {"fp32": {}, "parts": {"grad_accum_steps": 3}, "bf16": {"precision": "bf16"}}.items():
+        one = replace(trained[0], train=replace(train, **changes), out=folder / name)
+        two = [replace(one, parallel=p, out=folder / f"{name}-{p}") for p in ("ddp", "fsdp")]
+        runs[name] = [one, *two]
+        jobs += [(pretrain.run, config) for config in two]
+    runs["skipped"] = [replace(runs["fp32"][0], out=folder / f"skipped-{num}") for num in (1, 2)]
+    runs["interrupted"] = [runs["fp32"][0], replace(runs["fp32"][2], out=folder / "interrupted")]
+    jobs += [(skip_a_step, runs["skipped"][1]), (interrupted, runs["interrupted"][1], 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        skip_plot_and_peak(patch)
+        for name in ("fp32", "parts", "bf16"):
+            pretrain.run(runs[name][0])
+        skip_a_step(runs["skipped"][0])
+    assert in_ranks(run_jobs, folder, *jobs) == [True, True]
+    return runs
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-6), ("parts", 1e-6), ("bf16", 2e-3)])
+def test_two_ranks_train_the_weights_of_one(rank_runs, name, tolerance):
+    """With tied weights: to a millionth of the weights in fp32, of which the largest is 0.1; in bf16 to two steps of
+    the learning rate."""
+    one, *two = rank_runs[name]
+    weights, expected = weights_of(one.out), artifacts.read(one.out)
+    for config in two:
+        assert_close_weights(config.out, weights, tolerance)
+        lm = LanguageModel.from_pretrained(config.out)
+        assert type(lm.model).__name__ == "LlamaForCausalLM"
+        assert lm.manifest.counts["loss.text"] == pytest.approx(expected.counts["loss.text"], abs=10 * tolerance)
+        assert lm.manifest.counts["tokens"] == expected.counts["tokens"]
+        for a, b in zip(read_metrics(config.out / "log"), read_metrics(one.out / "log"), strict=True):
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * tolerance)
+        assert sorted(p.name for p in config.out.iterdir()) == sorted(p.name for p in one.out.iterdir())
+
+
+def test_a_sharded_run_resumes_with_any_number_of_ranks_and_unsharded(rank_runs, tmp_path):
+    one, partial = rank_runs["interrupted"]
+    draft = partial.out.with_name("interrupted.partial")
+    assert (draft / "checkpoints/step-00000002").is_dir()
+    whole, sharded = (replace(partial, out=tmp_path / name) for name in ("whole", "sharded"))
+    for config in (whole, sharded):
+        shutil.copytree(draft, config.out.with_name(f"{config.out.name}.partial"))
+    pretrain.run(replace(whole, parallel="ddp"))
+    assert in_ranks(run_jobs, tmp_path, (pretrain.run, sharded), num=3) == [True] * 3
+    weights = weights_of(one.out)
+    for config in (whole, sharded):
+        assert next(iter(read_metrics(config.out / "log")))["step"] == 0
+        assert_close_weights(config.out, weights, 1e-6)
+
+
+def test_two_ranks_log_the_metrics_of_one(rank_runs):
+    one, two = rank_runs["skipped"]
+    for a, b in zip(metrics_without_speed(one.out), metrics_without_speed(two.out), strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    assert [line.get("skipped_steps") for line in read_metrics(two.out / "log")] == [None, None, 1, 1, 1]
+    counts = [artifacts.read(c.out).counts for c in (one, two)]
+    assert counts[0]["skipped_steps"] == counts[1]["skipped_steps"] == 1
+    assert counts[1]["loss.text"] == pytest.approx(counts[0]["loss.text"], rel=1e-3)
+    assert counts[1]["base.loss.text"] == counts[0]["base.loss.text"]
+
+
+def test_damaged_shards_are_found_before_training(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "fit", lambda *_: pytest.fail("training began"))
+    damaged = Path(shutil.copytree(config.tokens[0], tmp_path / "damaged"))
+    path = damaged / "speech" / "00000.ds.loss"
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    for name in ("tokens", "held_out"):
+        with pytest.raises(UserError, match=rf"{path} has {len(content) - 5} bytes, expected {len(content)}"):
+            pretrain.run(replace(config, **{name: (damaged,)}))
+    assert not config.out.exists()
+
+
+def test_the_mixture_is_shown_before_training(config, capsys):
+    interrupted(config, 0)
+    assert "dataset      documents  tokens  fraction" in capsys.readouterr().err
+
+
+def test_a_trained_model_is_a_base_for_further_training(trained, tmp_path):
+    config, manifest = trained
+    train = replace(config.train, steps=1)
+    tuned = pretrain.run(replace(config, base=config.out, out=tmp_path / "tuned", held_out=(), train=train))
+    assert tuned.parents["base"] == manifest.fingerprint
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": {"interleaved": 1.0, "speach": 1.0}}, "weights names 'speach'"),
+        ({"weights": {"interleaved": 1.0, "speach": 1.0}}, "weights lists 'speach'"),
         ({"weights": {"interleaved": 1.0}}, "weights lacks speech"),
-        ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "weights sum to 0, not to 1"),
-        ({"weights_from": {"40": {"interleaved": 1.0, "speech": 0}}}, "weights_from.40 is no step of the run"),
+        ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "weights sum to 0 instead of 1"),
+        ({"weights_from": {"40": {"interleaved": 1.0, "speech": 0}}}, "weights_from.40 is not a step of the run"),
         ({"weights_from": {"9": {"interleaved": 1.0}}}, "weights_from.9 lacks speech"),
-        ({"max_epochs": 2.0}, 'the run would pass interleaved .* times .* and max_epochs is 2: give them "2 epochs"'),
-        ({"row_tokens": 100_000}, "row_tokens is 100000: give 2 to 256"),
+        ({"max_epochs": 2.0}, 'the run would read interleaved .* times .* max_epochs 2: give them "2 epochs"'),
+        ({"max_seq_len": 100_000}, "max_seq_len is 100000: give 2 to 256"),
     ],
 )
-def test_wrong_settings_are_refused(config, change, message):
+def test_invalid_settings_are_rejected(config, change, message):
     with pytest.raises(UserError, match=message):
-        pretrain.run(dataclasses.replace(config, **change))
+        pretrain.run(replace(config, **change))
     assert not config.out.exists()
 
 
-def test_shards_that_do_not_fit_are_refused(config, pack):
-    with pytest.raises(UserError, match="another vocabulary"):
-        pretrain.run(dataclasses.replace(config, tokens=(pack("foreign", fingerprint="0"),)))
+def test_token_shards_that_do_not_fit_are_rejected(config, pack_tokens):
+    with pytest.raises(UserError, match="was packed for another vocabulary"):
+        pretrain.run(replace(config, tokens=(pack_tokens(fingerprint="0"),)))
     with pytest.raises(UserError, match="different tokenizers"):
-        pretrain.run(dataclasses.replace(config, tokens=(pack("other", tokenizer="t1"),)))
-    with pytest.raises(UserError, match="two folders"):
-        pretrain.run(dataclasses.replace(config, tokens=(config.tokens[0], pack("twice"))))
+        pretrain.run(replace(config, tokens=(pack_tokens(tokenizer="t1"),)))
+    with pytest.raises(UserError, match="two directories"):
+        pretrain.run(replace(config, tokens=(config.tokens[0], pack_tokens())))
 
 
 def test_a_dataset_of_weight_0_is_left_out(config):
-    config = dataclasses.replace(config, weights={"interleaved": 1.0, "speech": 0.0})
-    config = dataclasses.replace(config, held_out=(), train=dataclasses.replace(config.train, steps=1))
+    config = replace(config, weights={"interleaved": 1.0, "speech": 0.0})
+    config = replace(config, held_out=(), train=replace(config.train, steps=1))
     assert pretrain.run(config).counts["mixture"]["speech"]["tokens_drawn"] == 0
 
 
-@pytest.mark.parametrize(("every_sec", "drawn"), [(0.0, 6), (1e9, 1)])
-def test_the_picture_is_drawn_at_checkpoints_but_not_too_often(config, monkeypatch, every_sec, drawn):
-    pictures = []
-    monkeypatch.setattr(watch, "plot", lambda folder: pictures.append(len(list(read_metrics(folder)))))
-    monkeypatch.setattr(watch, "_PLOT_EVERY_SEC", every_sec)
-    pretrain.run(dataclasses.replace(config, held_out=()))
-    assert len(pictures) == drawn
-    assert pictures == sorted(pictures)
-    assert pictures[-1] == 9  # lines, of steps 0, 5, ..., 35 and 39
+@pytest.mark.parametrize("family", ["llama2", "qwen2", "glm4", "gemma2", "gemma3", "gpt2"])
+def test_a_base_of_any_family_can_be_extended_and_trained(family, tmp_path, speech_tokenizer):
+    base, text_tokenizer = text_lm(family, tied=family != "llama2")
+    save(base, text_tokenizer, tmp_path / "base")
+    initial = init.run(InitLmConfig(tmp_path / "initial", speech_tokenizer, tmp_path / "base"))
+    plan = Plan("documents", {}, {"tokenizer": artifacts.read(speech_tokenizer)})
+    with open_draft(tmp_path / "documents", plan) as draft:
+        write_document_part(draft.folder, 0, DOCUMENTS * 5)
+    pack.run(PackConfig((tmp_path / "documents",), tmp_path / "initial", tmp_path / "tokens"))
+    train = TrainConfig(steps=12, lr=1e-2, warmup_steps=1)
+    shards = (tmp_path / "tokens",)
+    config = PretrainConfig(
+        tmp_path / "initial", shards, tmp_path / "lm", batch_tokens=256, max_seq_len=64, train=train
+    )
+    assert pretrain.run(config).parents["base"] == initial.fingerprint
+    before, after = (LanguageModel.from_pretrained(tmp_path / name) for name in ("initial", "lm"))
+    assert type(after.model) is type(base)
+    assert after.vocab.fingerprint == before.vocab.fingerprint
+    assert after.model.generation_config.suppress_tokens == before.model.generation_config.suppress_tokens
+    batch = packing.pack([before.vocab.document_ids(d) for d in DOCUMENTS])
+    with torch.no_grad():
+        losses = [packing.token_losses(lm.model, batch).mean() for lm in (before, after)]
+    assert losses[1] < 0.8 * losses[0]
+    prompt = after.vocab.document_ids(DOCUMENTS[0])[0].tolist()
+    sampled = Engine(after.model).generate([Request(prompt, 30)], Sampling())[0].ids
+    assert max(sampled) < after.vocab.size

@@ -1,15 +1,21 @@
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
+from weft.audio import save
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
+from weft.tokenizer.init import train_text_tokenizer
 from weft.tokenizer.quantizer import QuantizerConfig
-from weft.tokenizer.text import text_tokenizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
+
+TEXTS = ["the cat", "cat sat", "on the mat", "mat", "the hat", "sat on", "a mat", "that cat sat on the hat"]
 
 
 def tiny_whisper(vocab_size: int = 40, window_frames: int = 1500) -> WhisperForConditionalGeneration:
@@ -36,21 +42,45 @@ def tiny_whisper(vocab_size: int = 40, window_frames: int = 1500) -> WhisperForC
 
 
 def make_tokenizer(**settings: Any) -> SpeechTokenizer:
-    """A tokenizer with random weights, blocks of 0.8 s and windows of 2.4 s, and a codebook of states it meets."""
-    words = text_tokenizer(["the cat sat on the mat"], 40)
+    """A tokenizer with random weights, blocks of 0.8 s, windows of 2.4 s, and a codebook of its own hidden states."""
+    words = train_text_tokenizer(["the cat sat on the mat"], 40)
     given = {"layer": 2, "block_frames": 40, "log_mel_floor": "fixed", **settings}
     config = BottleneckConfig(**given, quantizer=QuantizerConfig(num_codes=32))
     model = BottleneckWhisper(config, tiny_whisper(len(words), window_frames=120)).eval()
     made = SpeechTokenizer(model, words)
     noise = torch.randn(32_000, generator=torch.Generator().manual_seed(1)).numpy()
     with torch.no_grad():
-        hidden = model.first_half(made.features(noise)[None])[0]
-        model.quantizer.initialise(hidden, torch.Generator().manual_seed(2), iterations=1)
+        hidden = model.to_bottleneck(made.features([noise], [len(noise)])[0][None])[0]
+        model.quantizer.initialize(hidden, torch.Generator().manual_seed(2), iterations=1)
     return made
 
 
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"pooling": 2, "pooling_type": "max", "pooling_layer": 1, "block_frames": 24},
+    {"pooling": 1, "block_frames": 50},
+    {"block_frames": 0, "causal_convolution": False, "log_mel_floor": "window"},
+    {"block_frames": 80, "causal_convolution": False, "pooling_layer": 1},
+    {"block_frames": 0, "pooling_type": "max", "log_mel_floor": "window"},
+    {"block_frames": 80, "pooling_type": "max", "pooling_layer": 1},  # 1.5 blocks per window
+]
+
+
+@cache
+def shared_tokenizer(number: int) -> SpeechTokenizer:
+    """The tokenizer with the settings of this number. Tests must not change it."""
+    return make_tokenizer(**SETTINGS[number])
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    """Noise of changing loudness."""
+    rng = np.random.default_rng(seed)
+    loudness = np.abs(np.sin(np.arange(num_samples) / 2500 + seed)) * 0.2
+    return (rng.normal(size=num_samples) * loudness).astype(np.float32)
+
+
 def save_whisper(folder: Path, multilingual: bool = True, window_frames: int = 120) -> Path:
-    """A folder as Hugging Face's Whispers are, with random weights, and letters as bytes for text tokens."""
+    """Write a Hugging Face Whisper with random weights and a text tokenizer of bytes; return its directory."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = WhisperTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
     languages = ["<|en|>", "<|zh|>", "<|transcribe|>"] if multilingual else []
@@ -64,6 +94,19 @@ def save_whisper(folder: Path, multilingual: bool = True, window_frames: int = 1
             setattr(settings, name, value)
     whisper.save_pretrained(folder)
     words.save_pretrained(folder)
+    return folder
+
+
+def write_speech(folder: Path, num: int, seed: int = 0, rate_hz: int = 16_000) -> Path:
+    """Write utterances of noise of 0.8 to 2.4 s with transcripts; return their directory."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    rows = []
+    for i in range(num):
+        noise = 0.1 * rng.standard_normal(int(rate_hz * rng.uniform(0.8, 2.4)), np.float32)
+        save(folder / f"{i}.wav", noise, rate_hz)
+        rows.append({"id": f"{folder.name}-{i}", "audio": f"{i}.wav", "text": TEXTS[i % len(TEXTS)]})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

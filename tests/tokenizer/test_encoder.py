@@ -6,7 +6,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from tests.tokenizer.conftest import tiny_whisper
 from weft.errors import UserError
-from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, block_mask, kept_parameters
+from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, block_mask, encoder_parameters
 from weft.tokenizer.quantizer import QuantizerConfig
 
 
@@ -19,51 +19,50 @@ def features(num_codes: int, batch: int = 1) -> torch.Tensor:
     return torch.randn(batch, 80, num_codes * 8, generator=torch.Generator().manual_seed(5))
 
 
-def test_layers_are_whispers_own() -> None:
-    """With the bottleneck open, one block and Whisper's own padding, the encoder is transformers' encoder."""
-    ours = model(pooling=1, block_frames=1500)
-    whisper = ours.whisper
-    x = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(5))
-    theirs = whisper.model.encoder(x).last_hidden_state
-    convs = torch.nn.functional.gelu(whisper.model.encoder.conv1(x))
-    convs = torch.nn.functional.gelu(whisper.model.encoder.conv2(convs)).transpose(1, 2)
-    hidden = convs + whisper.model.encoder.embed_positions.weight
-    mask = block_mask(1500, 1500, None, hidden.device)
-    for layer in whisper.model.encoder.layers:
+def test_the_layers_compute_what_transformers_computes() -> None:
+    """One block that is the whole window gives the encoder output of transformers."""
+    whisper = tiny_whisper(window_frames=120)
+    encoder = whisper.model.encoder
+    x = torch.randn(1, 80, 240, generator=torch.Generator().manual_seed(5))
+    theirs = encoder(x).last_hidden_state
+    hidden = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(x)))).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight
+    mask = block_mask(120, 120, None, hidden.device)
+    for layer in encoder.layers:
         hidden = layer(hidden, mask)
-    assert torch.allclose(whisper.model.encoder.layer_norm(hidden), theirs, atol=1e-4)
+    assert torch.allclose(encoder.layer_norm(hidden), theirs, atol=1e-4)
 
 
-def test_later_sound_never_changes_earlier_blocks() -> None:
+def test_later_audio_does_not_change_earlier_blocks() -> None:
     m = model()
     x = features(30)
     changed = x.clone()
-    changed[:, :, 160:] += 1.0  # from code 20 on, and blocks are of 10 codes
-    a, b = m.first_half(x), m.first_half(changed)
+    changed[:, :, 160:] += 1.0  # from code 20; a block has 10 codes
+    a, b = m.to_bottleneck(x), m.to_bottleneck(changed)
     assert torch.equal(a[:, :20], b[:, :20])
     assert not torch.allclose(a[:, 20:], b[:, 20:])
 
 
-def test_padding_never_changes_what_is_heard() -> None:
+def test_padding_changes_neither_hidden_states_nor_logits() -> None:
     m = model()
     x = features(25)
     valid = torch.zeros(1, 30, dtype=torch.bool)
     valid[:, :25] = True
     padded = torch.cat([x, torch.randn(1, 80, 40)], dim=-1)
-    alone = m.first_half(x, torch.ones(1, 25, dtype=torch.bool))
-    assert torch.allclose(m.first_half(padded, valid)[:, :25], alone, atol=1e-5)
+    alone = m.to_bottleneck(x, torch.ones(1, 25, dtype=torch.bool))
+    assert torch.allclose(m.to_bottleneck(padded, valid)[:, :25], alone, atol=1e-5)
     text = torch.tensor([[1, 7, 9]])
-    heard = m.second_half(alone, torch.ones(1, 25, dtype=torch.bool))
-    logits = m.text_logits(heard, torch.ones(1, 25, dtype=torch.bool), text)
+    encoded = m.from_bottleneck(alone, torch.ones(1, 25, dtype=torch.bool))
+    logits = m.text_logits(encoded, torch.ones(1, 25, dtype=torch.bool), text)
     longer = torch.cat([alone, torch.randn(1, 5, 16)], dim=1)
-    again = m.text_logits(m.second_half(longer, valid), valid, text)
+    again = m.text_logits(m.from_bottleneck(longer, valid), valid, text)
     assert torch.allclose(logits, again, atol=1e-4)
 
 
-def test_codes_are_averages_of_their_frames() -> None:
+def test_average_pooling_averages_the_frames_of_a_token() -> None:
     fine, coarse = model(pooling=1), model(pooling=4)
     x = features(10)
-    assert torch.allclose(fine.first_half(x).unflatten(1, (-1, 4)).mean(2), coarse.first_half(x), atol=1e-6)
+    assert torch.allclose(fine.to_bottleneck(x).unflatten(1, (-1, 4)).mean(2), coarse.to_bottleneck(x), atol=1e-6)
 
 
 @settings(max_examples=10)
@@ -75,7 +74,7 @@ def test_codes_are_averages_of_their_frames() -> None:
     frames=st.sampled_from([50, 64, 101]),
     seed=st.integers(0, 9),
 )
-def test_without_a_bottleneck_it_is_whisper(
+def test_with_every_change_turned_off_it_is_whisper(
     num_mels: int, heads: int, num_layers: int, cut: int, frames: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -98,7 +97,7 @@ def test_without_a_bottleneck_it_is_whisper(
     with torch.no_grad():
         theirs = whisper(input_features=x, decoder_input_ids=text)
         weights = {name: value.clone() for name, value in whisper.state_dict().items()}
-        open_ended = BottleneckConfig(
+        unchanged = BottleneckConfig(
             layer=min(cut, num_layers - 1),
             pooling=1,
             block_frames=0,
@@ -106,16 +105,16 @@ def test_without_a_bottleneck_it_is_whisper(
             positions_after=False,
             quantizer=QuantizerConfig(num_codes=2),
         )
-        ours = BottleneckWhisper(open_ended, whisper).eval()
-        everything = torch.ones(2, frames, dtype=torch.bool)
-        heard = ours.second_half(ours.first_half(x), everything)
-        logits = ours.text_logits(heard, everything, text)
-    assert torch.allclose(heard, theirs.encoder_last_hidden_state, atol=1e-5)
+        ours = BottleneckWhisper(unchanged, whisper).eval()
+        valid = torch.ones(2, frames, dtype=torch.bool)
+        encoded = ours.from_bottleneck(ours.to_bottleneck(x), valid)
+        logits = ours.text_logits(encoded, valid, text)
+    assert torch.allclose(encoded, theirs.encoder_last_hidden_state, atol=1e-5)
     assert torch.allclose(logits, theirs.logits, atol=1e-4)
     assert all(torch.equal(value, weights[name]) for name, value in ours.whisper.state_dict().items())
 
 
-def test_the_papers_model_has_the_released_number_of_parameters() -> None:
+def test_the_paper_model_has_the_released_number_of_parameters() -> None:
     large_v3 = WhisperConfig(
         vocab_size=51_866,
         num_mel_bins=128,
@@ -127,20 +126,20 @@ def test_the_papers_model_has_the_released_number_of_parameters() -> None:
         encoder_ffn_dim=5120,
         decoder_ffn_dim=5120,
     )
-    assert kept_parameters(BottleneckConfig(), large_v3) == 343_599_360
+    assert encoder_parameters(BottleneckConfig(), large_v3) == 343_599_360
 
 
 @pytest.mark.parametrize("layer", [3, 0])
-def test_a_cut_needs_layers_on_both_sides(layer: int) -> None:
-    with pytest.raises(UserError, match="layer"):
+def test_the_bottleneck_needs_layers_on_both_sides(layer: int) -> None:
+    with pytest.raises(UserError, match=rf"layer is {layer}: give 1 to 2 for a Whisper of 3 layers"):
         model(layer=layer)
 
 
-def test_pooling_comes_before_the_quantizer() -> None:
-    with pytest.raises(UserError, match="pooling_layer is 3"):
+def test_pooling_after_the_quantizer_is_rejected() -> None:
+    with pytest.raises(UserError, match="pooling_layer is 3: give at most 2"):
         BottleneckConfig(layer=2, pooling_layer=3)
 
 
-def test_blocks_hold_whole_codes() -> None:
-    with pytest.raises(UserError, match="multiple of pooling"):
+def test_a_block_must_contain_whole_codes() -> None:
+    with pytest.raises(UserError, match="block_frames is 42: give a multiple of pooling, 4"):
         BottleneckConfig(block_frames=42, pooling=4)

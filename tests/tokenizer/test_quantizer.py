@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.ranks import in_ranks
 from weft.errors import UserError
 from weft.tokenizer import quantizer as module
-from weft.tokenizer.quantizer import Health, Quantizer, QuantizerConfig, VectorQuantizer, collapse, health
+from weft.tokenizer.codebook import CodebookUsage, usage_of
+from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 from weft.training import distributed
 
 
@@ -21,16 +21,16 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def quantizer(num_codes: int = 8, width: int = 4, **settings: float) -> VectorQuantizer:
     made = VectorQuantizer(QuantizerConfig(num_codes=num_codes, **settings), width)  # type: ignore[arg-type]
-    made.initialise(random(64, width), torch.Generator().manual_seed(1))
+    made.initialize(random(64, width), torch.Generator().manual_seed(1))
     return made
 
 
-def everywhere(hidden: Tensor) -> Tensor:
+def all_valid(hidden: Tensor) -> Tensor:
     return torch.ones(hidden.shape[:2], dtype=torch.bool)
 
 
-def step(q: Quantizer, hidden: Tensor) -> Health:
-    q(hidden, everywhere(hidden))
+def step(q: Quantizer, hidden: Tensor) -> CodebookUsage:
+    q(hidden, all_valid(hidden))
     return q.update()
 
 
@@ -38,26 +38,26 @@ def step(q: Quantizer, hidden: Tensor) -> Health:
 @given(
     num_frames=st.integers(0, 40),
     num_codes=st.integers(2, 20),
-    at_once=st.tuples(st.integers(1, 50), st.integers(1, 25)),
+    block_sizes=st.tuples(st.integers(1, 50), st.integers(1, 25)),
     seed=st.integers(0, 99),
 )
-def test_nearest_is_the_code_at_the_least_squared_distance(
-    num_frames: int, num_codes: int, at_once: tuple[int, int], seed: int
+def test_nearest_returns_the_code_with_the_smallest_squared_distance(
+    num_frames: int, num_codes: int, block_sizes: tuple[int, int], seed: int
 ) -> None:
-    """However many frames and codes are compared at once."""
+    """However many frames and codes are compared at a time."""
     q = VectorQuantizer(QuantizerConfig(num_codes=num_codes), 4)
     q.codebook.copy_(random(num_codes, 4, seed=seed))
     x = random(num_frames, 4, seed=seed + 1)
-    by_hand = (x[:, None] - q.codebook).square().sum(-1).argmin(-1)
+    expected = (x[:, None] - q.codebook).square().sum(-1).argmin(-1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ROWS", at_once[0])
-        patch.setattr(module, "_CODES", at_once[1])
-        assert torch.equal(q.nearest(x), by_hand)
-    assert torch.equal(q.nearest(x[None, :, None])[0, :, 0], by_hand)
+        patch.setattr(module, "_BLOCK_ROWS", block_sizes[0])
+        patch.setattr(module, "_BLOCK_CODES", block_sizes[1])
+        assert torch.equal(q.encode(x), expected)
+    assert torch.equal(q.encode(x[None, :, None])[0, :, 0], expected)
 
 
-class Largest(TorchDispatchMode):
-    """The most bytes of a tensor made inside."""
+class LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that is created inside."""
 
     num_bytes = 0
 
@@ -68,12 +68,12 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_many_frames_and_many_codes_never_meet_in_one_matrix() -> None:
+def test_distances_of_many_frames_and_codes_are_never_in_memory_at_once() -> None:
     q = VectorQuantizer(QuantizerConfig(num_codes=16_384), 2)
     q.codebook.copy_(random(16_384, 2))
     x = random(1, 5000, 2, seed=1)
-    with Largest() as largest:
-        q(x, everywhere(x))
+    with LargestTensor() as largest:
+        q(x, all_valid(x))
         q.update()
     assert largest.num_bytes <= 256 * 2**20 < 4 * 5000 * 16_384
 
@@ -82,14 +82,14 @@ def test_the_precision_of_a_run_does_not_change_the_codes() -> None:
     q = quantizer(num_codes=64)
     x = random(500, 4, seed=5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(q.nearest(x), (x[:, None] - q.codebook).square().sum(-1).argmin(-1))
+        assert torch.equal(q.encode(x), (x[:, None] - q.codebook).square().sum(-1).argmin(-1))
 
 
 def test_values_are_codebook_rows_and_gradients_pass_straight_through() -> None:
     q = quantizer(commitment=0.0).eval()
     x = torch.randn(2, 3, 4, requires_grad=True)
-    out = q(x, everywhere(x))
-    assert torch.allclose(out.values, q.lookup(out.codes), atol=1e-6)
+    out = q(x, all_valid(x))
+    assert torch.allclose(out.values, q.decode(out.codes), atol=1e-6)
     (out.values * torch.arange(4.0)).sum().backward()
     assert torch.allclose(x.grad, torch.arange(4.0).expand_as(x))
 
@@ -97,12 +97,12 @@ def test_values_are_codebook_rows_and_gradients_pass_straight_through() -> None:
 def test_commitment_pulls_hidden_states_towards_their_codes() -> None:
     q = quantizer(commitment=2.0).eval()
     x = torch.randn(2, 3, 4, requires_grad=True)
-    out = q(x, everywhere(x))
+    out = q(x, all_valid(x))
     out.loss.backward()
-    assert torch.allclose(x.grad, 2.0 * 2 * (x - q.lookup(out.codes)).detach() / x.numel(), atol=1e-6)
+    assert torch.allclose(x.grad, 2.0 * 2 * (x - q.decode(out.codes)).detach() / x.numel(), atol=1e-6)
 
 
-def test_padding_moves_nothing() -> None:
+def test_padding_changes_neither_loss_nor_codebook() -> None:
     x = torch.randn(2, 6, 4)
     valid = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
     noisy = x.clone()
@@ -117,7 +117,7 @@ def test_padding_moves_nothing() -> None:
     assert moved[0][0] == moved[1][0]
 
 
-def test_codebook_follows_the_mean_of_what_each_code_takes() -> None:
+def test_the_codebook_follows_the_means_of_the_hidden_states_of_each_code() -> None:
     q = quantizer(num_codes=2, width=2, decay=0.5, restart_every_steps=0).train()
     q.codebook.copy_(torch.tensor([[0.0, 0.0], [10.0, 10.0]]))
     q.ema_sum.copy_(q.codebook)
@@ -128,34 +128,34 @@ def test_codebook_follows_the_mean_of_what_each_code_takes() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_step_in_parts_is_a_step(every: int) -> None:
+def test_a_step_in_parts_equals_a_whole_step(every: int) -> None:
     x = random(6, 8, 4, seed=4)
     whole, parts = (quantizer(num_codes=16, restart_every_steps=every, decay=0.5).train() for _ in range(2))
     for _ in range(4):
         used = step(whole, x)
         for part in x.split(2):
-            parts(part, everywhere(part))
+            parts(part, all_valid(part))
         assert parts.update() == used
         assert torch.allclose(parts.codebook, whole.codebook, atol=1e-5)
 
 
-def test_what_is_seen_in_evaluation_moves_nothing() -> None:
-    q, still = quantizer(restart_every_steps=0).train(), quantizer(restart_every_steps=0).train()
+def test_evaluation_does_not_change_the_codebook() -> None:
+    q, unchanged = quantizer(restart_every_steps=0).train(), quantizer(restart_every_steps=0).train()
     q.eval()(random(1, 9, 4) + 5, torch.ones(1, 9, dtype=torch.bool))
-    assert q.update() == still.update()
-    assert torch.equal(q.codebook, still.codebook)
+    assert q.update() == unchanged.update()
+    assert torch.equal(q.codebook, unchanged.codebook)
 
 
-def with_codes_at(places: list[float], **settings: float) -> VectorQuantizer:
-    q = quantizer(len(places), 1, **settings).train()
-    q.codebook.copy_(torch.tensor(places)[:, None])
+def with_codes_at(values: list[float], **settings: float) -> VectorQuantizer:
+    q = quantizer(len(values), 1, **settings).train()
+    q.codebook.copy_(torch.tensor(values)[:, None])
     q.ema_sum.copy_(q.codebook)
     return q
 
 
 @pytest.mark.parametrize("every", [1, 3, 10, 100])
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.99, 0.999])
-def test_by_the_papers_rule_a_code_never_used_restarts_and_one_used_once_does_not(every: int, decay: float) -> None:
+def test_the_rule_of_the_paper_restarts_a_code_never_used_but_not_one_used_once(every: int, decay: float) -> None:
     q = with_codes_at([0.0, 100.0, 1000.0], decay=decay, restart_every_steps=every)
     for i in range(every):
         assert not q.num_restarts
@@ -165,11 +165,11 @@ def test_by_the_papers_rule_a_code_never_used_restarts_and_one_used_once_does_no
     assert q.ema_sum[1] / q.ema_count[1] == pytest.approx(100.0, rel=1e-3)
 
 
-def test_by_share_codes_that_are_rarely_but_evenly_used_stay() -> None:
-    """One vector a step over eight codes: by the paper's rule a code that is used evenly restarts all the same."""
+def test_restart_fraction_keeps_codes_that_are_rarely_but_evenly_used() -> None:
+    """With one vector per step and eight codes, the rule of the paper restarts codes that are used evenly."""
     restarts = []
-    for share in (None, 0.3):
-        q = with_codes_at([10.0 * i for i in range(8)], decay=0.9, restart_every_steps=20, restart_share=share)
+    for fraction in (None, 0.3):
+        q = with_codes_at([10.0 * i for i in range(8)], decay=0.9, restart_every_steps=20, restart_fraction=fraction)
         for i in range(80):
             used = step(q, torch.tensor([[[10.0 * (i % 8)]]]))
         restarts.append(used.restarts)
@@ -177,8 +177,8 @@ def test_by_share_codes_that_are_rarely_but_evenly_used_stay() -> None:
     assert restarts[1] == 0
 
 
-def test_by_share_a_code_out_of_use_restarts_as_an_average_one() -> None:
-    q = with_codes_at([0.0, 1.0, 1000.0], decay=0.9, restart_every_steps=30, restart_share=0.3)
+def test_restart_fraction_restarts_an_unused_code_with_the_mean_count() -> None:
+    q = with_codes_at([0.0, 1.0, 1000.0], decay=0.9, restart_every_steps=30, restart_fraction=0.3)
     for _ in range(30):
         used = step(q, torch.tensor([[[0.0], [0.0], [1.0], [1.0]]]))
     assert used.restarts == 1
@@ -186,7 +186,7 @@ def test_by_share_a_code_out_of_use_restarts_as_an_average_one() -> None:
     assert 0 <= q.codebook[2] <= 1
 
 
-def test_with_few_frames_the_least_used_codes_restart_first_and_no_two_alike() -> None:
+def test_with_few_frames_the_least_used_codes_restart_first_from_different_frames() -> None:
     q = with_codes_at([0.0, 100.0, 200.0, 300.0, 400.0], decay=0.9, restart_every_steps=1)
     q.ema_count.copy_(torch.tensor([5.0, 0.3, 0.1, 0.4, 0.2]))
     q.ema_sum.copy_(q.ema_count[:, None] * q.codebook)
@@ -195,9 +195,9 @@ def test_with_few_frames_the_least_used_codes_restart_first_and_no_two_alike() -
     assert sorted(q.codebook[[2, 4], 0].tolist()) == pytest.approx([1.0, 3.0], rel=1e-3)
 
 
-def test_a_restarted_code_is_alive_one_step_later() -> None:
+def test_a_restarted_code_is_used_one_step_later() -> None:
     q = quantizer(num_codes=4, width=2, decay=0.5, restart_every_steps=3).train()
-    q.codebook[3] = 1000.0  # nothing is ever near it
+    q.codebook[3] = 1000.0  # no hidden state is near it
     q.ema_sum[3] = 1000.0
     x = random(1, 32, 2, seed=3)
     for _ in range(12):
@@ -205,16 +205,16 @@ def test_a_restarted_code_is_alive_one_step_later() -> None:
     assert int(q.num_restarts) >= 1
     assert q.codebook[3].abs().max() < 10
     step(q, x)
-    assert health(torch.bincount(q.nearest(x).flatten(), minlength=4)).codes_used == 4
+    assert usage_of(torch.bincount(q.encode(x).flatten(), minlength=4)).codes_used == 4
 
 
-@pytest.mark.parametrize("share", [None, 0.2])
-def test_restarts_are_the_same_after_a_resume(share: float | None) -> None:
+@pytest.mark.parametrize("fraction", [None, 0.2])
+def test_restarts_are_the_same_after_a_resume(fraction: float | None) -> None:
     x = random(20, 1, 32, 2, seed=3)
 
     def new() -> VectorQuantizer:
-        q = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3, restart_share=share).train()  # type: ignore[arg-type]
-        q.codebook[5:9] += 1000.0  # nothing is ever near them
+        q = quantizer(num_codes=16, width=2, decay=0.5, restart_every_steps=3, restart_fraction=fraction).train()  # type: ignore[arg-type]
+        q.codebook[5:9] += 1000.0  # no hidden state is near them
         return q
 
     whole, first, second = new(), new(), new()
@@ -229,55 +229,40 @@ def test_restarts_are_the_same_after_a_resume(share: float | None) -> None:
     assert torch.equal(whole.codebook, second.codebook)
 
 
-def test_k_means_is_nearer_to_what_it_starts_from_than_a_sample_of_it() -> None:
+def test_k_means_has_a_smaller_error_than_a_sample() -> None:
     vectors = random(400, 4)
     errors = {}
     for init in ("kmeans", "samples"):
         q = VectorQuantizer(QuantizerConfig(num_codes=20, init=init), 4)  # type: ignore[arg-type]
-        q.initialise(vectors, torch.Generator().manual_seed(1))
-        errors[init] = float((vectors - q.lookup(q.nearest(vectors))).square().mean())
+        q.initialize(vectors, torch.Generator().manual_seed(1))
+        errors[init] = float((vectors - q.decode(q.encode(vectors))).square().mean())
         assert len(q.codebook.unique(dim=0)) == 20
     sampled = (vectors[:, None] == q.codebook).all(-1)
     assert sampled.sum(0).tolist() == [1] * 20
     assert errors["kmeans"] < 0.9 * errors["samples"]
 
 
-def test_health_of_even_use_is_the_whole_codebook() -> None:
-    even, one = health(torch.full((16,), 5)), health(torch.tensor([7] + [0] * 15))
-    assert (even.codes_used, round(even.perplexity, 6), round(even.bits, 6)) == (16, 16.0, 4.0)
-    assert (one.codes_used, one.perplexity, one.bits) == (1, 1.0, 0.0)
-
-
-@given(counts=st.lists(st.integers(0, 1000), min_size=1, max_size=50))
-def test_perplexity_is_between_one_and_the_codes_used(counts: list[int]) -> None:
-    found = health(torch.tensor(counts))
-    assert found.codes_used == sum(c > 0 for c in counts)
-    assert found.codes_used_share == found.codes_used / len(counts)
-    assert 1 - 1e-9 <= found.perplexity <= max(1, found.codes_used) + 1e-6
-    assert found.bits == pytest.approx(math.log2(found.perplexity))
-
-
 STEPS = 7
 
 
-def of_this_rank(x: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Codebooks after steps on this process's share: without restarts, with them, and k-means."""
-    mine = x[:, distributed.share()]
+def train_on_this_rank(x: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Codebooks after steps on a part of the data: without restarts, with restarts, and by k-means."""
+    mine = x[:, distributed.rank_slice()]
     out = {}
     for name, every in (("moved", 0), ("restarted", 3)):
         q = quantizer(num_codes=16, decay=0.6, restart_every_steps=every).train()
         q.load_state_dict(state)
         used = [step(q, batch) for batch in mine][-1]
         out[name], out[f"{name} count"], out[f"{name} used"] = q.codebook, q.ema_count, used
-    q.initialise(mine.flatten(0, 2), torch.Generator().manual_seed(3))
+    q.initialize(mine.flatten(0, 2), torch.Generator().manual_seed(3))
     return {**out, "k-means": q.codebook}
 
 
-def test_two_processes_with_halves_of_a_batch_are_one_with_all_of_it(tmp_path: Path) -> None:
+def test_two_processes_with_halves_of_a_batch_equal_one_with_the_whole(tmp_path: Path) -> None:
     x = random(STEPS, 5, 6, 4, seed=7)
     state = quantizer(num_codes=16).state_dict()
-    first, second = in_ranks(of_this_rank, tmp_path, x, state)
-    alone = of_this_rank(x, state)
+    first, second = in_ranks(train_on_this_rank, tmp_path, x, state)
+    alone = train_on_this_rank(x, state)
     for name, value in first.items():
         assert torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name], name
     for name in ("moved", "moved count"):
@@ -293,40 +278,11 @@ def test_two_processes_with_halves_of_a_batch_are_one_with_all_of_it(tmp_path: P
     [
         ({"kind": "fsq"}, "levels are"),
         ({"kind": "fsq", "levels": (8, 2)}, "3 or more"),
-        ({"kind": "fsq", "levels": (8, 5), "num_codes": 512}, "levels make 40"),
-        ({"levels": (8, 5)}, "kind is vq"),
+        ({"kind": "fsq", "levels": (8, 5), "num_codes": 512}, "levels give 40 codes: remove num_codes"),
+        ({"levels": (8, 5)}, 'kind is "vq"'),
         ({"num_codes": 70_000}, "2 to 65536"),
     ],
 )
-def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:
+def test_contradicting_settings_are_rejected(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         QuantizerConfig(**change)  # type: ignore[arg-type]
-
-
-def counts(num_codes: int, **used: list[int]) -> torch.Tensor:
-    given = torch.zeros(num_codes, dtype=torch.long)
-    values = used["of"]
-    given[: len(values)] = torch.tensor(values)
-    return given
-
-
-@pytest.mark.parametrize(
-    ("used", "message"),
-    [
-        (counts(512, of=[100] * 512), None),
-        (counts(16384, of=[1] * 300), None),  # little speech, a large codebook
-        (counts(512, of=[5_000] + [10] * 500), None),  # half of it silence
-        (counts(16, of=[100] * 4), None),  # a small codebook
-        (counts(512, of=[1000] * 40), "only 40 of 512 codes are in use, on 40000 tokens"),
-        (counts(16384, of=[300]), "only 1 of 16384 codes are in use, on 300 tokens"),
-        (counts(512, of=[500] * 10 + [5] * 500), "10 of 512 codes take 67% of the tokens"),
-    ],
-)
-def test_a_collapsed_codebook_is_told_with_its_remedy(used: torch.Tensor, message: str | None) -> None:
-    told = collapse(used)
-    if message is None:
-        assert told is None
-        return
-    assert message in (told or "")
-    for setting in ("restart_every_steps", "restart_share", "quantize_from_step", "train.lr"):
-        assert setting in (told or "")

@@ -1,7 +1,9 @@
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,29 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemReader
 
 from tests.ranks import in_ranks
-from tests.training.test_distributed import items, train_tower
-from tests.training.test_loop import CONFIG, data, loss, model
+from tests.training.models import (
+    CONFIG,
+    Parallel,
+    Tower,
+    all_equal,
+    data,
+    first_items,
+    loss,
+    model,
+    train_tower,
+    weights_of,
+)
 from weft.errors import UserError
 from weft.training import checkpoint, distributed
-from weft.training.guard import Guard
+from weft.training.guard import StepGuard
 from weft.training.loop import fit
 from weft.training.optimizers import Optimizers
 
 full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 
 
-def trained(value: float) -> tuple[nn.Linear, Optimizers, Guard]:
-    """A model of one value everywhere, as are its optimizer's moments and the norms of its gradients."""
+def trained(value: float) -> tuple[nn.Linear, Optimizers, StepGuard]:
+    """Return a model with one value everywhere, an optimizer after a step with it, and a guard."""
     m = nn.Linear(3, 2)
     optimizer = Optimizers.of(m, CONFIG)
     for p in m.parameters():
@@ -31,9 +43,9 @@ def trained(value: float) -> tuple[nn.Linear, Optimizers, Guard]:
     optimizer.step()
     nn.init.constant_(m.weight, value)
     nn.init.constant_(m.bias, value)
-    guard = Guard(CONFIG)
+    guard = StepGuard(CONFIG)
     if value:
-        guard.takes(0, value, "")
+        guard.should_step(0, value, "")
     return m, optimizer, guard
 
 
@@ -46,19 +58,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_was_saved_is_restored(tmp_path: Path) -> None:
+def test_a_restored_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
     save(tmp_path, 3)
     m, optimizer, guard = trained(0.0)
     assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
-    saved, of_saved, guard_of_saved = trained(3.0)
+    saved, saved_optimizer, saved_guard = trained(3.0)
     assert all(map(torch.equal, m.parameters(), saved.parameters()))
-    assert torch.equal(guard.state()["norms"], guard_of_saved.state()["norms"])
-    expected, found = of_saved.state(saved), optimizer.state(m)
+    assert torch.equal(guard.state_dict()["norms"], saved_guard.state_dict()["norms"])
+    expected, found = saved_optimizer.state_dict(saved), optimizer.state_dict(m)
     assert sorted(found) == sorted(f"{p}.{s}" for p in ("weight", "bias") for s in ("step", "exp_avg", "exp_avg_sq"))
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_the_newest_are_kept_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_and_incomplete_ones_removed(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
     assert checkpoint.restore(tmp_path, *trained(0.0)) == 0
     save(tmp_path, 3, 6, 9)
@@ -69,7 +81,7 @@ def test_the_newest_are_kept_and_what_a_killed_one_left_is_removed(tmp_path: Pat
     assert names(tmp_path) == ["step-00000006", "step-00000009"]
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
@@ -77,9 +89,9 @@ def overwrite(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize("damage", [cut, overwrite, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, overwrite, Path.unlink])
 @pytest.mark.parametrize("file", [".metadata", "__0_0.distcp"])
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_restored(
     file: str, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 3, 6)
@@ -87,28 +99,28 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     m, optimizer, guard = trained(0.0)
     assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
     assert (m.weight == 3).all()
-    told = capsys.readouterr().err
-    assert "step-00000006 is damaged" in told
-    assert "going on from the one before" in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "step-00000006 is damaged" in message
+    assert "using the previous checkpoint" in message
+    assert message.count("\n") == 1
     save(tmp_path, 6)
     assert names(tmp_path) == ["step-00000003", "step-00000006", "step-00000006.damaged"]
     damage(tmp_path / "step-00000006" / file)
     damage(tmp_path / "step-00000003" / file)
     m, optimizer, guard = trained(0.0)
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*: delete this folder to begin again"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*: delete it to start again"):
         checkpoint.restore(tmp_path, m, optimizer, guard)
     assert (m.weight == 0).all()
 
 
-def test_a_checkpoint_of_another_model_is_told_as_such(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    for other, why in (
-        (nn.Linear(3, 2, bias=False), "it holds model.bias"),
-        (nn.Linear(4, 2), "is .2, 3. in it, and .2, 4. here"),
+    for other, reason in (
+        (nn.Linear(3, 2, bias=False), "the model has no model.bias"),
+        (nn.Linear(4, 2), "model.weight has shape .2, 3., and the model's has .2, 4."),
     ):
-        with pytest.raises(UserError, match=why):
-            checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), Guard(CONFIG))
+        with pytest.raises(UserError, match=reason):
+            checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), StepGuard(CONFIG))
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
@@ -119,32 +131,32 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
             self.head.weight = self.embedding.weight
 
     m = Tied()
-    checkpoint.save(tmp_path, 1, m, Optimizers.of(m, CONFIG), Guard(CONFIG), keep=1)
+    checkpoint.save(tmp_path, 1, m, Optimizers.of(m, CONFIG), StepGuard(CONFIG), keep=1)
     assert list(FileSystemReader(tmp_path / "step-00000001").read_metadata().state_dict_metadata) == [
         "model.embedding.weight",
         "guard.norms",
         "guard.skipped_steps",
     ]
     other = Tied()
-    assert checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), Guard(CONFIG)) == 1
+    assert checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), StepGuard(CONFIG)) == 1
     assert torch.equal(other.head.weight, m.head.weight)
 
 
 @full_device
 @pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata.tmp"])
-def test_a_full_disk_is_told_as_such_and_leaves_the_older_checkpoint(file: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_older_checkpoint(file: str, tmp_path: Path) -> None:
     save(tmp_path, 3)
-    beside = tmp_path / "step-00000006.tmp"
-    beside.mkdir()
-    (beside / file).symlink_to("/dev/full")
+    temporary = tmp_path / "step-00000006.tmp"
+    temporary.mkdir()
+    (temporary / file).symlink_to("/dev/full")
     big = nn.Linear(512, 512)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, 6, big, Optimizers.of(big, CONFIG), Guard(CONFIG), 2)
+        checkpoint.save(tmp_path, 6, big, Optimizers.of(big, CONFIG), StepGuard(CONFIG), 2)
     assert names(tmp_path) == ["step-00000003"]
 
 
-def dying(instant: str) -> None:
-    """Be killed there in the second save."""
+def kill_in_the_second_save(moment: str) -> None:
+    """Replace a function by one that kills this process in its second call."""
     calls = []
 
     def kill(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,79 +168,134 @@ def dying(instant: str) -> None:
 
         return killing
 
-    if instant == "written":
+    if moment == "written":
         checkpoint._Writer.write_data = kill(checkpoint._Writer.write_data)  # type: ignore[method-assign]
-    elif instant == "all written":
+    elif moment == "all written":
         checkpoint._Writer.finish = kill(checkpoint._Writer.finish)  # type: ignore[method-assign]
-    elif instant == "renamed":
+    elif moment == "renamed":
         os.replace = kill(os.replace)
     else:
         checkpoint._remove = kill(checkpoint._remove)
 
 
-def train_to_the(instant: str, folder: Path, keep: int) -> list[torch.Tensor]:
-    if instant:
-        dying(instant)
+def train_and_kill(moment: str, folder: Path, keep: int) -> list[torch.Tensor]:
+    if moment:
+        kill_in_the_second_save(moment)
     m = model()
     fit(m, data, loss, replace(CONFIG, keep_checkpoints=keep, checkpoint_every_steps=2), folder, "test")
-    return [p.detach() for p in m.parameters()]
+    return weights_of(m)
 
 
-@pytest.mark.parametrize("instant", ["written", "all written", "renamed", "removed"])
-def test_a_run_killed_at_any_instant_of_a_save_continues_to_the_same_weights(instant: str, tmp_path: Path) -> None:
-    """With one checkpoint that is kept: the next is whole before it is removed."""
+@pytest.mark.parametrize("moment", ["written", "all written", "renamed", "removed"])
+def test_a_run_killed_at_any_moment_of_a_save_resumes_to_the_same_weights(moment: str, tmp_path: Path) -> None:
+    """With one checkpoint kept, the next is complete before the previous one is removed."""
     folder = tmp_path / "run"
-    assert in_ranks(train_to_the, tmp_path, instant, folder, 1, num=1) == [None]
+    assert in_ranks(train_and_kill, tmp_path, moment, folder, 1, num=1) == [None]
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest
-    assert newest.name == ("step-00000006" if instant == "removed" else "step-00000002")
-    resumed, whole = train_to_the("", folder, 1), train_to_the("", tmp_path / "whole", 1)
-    assert all(map(torch.equal, resumed, whole))
+    assert newest.name == ("step-00000006" if moment == "removed" else "step-00000002")
+    resumed, whole = train_and_kill("", folder, 1), train_and_kill("", tmp_path / "whole", 1)
+    assert all_equal(resumed, whole)
     assert names(folder / "checkpoints") == ["step-00000008"]
 
 
-def train_by_hand(folder: Path, way: str, fail_at: str) -> str:
-    """What was told of a run that fails in a save: "full" and "killed" in the second, "elsewhere" in the first."""
+def train_with_failing_save(folder: Path, kind: Parallel, failure: str) -> str:
+    """Return the error of a run: "full" and "killed" fail in the second save, "elsewhere" in the first."""
 
     def batch_at(step: int, part: slice) -> torch.Tensor | None:
-        if step == 5 and fail_at == "full" and distributed.rank() == 0:
+        if step == 5 and failure == "full" and distributed.rank() == 0:
             (folder / "checkpoints/step-00000006.tmp").mkdir()
             (folder / "checkpoints/step-00000006.tmp/__1_0.distcp").symlink_to("/dev/full")
-        return items(8)(step, part)
+        return first_items(8)(step, part)
 
-    if fail_at == "killed" and distributed.rank() == 1:
-        dying("written")
-    if fail_at == "elsewhere" and distributed.rank() == 1:
-        checkpoint._beside = lambda path: folder / "elsewhere" / path.name
+    if failure == "killed" and distributed.rank() == 1:
+        kill_in_the_second_save("written")
+    if failure == "elsewhere" and distributed.rank() == 1:
+        checkpoint._temporary = lambda path: folder / "elsewhere" / path.name
     try:
-        train_tower(folder, way, batch_at=batch_at)
+        train_tower(folder, kind, batch_at=batch_at)
     except (OSError, UserError) as e:
         return str(e)
     return ""
 
 
 @full_device
-def test_a_disk_that_is_full_for_one_process_ends_all(tmp_path: Path) -> None:
-    told = in_ranks(train_by_hand, tmp_path, tmp_path / "run", "shard", "full")
-    assert ["No space left" in line for line in told] == [True, True]
+def test_all_ranks_end_when_the_disk_of_one_is_full(tmp_path: Path) -> None:
+    messages = in_ranks(train_with_failing_save, tmp_path, tmp_path / "run", "fsdp", "full")
+    assert ["No space left" in message for message in messages] == [True, True]
     assert names(tmp_path / "run/checkpoints") == ["step-00000003"]
 
 
-def test_a_disk_that_only_one_process_sees_is_told_as_such(tmp_path: Path) -> None:
-    first, _ = in_ranks(train_by_hand, tmp_path, tmp_path / "run", "shard", "elsewhere")
-    assert "__1_0.distcp is missing: every process must see the folder that the first one writes to" in first
+def test_a_directory_that_only_one_rank_sees_is_reported(tmp_path: Path) -> None:
+    first, _ = in_ranks(train_with_failing_save, tmp_path, tmp_path / "run", "fsdp", "elsewhere")
+    assert "__1_0.distcp is missing: use an output directory that all processes share" in first
     assert names(tmp_path / "run/checkpoints") == []
 
 
-@pytest.mark.parametrize("way", ["replicate", "shard"])
-def test_a_process_that_dies_in_a_save_ends_all_and_the_rerun_continues(way: str, tmp_path: Path) -> None:
-    left, dead = in_ranks(train_by_hand, tmp_path, tmp_path / "run", way, "killed")
-    assert dead is None
-    assert "another process of this run has ended" in left
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_all_ranks_end_when_one_dies_in_a_save_and_the_run_resumes(kind: Parallel, tmp_path: Path) -> None:
+    message, killed = in_ranks(train_with_failing_save, tmp_path, tmp_path / "run", kind, "killed")
+    assert killed is None
+    assert "another process of this run has ended" in message
     newest = checkpoint.newest(tmp_path / "run/checkpoints")
     assert newest
     assert newest.name == "step-00000003"
-    resumed, again = in_ranks(train_tower, tmp_path, tmp_path / "run", way)
-    whole, _ = in_ranks(train_tower, tmp_path, tmp_path / "whole", way)
-    assert all(map(torch.equal, resumed.weights, whole.weights))
-    assert all(map(torch.equal, again.weights, whole.weights))
+    resumed, other = in_ranks(train_tower, tmp_path, tmp_path / "run", kind)
+    whole, _ = in_ranks(train_tower, tmp_path, tmp_path / "whole", kind)
+    assert all_equal(resumed.weights, whole.weights)
+    assert all_equal(other.weights, whole.weights)
+
+
+def train_tower_until(folder: Path, kind: Parallel, stopped_before: int) -> list[torch.Tensor]:
+    def batch_at(step: int, part: slice) -> torch.Tensor | None:
+        if step == stopped_before:
+            raise UserError("stop")
+        return first_items(8)(step, part)
+
+    if stopped_before < 0:
+        return train_tower(folder, kind, batch_at=batch_at).weights
+    with pytest.raises(UserError):
+        train_tower(folder, kind, batch_at=batch_at)
+    return []
+
+
+def test_any_number_of_ranks_can_resume_a_checkpoint_of_any_other_number(tmp_path: Path) -> None:
+    """And with DDP what FSDP has written, and the reverse."""
+    whole = train_tower(tmp_path / "whole", "ddp").weights
+    in_ranks(train_tower_until, tmp_path, tmp_path / "fsdp 2", "fsdp", 5)
+    in_ranks(train_tower_until, tmp_path, tmp_path / "ddp 2", "ddp", 5)
+    train_tower_until(tmp_path / "one", "ddp", 5)
+    contents = [
+        FileSystemReader(tmp_path / name / "checkpoints/step-00000003").read_metadata().state_dict_metadata
+        for name in ("one", "ddp 2", "fsdp 2")
+    ]
+    assert contents[0].keys() == contents[1].keys() == contents[2].keys()
+    shutil.copytree(tmp_path / "fsdp 2", tmp_path / "copy")
+    found = train_tower_until(tmp_path / "fsdp 2", "ddp", -1), train_tower_until(tmp_path / "ddp 2", "ddp", -1)
+    in_three = in_ranks(train_tower_until, tmp_path, tmp_path / "copy", "fsdp", -1, num=3)
+    in_two = in_ranks(train_tower_until, tmp_path, tmp_path / "one", "fsdp", -1)
+    for weights in (*found, *in_three, *in_two):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights, whole, strict=True))
+
+
+def restore_elsewhere(folder: Path) -> str:
+    """Restore in two ranks, of which one sees another directory."""
+    m = Tower()
+    if distributed.rank() == 1:
+        checkpoint._load = partial(load_elsewhere, checkpoint._load)  # type: ignore[assignment]
+    try:
+        checkpoint.restore(folder, m, Optimizers.of(m, CONFIG), StepGuard(CONFIG))
+    except UserError as e:
+        return str(e)
+    return ""
+
+
+def load_elsewhere(load: Any, path: Path, *others: Any) -> Any:
+    return load(path.with_name("elsewhere"), *others)
+
+
+def test_a_checkpoint_that_only_some_ranks_see_is_not_restored(tmp_path: Path) -> None:
+    m = Tower()
+    checkpoint.save(tmp_path, 3, m, Optimizers.of(m, CONFIG), StepGuard(CONFIG), keep=1)
+    for message in in_ranks(restore_elsewhere, tmp_path, tmp_path):
+        assert "all processes must see the directory that rank 0 writes to" in message

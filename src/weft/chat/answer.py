@@ -1,9 +1,9 @@
-"""An answer in the making: ids in, text and sound out, as soon as they exist.
+"""An answer while it is generated: ids in, text and audio out.
 
 answer = AnswerStream(bundle, seed=0)
-while not answer.rhythm.over:
-    reply = answer.take(next_id)               # an id that bundle.allowed(answer.rhythm) permits
-reply = answer.finish()                        # what the decoder still holds: the last sound is never lost
+while not answer.schedule.over:
+    reply = answer.push(next_id)               # an id that bundle.allowed(answer.schedule) permits
+reply = answer.finish()                        # the rest of the text, and the audio of the last block
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from weft.alternation import ChunkSchedule
 from weft.chat.bundle import Bundle
 from weft.records import Segment
-from weft.rhythm import Rhythm
 
-_HALF_A_CHARACTER = "\ufffd"
+_INCOMPLETE = "\ufffd"  # the text of an incomplete character
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A piece of an answer: new text, or new mono float32 samples (S,) at the decoder's rate, or neither."""
+    """A piece of an answer: new text, new mono float32 samples (S,) at the decoder's sample rate, or neither."""
 
     text: str = ""
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -32,62 +32,62 @@ class Reply:
 
 
 class AnswerStream:
-    """The state of one answer: its place in the rhythm, its text and codes so far, and its voice."""
+    """The state of one answer."""
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
-        self.rhythm = Rhythm()
+        self.schedule = ChunkSchedule()
         self.codes: list[int] = []
         self._bundle = bundle
         self._text_ids: list[int] = []
-        self._num_shown = 0  # characters of the text that replies have given
-        self._voice = bundle.decoder.stream(seed)
-        self._voice_finished = False
+        self._num_returned = 0  # characters of the text that replies have contained
+        self._decoder = bundle.decoder.stream(seed)
+        self._decoder_finished = False
 
     @property
     def text(self) -> str:
         """The text so far."""
         return str(self._bundle.vocab.tokenizer.decode(self._text_ids, clean_up_tokenization_spaces=False))
 
-    def take(self, drawn: int) -> Reply:
-        """Pass the next id, and get what it adds."""
-        part, ended = self.rhythm.part, drawn in self._bundle.ends(self.rhythm)
-        self.rhythm.advance(ended)
+    def push(self, next_id: int) -> Reply:
+        """Add the next id, and return what it adds to the answer."""
+        part, ended = self.schedule.modality, next_id in self._bundle.ends(self.schedule)
+        self.schedule.advance(ended)
         if ended:
             return Reply(samples=self._last_samples()) if part == "audio" else Reply()
         if part == "text":
-            self._text_ids.append(drawn)
+            self._text_ids.append(next_id)
             return Reply(text=self._new_text())
-        codes = self._bundle.vocab.ids_to_codes([drawn])
+        codes = self._bundle.vocab.ids_to_codes([next_id])
         self.codes.extend(codes.tolist())
-        return Reply(samples=self._voice.push(codes))
+        return Reply(samples=self._decoder.push(codes))
 
     def finish(self) -> Reply:
-        """What is left when no more ids follow, whether or not the answer is over."""
+        """Return the rest of the answer, which ends here even if it is not over."""
         return Reply(self._new_text(last=True), self._last_samples())
 
     def closing_ids(self) -> list[int]:
-        """The ids that end an answer which was cut off as `weave` would: a model goes on from nothing else."""
-        vocab, rhythm = self._bundle.vocab, self.rhythm
-        if rhythm.over or rhythm.silent or (rhythm.part == "text" and rhythm.alone):
+        """Return the ids that end an interrupted answer, as `interleave_chunks` would in training."""
+        vocab, schedule = self._bundle.vocab, self.schedule
+        if schedule.over or schedule.silent or (schedule.modality == "text" and schedule.alone):
             return []
-        if rhythm.part == "audio":
+        if schedule.modality == "audio":
             return [vocab.end_of_audio_id]
         return [vocab.begin_of_audio_id, vocab.end_of_audio_id]
 
     def segments(self) -> list[Segment]:
-        """What was written and what was said, as a dialogue document holds them."""
+        """Return the text and the speech so far as segments of a dialogue document."""
         text, speech = Segment.of_text(self.text, "assistant"), Segment.of_speech(self.codes, None, "assistant")
         return [*([text] if text.text else []), *([speech] if self.codes else [])]
 
     def _new_text(self, last: bool = False) -> str:
         text = self.text
-        if text.endswith(_HALF_A_CHARACTER) and not last:
+        if text.endswith(_INCOMPLETE) and not last:
             return ""
-        new, self._num_shown = text[self._num_shown :], len(text)
+        new, self._num_returned = text[self._num_returned :], len(text)
         return new
 
     def _last_samples(self) -> np.ndarray:
-        if self._voice_finished:
+        if self._decoder_finished:
             return np.zeros(0, np.float32)
-        self._voice_finished = True
-        return self._voice.finish()
+        self._decoder_finished = True
+        return self._decoder.finish()

@@ -1,71 +1,108 @@
-"""A bundle: the parts that make a model talk, in one folder, checked to belong together.
+"""A bundle: the models of a spoken chatbot in one directory, with tokenizer/, decoder/ and lm/.
 
-bundle = Bundle.load("runs/demo")               # tokenizer/, decoder/, lm/, and perhaps text_to_token/
+bundle = Bundle.from_pretrained("runs/demo")
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from weft.artifacts import read_bundle
+from weft import plan
+from weft.alternation import ChunkSchedule, Modality
+from weft.artifacts import read_bundle, require_parent
 from weft.decoder.decoder import SpeechDecoder
+from weft.device import default_device
 from weft.engine.generate import Engine
-from weft.lm.model import LanguageModel
-from weft.rhythm import Part, Rhythm
+from weft.lm.model import LanguageModel, save
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.vocab import SpeechVocab
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """What a conversation needs, loaded once and shared by all conversations; nothing in it changes."""
+    """The models of a chatbot, loaded once and shared by all conversations. A bundle does not change."""
 
     tokenizer: SpeechTokenizer
     decoder: SpeechDecoder
-    engine: Engine
-    vocab: SpeechVocab
+    lm: LanguageModel
 
     @classmethod
-    def load(cls, folder: str | Path) -> Bundle:
-        """Load a bundle, the language model onto a GPU where there is one.
+    def from_pretrained(cls, folder: str | Path) -> Bundle:
+        """Load a bundle, onto a GPU if there is one.
 
-        Raises UserError, before anything is loaded, for a part that is missing or made with another tokenizer.
+        Raises UserError, before anything is loaded, for a model that is missing or was made with another tokenizer.
+
+        Example:
+            >>> import weft
+            >>> bundle = weft.Bundle.from_pretrained("runs/demo")
+            >>> bundle.tokenizer.frame_rate_hz
+            12.5
+            >>> bundle.save_pretrained("runs/copy")
         """
         folder = Path(folder)
         read_bundle(folder, needed=("tokenizer", "decoder", "lm"))
-        lm = LanguageModel.load(folder / "lm")
-        lm.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-        parts = SpeechTokenizer.load(folder / "tokenizer"), SpeechDecoder.load(folder / "decoder")
-        return cls(*parts, Engine(lm.model), lm.vocab)
+        lm = LanguageModel.from_pretrained(folder / "lm", device=default_device())
+        tokenizer = SpeechTokenizer.from_pretrained(folder / "tokenizer")
+        return cls(tokenizer, SpeechDecoder.from_pretrained(folder / "decoder"), lm)
 
-    def ends(self, rhythm: Rhythm) -> frozenset[int]:
-        """The ids that say, at this place of an answer, that there is no more of the part's modality."""
-        if rhythm.part == "audio":
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save the models, which were loaded from artifacts, as new artifacts in `folder`.
+
+        Raises UserError if one of them exists there, and for a model that was made with another tokenizer.
+        """
+        folder, lm = Path(folder), self.lm
+        parts = {
+            "decoder": (self.decoder.manifest, self.decoder.write_files),
+            "lm": (lm.manifest, lambda draft: save(lm.model, lm.tokenizer, draft)),
+        }
+        for manifest, _ in parts.values():
+            require_parent(manifest, "tokenizer", self.tokenizer.manifest)
+        # transformers may add settings to the files of a loaded tokenizer, which changes its fingerprint.
+        tokenizer = self.tokenizer.save_pretrained(folder / "tokenizer")
+        for name, (manifest, write_files) in parts.items():
+            parents = {**manifest.parents, "tokenizer": tokenizer.fingerprint}
+            plan.save(folder / name, manifest.kind, write_files, replace(manifest, parents=parents))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Generation with the language model."""
+        return Engine(self.lm.model)
+
+    @property
+    def vocab(self) -> SpeechVocab:
+        """The vocabulary of the language model."""
+        return self.lm.vocab
+
+    def ends(self, schedule: ChunkSchedule) -> frozenset[int]:
+        """Return the ids that end the modality of the next id of an answer."""
+        if schedule.modality == "audio":
             return frozenset({self.vocab.end_of_audio_id})
-        if not rhythm.alone:
+        if not schedule.alone:
             return frozenset({self.vocab.begin_of_audio_id})
         return frozenset({self.vocab.eos_id, self.vocab.role_start_ids["user"]})
 
-    def allowed(self, rhythm: Rhythm) -> Tensor:
-        """Which ids (V,) may stand at this place of an answer: the part's own, and those that end it, save that audio
-        cannot end before it has begun."""
-        if rhythm.part == "audio" and rhythm.silent:
+    def allowed(self, schedule: ChunkSchedule) -> Tensor:
+        """Return a mask (V,) of the ids that may come next in an answer: ids of the modality, and those that end it.
+
+        Audio cannot end before it has begun.
+        """
+        if schedule.modality == "audio" and schedule.silent:
             return self._audio_mask
-        return self._allowed[rhythm.part, rhythm.alone]
+        return self._allowed[schedule.modality, schedule.alone]
 
     @cached_property
-    def _allowed(self) -> dict[tuple[Part, bool], Tensor]:
-        own: dict[Part, Tensor] = {"text": self._text_mask, "audio": self._audio_mask}
+    def _allowed(self) -> dict[tuple[Modality, bool], Tensor]:
+        own: dict[Modality, Tensor] = {"text": self._text_mask, "audio": self._audio_mask}
         masks = {}
         for part, mask in own.items():
             for alone in (False, True):
                 masks[part, alone] = mask.clone()
-                masks[part, alone][list(self.ends(Rhythm(part, alone)))] = True
+                masks[part, alone][list(self.ends(ChunkSchedule(part, alone)))] = True
         return masks
 
     @cached_property
@@ -74,7 +111,7 @@ class Bundle:
 
     @cached_property
     def _text_mask(self) -> Tensor:
-        """Every id that has a token which is neither audio nor special: embeddings often have spare rows."""
+        """A mask of the ids whose token is neither audio nor special. Embeddings often have unused rows."""
         mask = torch.zeros(self._num_rows, dtype=torch.bool)
         mask[list(self.vocab.tokenizer.get_vocab().values())] = True
         special = [i for i, token in self.vocab.tokenizer.added_tokens_decoder.items() if token.special]
@@ -83,4 +120,4 @@ class Bundle:
 
     @property
     def _num_rows(self) -> int:
-        return self.engine.model.get_output_embeddings().weight.shape[0]
+        return self.lm.model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr,return-value]

@@ -1,182 +1,161 @@
-"""Written dialogues become spoken ones, by a text-to-token model: what a language model learns conversation from.
+"""Spoken dialogues from written ones, synthesized by a text-to-token model.
 
     run(DialoguesConfig(source=(Path("dialogues.jsonl"),), text_to_token=Path("runs/t2t"), out=Path("runs/dialogues")))
 
-A dialogue is one line of JSON: {"id": ..., "turns": [{"role": "user", "text": ...}, {"role": "assistant", ...}]}. The
-user is heard, so a user's turn is speech; an answer is its text and its speech, which the vocabulary of a language
-model weaves (`weft.rhythm`); a system turn stays text. Only answers are trained on.
+A dialogue is one line of JSON: {"id": ..., "turns": [{"role": "user", "text": ...}, {"role": "assistant", ...}]}. A
+turn of the user becomes speech. An answer becomes text and speech, which alternate in the ids of a language model
+(`weft.alternation`). A system turn stays text. Only answers are trained on.
 
-Source: SpeechDialog-90K of arXiv 2411.17607, with the streaming answers of GLM-4-Voice (arXiv 2412.02612).
+Source: SpeechDialog-90K of the paper, with the streaming answers of GLM-4-Voice (arXiv 2412.02612).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import pyarrow as pa
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count, Natural, Share
+from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data import job
 from weft.data.corpus import TextCorpus
-from weft.data.formats import Piece, suffix_of, unpacked
-from weft.data.job import Report
-from weft.data.shards import tokenizer_of, write_documents
+from weft.data.datasets import tokenizer_parent, write_document_part
+from weft.data.formats import FileRange, suffix_of, unpacked
+from weft.data.job import JobConfig, Report
 from weft.errors import UserError
-from weft.interleave.interleave import Synthesizer, load_synthesizer
+from weft.interleave.interleave import load_synthesizer
 from weft.interleave.spans import hash64
-from weft.interleave.words import num_words
+from weft.plan import Draft, Plan, create
 from weft.records import ROLES, Document, Meta, Segment
+from weft.text.segment import num_words
+from weft.text_to_token.wer_filter import CodesSynthesizer
 
-_DIALOGUES_PER_TASK = 200  # some 600 turns: enough to batch, and little to lose to a kill
+_DIALOGUES_PER_TASK = 200  # about 600 turns: full batches, and little to repeat after a kill
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 @dataclass(frozen=True)
 class DialoguesConfig:
-    """What dialogues to speak, and with what."""
+    """Written dialogues, and the model and the voices of their speech."""
 
     source: tuple[str | Path, ...]
-    """Dialogues as JSON lines: .jsonl (.gz, .zst) files and folders of them."""
+    """Dialogues as JSON lines: .jsonl (.gz, .zst) files and directories of them."""
     text_to_token: Path
-    """Folder of the text-to-token model that speaks both sides."""
+    """Directory of the text-to-token model that synthesizes both roles."""
     out: Path
-    """Folder to write the documents to."""
+    """Output directory for the documents."""
     user: str | None = None
-    """Name of the user's voice, where the text-to-token model knows several; by default each dialogue draws one that is
-    not the assistant's, by the seed."""
+    """Speaker of the user, if the model has several; not set: another than the assistant's for each dialogue."""
     assistant: str | None = None
-    """Name of the assistant's voice, where the model knows several; by default the one it heard most of."""
-    seed: Natural = 0
-    """Seed of the speech, and of the users' voices."""
-    tasks: Count | None = None
-    """Parts the work is cut into, each redone from its start after a kill; by default one for 200 dialogues."""
-    workers: Count = 1
-    """Processes, each with its own copy of the model; with 1, all happens in this one."""
-    max_bad_share: Share = 0.01
-    """Share of unreadable dialogues above which the job fails."""
-    licence: str | None = None
-    """Licence of the dialogues, which the notes of all that is made of it will tell."""
+    """Speaker of the assistant, if the model has several; not set: the one with most training data."""
+    seed: NonNegativeInt = 0
+    """Seed of the speech and of the users' voices."""
+    tasks: PositiveInt | None = None
+    """Number of tasks, each repeated from its start after a kill; not set: one per 200 dialogues."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
+    licence: Annotated[str | None, NOT_IN_PLAN] = None
+    """Licence of the dialogues, passed on to the notes of everything made from them."""
 
 
-def run(config: DialoguesConfig, load: Callable[[Path], Synthesizer] = load_synthesizer) -> Manifest:
-    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load_synthesizer) -> Manifest:
+    """Create the artifact `config.out`.
 
-    A dialogue ends before the first exchange that the model cannot say, and is left out when that leaves no answer;
-    both are counted. Raises UserError for sources without dialogues or with too many bad ones, and for voices that the
-    model does not know.
+    A dialogue ends before the first exchange that the model cannot synthesize, and is left out if no answer remains;
+    both are counted. Raises UserError for sources without dialogues or with too many bad ones, and for unknown voices.
     """
-    speaker = artifacts.read(config.text_to_token, "text_to_token")
-    parents = {"text_to_token": speaker, **tokenizer_of({"text_to_token": speaker})}
+    model = artifacts.read(config.text_to_token, "text_to_token")
+    parents = {"text_to_token": model, **tokenizer_parent({"text_to_token": model})}
     corpus = TextCorpus.of(*config.source)
     num_lines = sum(1 for _ in _lines(corpus))
     if not num_lines:
-        raise UserError(f"{', '.join(map(str, config.source))}: every line is blank, and each is to be a dialogue")
+        raise UserError(f"{', '.join(map(str, config.source))} has only blank lines: write one dialogue per line")
     tasks = config.tasks or job.tasks_for(num_lines, _DIALOGUES_PER_TASK)
-    settings = {"source": corpus.identity, "dialogues": num_lines, "seed": config.seed, "tasks": tasks}
-    settings |= {role: name for role, name in (("user", config.user), ("assistant", config.assistant)) if name}
-    if artifacts.is_made(config.out, "documents", settings, parents):
-        return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
-        work = _Speak(config, corpus, num_lines, draft.folder, tasks, load)
-        report = job.run(work, draft.folder, tasks, config.workers, "dialogues", config.max_bad_share)
-        draft.counts.update(_summary(report))
-    return artifacts.read(config.out)
+
+    def write(draft: Draft) -> None:
+        work = _SpeakDialogues(config, corpus, num_lines, draft.folder, tasks, load)
+        draft.counts.update(_summary(job.run(work, draft.folder, tasks, config.job, "dialogues")))
+
+    plan = Plan.of("documents", config, parents, source=corpus.identity, dialogues=num_lines, tasks=tasks)
+    return create(config.out, plan, write, config.licence)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of a file of dialogues; `number` counts from 1."""
-
-    file: Piece
-    number: int
-    content: bytes
-
-    @property
-    def where(self) -> str:
-        return f"{self.file.path} line {self.number}"
-
-
-def _lines(corpus: TextCorpus) -> Iterator[_Line]:
-    """Every line that is not blank."""
+def _lines(corpus: TextCorpus) -> Iterator[tuple[FileRange, int, bytes]]:
+    """Yield the lines that are not blank, with their file and number (1 for the first)."""
     for file in corpus.files:
         if suffix_of(file.path) not in _SUFFIXES:
-            raise UserError(f"{file.path} is no file of dialogues: give JSON lines, as {', '.join(_SUFFIXES)}")
+            raise UserError(f"{file.path} is not a file of dialogues: give JSON lines ({', '.join(_SUFFIXES)})")
         try:
             with file.open() as f, unpacked(f, file.path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line := line.removeprefix(b"\xef\xbb\xbf").strip():
-                        yield _Line(file, number, line)
+                        yield file, number, line
         except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{file.path} cannot be read ({str(e).splitlines()[0]}): is it whole?") from e
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A dialogue not yet spoken: all its turns are text segments."""
-
-    id: str
-    turns: tuple[Segment, ...]
+            raise UserError(f"{file.path} cannot be read ({str(e).splitlines()[0]}): copy it again") from e
 
 
 @dataclass
-class _Speak:
-    """The work of a task: read its share of the dialogues, speak them in one batch, write one part."""
+class _SpeakDialogues:
+    """A task: read a range of the dialogues, synthesize them in one batch, and write one part."""
 
     config: DialoguesConfig
     corpus: TextCorpus
     num_lines: int
     folder: Path
     num_tasks: int
-    load: Callable[[Path], Synthesizer]
+    load: Callable[[Path], CodesSynthesizer]
 
     @cached_property
-    def synthesizer(self) -> Synthesizer:
+    def synthesizer(self) -> CodesSynthesizer:
         return self.load(self.config.text_to_token)
 
     def __call__(self, task: int) -> Report:
         report = Report()
-        written = list(self._read(task, report))
-        write_documents(self.folder, task, self._documents(written, report.counts))
+        dialogues = list(self._read(task, report))
+        write_document_part(self.folder, task, self._documents(dialogues, report.counts))
         return report
 
-    def _read(self, task: int, report: Report) -> Iterator[_Written]:
-        mine = job.share(self.num_lines, task, self.num_tasks)
-        for line in islice(_lines(self.corpus), mine.start, mine.stop):
+    def _read(self, task: int, report: Report) -> Iterator[Document]:
+        """Yield written dialogues, whose turns are text segments."""
+        indices = job.task_range(self.num_lines, task, self.num_tasks)
+        for file, number, line in islice(_lines(self.corpus), indices.start, indices.stop):
             try:
-                written = _parse(line)
+                dialogue = _parse(line, f"{file.name}:{number}")
             except ValueError as e:
-                report.skipped.add(line.where, str(e))
+                report.skipped.add(f"{file.path} line {number}", str(e))
                 continue
             report.skipped.num_good += 1
-            yield written
+            yield dialogue
 
-    def _documents(self, written: Sequence[_Written], counts: Counter[str]) -> Iterator[Document]:
-        said = [(d.id, i, turn) for d in written for i, turn in _said(d)]
-        texts = [" ".join((turn.text or "").split()) for _, _, turn in said]
-        seeds = [hash64(self.config.seed, name, i) for name, i, _ in said]
-        voices = {d.id: self._voices(d.id) for d in written}
-        speakers = [voices[name][turn.role or "user"] for name, _, turn in said if voices[name]] or None
-        codes = iter(self.synthesizer.speak(texts, seeds, speakers) if said else ())
-        for dialogue in written:
-            speech = {i: next(codes) for i, _ in _said(dialogue)}
-            kept = _before_silence(dialogue.turns, speech)
-            if len(kept) < len(dialogue.turns):
+    def _documents(self, dialogues: Sequence[Document], counts: Counter[str]) -> Iterator[Document]:
+        turns = [(d.id, i, turn) for d in dialogues for i, turn in _spoken_turns(d.segments)]
+        texts = [" ".join((turn.text or "").split()) for _, _, turn in turns]
+        seeds = [hash64(self.config.seed, name, i) for name, i, _ in turns]
+        voices = {d.id: self._voices(d.id) for d in dialogues}
+        speakers = [voices[name][turn.role or "user"] for name, _, turn in turns if voices[name]] or None
+        codes = iter(self.synthesizer.synthesize(texts, seeds, speakers) if turns else ())
+        for dialogue in dialogues:
+            speech = {i: next(codes) for i, _ in _spoken_turns(dialogue.segments)}
+            kept = _before_failure(dialogue.segments, speech)
+            if len(kept) < len(dialogue.segments):
                 counts["shortened_documents" if kept else "rejected_documents"] += 1
             if kept:
-                made = _document(replace(dialogue, turns=kept), speech, self.synthesizer.frame_rate_hz, counts)
-                yield replace(made, meta=replace(made.meta, speaker=voices[dialogue.id].get("user")))
+                spoken = {i: speech[i] or () for i, _ in _spoken_turns(kept)}
+                words, num_codes = sum(num_words(t.text or "") for t in kept), sum(map(len, spoken.values()))
+                counts.update({"documents": 1, "turns": len(spoken), "words": words, "speech_codes": num_codes})
+                seconds = num_codes / self.synthesizer.frame_rate_hz
+                meta = Meta(words=words, seconds=seconds, speaker=voices[dialogue.id].get("user"))
+                yield Document(dialogue.id, "dialogue", _segments(kept, spoken), meta)
 
     def _voices(self, name: str) -> dict[str, str]:
-        """Who speaks for each role of a dialogue, by its id; nobody where the model knows no voice by name."""
+        """Return the voice of each role of a dialogue; empty for a model without named voices."""
         config, known = self.config, self.synthesizer.speakers
         assistant = config.assistant or next(iter(known), config.user)
         if assistant is None:
@@ -185,29 +164,33 @@ class _Speak:
         return {"assistant": assistant, "user": users[hash64(config.seed, name, "user") % len(users)]}
 
 
-def _before_silence(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[int] | None]) -> tuple[Segment, ...]:
-    """All turns, or where one could not be said, those up to the last answer before it; none without an answer."""
-    silent = next((i for i, codes in speech.items() if not codes), len(turns))
-    if silent == len(turns):
+def _spoken_turns(turns: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
+    """Yield the turns that are spoken, with their indices."""
+    return ((i, turn) for i, turn in enumerate(turns) if turn.role != "system")
+
+
+def _before_failure(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[int] | None]) -> tuple[Segment, ...]:
+    """Return all turns or, if one could not be synthesized, those up to the last answer before it."""
+    failed = next((i for i, codes in speech.items() if not codes), len(turns))
+    if failed == len(turns):
         return turns
-    answers = [i for i in range(silent) if turns[i].role == "assistant"]
+    answers = [i for i in range(failed) if turns[i].role == "assistant"]
     return turns[: answers[-1] + 1] if answers else ()
 
 
-def _parse(line: _Line) -> _Written:
-    """The dialogue of a line of JSON. Raises ValueError, which says what is wrong with it."""
-    row = orjson.loads(line.content)
+def _parse(line: bytes, default_id: str) -> Document:
+    """Parse a line of JSON. Raises ValueError, with the reason, for one that is not a dialogue."""
+    row = orjson.loads(line)
     turns = row.get("turns") if isinstance(row, Mapping) else None
     if not isinstance(turns, list):
-        raise ValueError("no list of `turns`")
+        raise ValueError("it has no list of `turns`")
     segments = tuple(_turn(turn, number) for number, turn in enumerate(turns, 1))
     roles = [segment.role for segment in segments]
     if "assistant" not in roles:
-        raise ValueError("the assistant has no turn")
+        raise ValueError("it has no turn of the assistant")
     if repeated := [role for role, following in pairwise(roles) if role == following]:
-        raise ValueError(f"two turns of {repeated[0]} follow one another: make them one")
-    name = row.get("id")
-    return _Written(f"{line.file.name}:{line.number}" if name is None else str(name), segments)
+        raise ValueError(f"it has two consecutive turns of {repeated[0]}: merge them")
+    return Document(default_id if row.get("id") is None else str(row["id"]), "dialogue", segments)
 
 
 def _turn(turn: Any, number: int) -> Segment:
@@ -219,35 +202,25 @@ def _turn(turn: Any, number: int) -> Segment:
     return Segment.of_text(text.strip(), role, loss=role == "assistant")
 
 
-def _said(dialogue: _Written) -> Iterator[tuple[int, Segment]]:
-    """The turns that are spoken, with their places."""
-    return ((i, turn) for i, turn in enumerate(dialogue.turns) if turn.role != "system")
-
-
-def _document(
-    dialogue: _Written, speech: Mapping[int, Sequence[int] | None], frame_rate_hz: float, counts: Counter[str]
-) -> Document:
-    """The document of a dialogue with the codes of its spoken turns. An answer's text is said once, as text."""
-    codes = {i: speech[i] or () for i, _ in _said(dialogue)}
+def _segments(turns: Iterable[Segment], codes: Mapping[int, Sequence[int]]) -> tuple[Segment, ...]:
+    """Return turns with the codes of those that are spoken. The text of an answer occurs once."""
     segments: list[Segment] = []
-    for i, turn in enumerate(dialogue.turns):
+    for i, turn in enumerate(turns):
         if turn.role == "user":
             segments.append(Segment.of_speech(codes[i], turn.text, "user", loss=False))
         else:
             segments.append(turn)
         if turn.role == "assistant":
             segments.append(Segment.of_speech(codes[i], None, "assistant"))
-    words, num_codes = sum(num_words(t.text or "") for t in dialogue.turns), sum(map(len, codes.values()))
-    counts.update({"documents": 1, "turns": len(codes), "words": words, "speech_codes": num_codes})
-    return Document(dialogue.id, "dialogue", tuple(segments), Meta(None, words, num_codes / frame_rate_hz))
+    return tuple(segments)
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    """The counts of the manifest; `tokens_per_sec` is a worker's speed in speech codes."""
+    """Return the counts of the manifest; `tokens_per_sec` is the speed of a worker in speech codes."""
     counts = report.counts
     if not counts["documents"]:
         raise UserError(
-            f"no dialogue could be spoken ({counts['rejected_documents']} have no exchange that the model can say): "
+            f"no dialogue could be synthesized ({counts['rejected_documents']} have no exchange that succeeded): "
             "give other dialogues, or train the text-to-token model longer"
         )
     names = ("documents", "turns", "words", "speech_codes", "shortened_documents", "rejected_documents")

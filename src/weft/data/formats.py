@@ -1,10 +1,10 @@
-"""Text files as documents: .txt, .jsonl (also .gz and .zst, and as .json.gz and .json.zst), .parquet, .arrow.
+"""Readers of text files: .txt, .jsonl (also .gz and .zst, and as .json.gz and .json.zst), .parquet, .arrow.
 
-    for document in read(Piece(path, name, start_byte, stop_byte, size_bytes), skipped): ...
+    for document in read(FileRange(path, name, start_byte, stop_byte, size_bytes), skipped): ...
 
-Every format follows one rule, so that pieces that tile a file give each document once, whatever the cuts: a document
-belongs to the piece in which it begins. A compressed file begins at its first byte and cannot be cut. What of a file
-cannot be read is skipped: a damaged row group of Parquet, or all that follows damage in other formats.
+A document belongs to the byte range in which it begins, so that ranges that cover a file yield each document once.
+A compressed file begins at its first byte. Of a damaged file, only the damaged row groups (Parquet) or everything after
+the damage (other formats) are skipped.
 """
 
 from __future__ import annotations
@@ -21,77 +21,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weft.data.files import is_url, open_file
 from weft.data.skipped import Skipped
+from weft.data.storage import is_url, open_file
 from weft.errors import UserError
 
-TXT_DOCUMENT_BYTES = 4096  # some 700 English words
-_ROWS_AT_ONCE = 1000
+TXT_DOCUMENT_BYTES = 4096  # about 700 English words
+_TABLE_ROWS = 1000
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class TextDocument:
-    """One text of a corpus. `id` is the corpus's own, or names the file and the place in it."""
-
-    id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Bytes [start, stop) of the `size_bytes` of a file, an absolute path or a URL; `name` tells files apart in ids."""
-
-    path: str
-    name: str
-    start: int
-    stop: int
-    size_bytes: int
-
-    def rows(self, num_rows: int) -> range:
-        """Which of the file's `num_rows` rows are this piece's, row i beginning at byte i * size_bytes // num_rows."""
-        return range(-(-self.start * num_rows // self.size_bytes), -(-self.stop * num_rows // self.size_bytes))
-
-    def open(self) -> BinaryIO:
-        return open_file(self.path, self.size_bytes)
-
-
-Reader = Callable[[Piece, Skipped], Iterator[TextDocument]]
-
-
-def read(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """The documents that begin in `piece`, exact but for outer white space; bad ones go to `skipped`.
-
-    Raises UserError for a file that is not there or may not be read, and for a table without a column `text`.
-    """
-    try:
-        yield from _READERS[suffix_of(piece.path) or ""](piece, skipped)
-    except (OSError, pa.ArrowException) as e:
-        if not _is_damage(e):
-            raise UserError(f"{piece.path} cannot be read ({_reason(e)}): see that it is there, and run again") from e
-        if piece.start == 0:  # every piece of the file meets it
-            skipped.add(piece.path, f"cannot be read to its end: {_reason(e)}")
-
-
-def suffix_of(path: str) -> str | None:
-    """The format of a text file, by its name; None for other files."""
-    return next((suffix for suffix in _READERS if path.lower().endswith(suffix)), None)
-
-
-def _is_damage(e: Exception) -> bool:
-    """Whether an error is of what a file holds, and not of the disk, the network or memory, which may pass."""
-    return not isinstance(e, MemoryError) and (not isinstance(e, OSError) or e.errno is None)
-
-
-def _reason(e: Exception) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0]
-
-
-# Where a .txt is cut: after the first blank line past each even mark, or failing one before the next mark, after the
-# first line end, sentence or word, or (last) before any whole character.
-_CUTS = [
-    re.compile(p)
-    for p in (
+# Places to split a .txt after an even boundary, in this order: a blank line, or before the next boundary the first end
+# of a line, a sentence or a word, or the first character.
+_SPLITS = [
+    re.compile(pattern)
+    for pattern in (
         rb"\n[ \t\r]*\n\s*",
         rb"\n\s*",
         rb"[.!?][\"')\]]*\s+|\xe3\x80\x82|\xef\xbc[\x81\x9f]",
@@ -101,54 +42,108 @@ _CUTS = [
 ]
 
 
-def _txt(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """A file is cut into documents of about TXT_DOCUMENT_BYTES, between paragraphs: a book gives hundreds."""
-    num = max(1, round(piece.size_bytes / TXT_DOCUMENT_BYTES))
-    mine = piece.rows(num)
+@dataclass(frozen=True, slots=True)
+class TextDocument:
+    """A text of a corpus. `id` is the corpus's, or the name of the file and the position in it."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes [start, stop) of a file of `size_bytes`. `path` is absolute or a URL; `name` identifies the file in ids."""
+
+    path: str
+    name: str
+    start: int
+    stop: int
+    size_bytes: int
+
+    def rows(self, num_rows: int) -> range:
+        """Return the rows that begin in this range, if row i of `num_rows` begins at byte i * size_bytes / num_rows."""
+        return range(-(-self.start * num_rows // self.size_bytes), -(-self.stop * num_rows // self.size_bytes))
+
+    def open(self) -> BinaryIO:
+        """Open the file at the first byte of the range."""
+        return open_file(self.path, self.size_bytes)
+
+
+def read(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    """Yield the documents that begin in `file`, without outer white space; bad ones are added to `skipped`.
+
+    Raises UserError for a file that cannot be read, and for a table without a column `text`.
+    """
+    try:
+        yield from _READERS[suffix_of(file.path) or ""](file, skipped)
+    except (OSError, pa.ArrowException) as e:
+        if not _is_damage(e):
+            raise UserError(f"{file.path} cannot be read ({_reason(e)}): check the file and run again") from e
+        if file.start == 0:  # every range of the file has the same error
+            skipped.add(file.path, f"cannot be read to its end: {_reason(e)}")
+
+
+def suffix_of(path: str) -> str | None:
+    """Return the suffix of a text file; None for other files."""
+    return next((suffix for suffix in _READERS if path.lower().endswith(suffix)), None)
+
+
+def _is_damage(e: Exception) -> bool:
+    """Whether an error is due to a file's contents, not to the disk, the network or memory."""
+    return not isinstance(e, MemoryError) and (not isinstance(e, OSError) or e.errno is None)
+
+
+def _reason(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]
+
+
+def _txt(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    """Split a file into documents of about TXT_DOCUMENT_BYTES, between paragraphs."""
+    num_chunks = max(1, round(file.size_bytes / TXT_DOCUMENT_BYTES))
+    rows = file.rows(num_chunks)
     document, start = b"", 0
-    with piece.open() as f:
-        f.seek(mine.start * piece.size_bytes // num)
-        for i in range(mine.start, mine.stop + 1):  # the head of the last stretch ends the last document
-            mark = i * piece.size_bytes // num
-            stretch = f.read((i + 1) * piece.size_bytes // num - mark) if i < num else b""
-            cut = _first_cut(stretch) if 0 < i < num else 0
-            if i > mine.start and ((whole := (document + stretch[:cut]).removeprefix(_BOM).strip()) or num == 1):
-                name = piece.name if num == 1 else f"{piece.name}:{i - 1}"
-                yield from _checked(name, whole, f"{piece.path} byte {start}", skipped)
-            document, start = stretch[cut:], mark + cut
+    with file.open() as f:
+        f.seek(rows.start * file.size_bytes // num_chunks)
+        for i in range(rows.start, rows.stop + 1):  # the last document ends in the chunk after the last
+            boundary = i * file.size_bytes // num_chunks
+            chunk = f.read((i + 1) * file.size_bytes // num_chunks - boundary) if i < num_chunks else b""
+            ends = (found.end() for pattern in _SPLITS if (found := pattern.search(chunk)))
+            split = next(ends, 0) if 0 < i < num_chunks else 0
+            if i > rows.start:
+                text = (document + chunk[:split]).removeprefix(_BOM).strip()
+                if text or num_chunks == 1:
+                    name = file.name if num_chunks == 1 else f"{file.name}:{i - 1}"
+                    yield from _checked(name, text, f"{file.path} byte {start}", skipped)
+            document, start = chunk[split:], boundary + split
 
 
-def _first_cut(stretch: bytes) -> int:
-    return next((found.end() for cut in _CUTS if (found := cut.search(stretch))), 0)
+def _jsonl(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    with file.open() as f:
+        if file.start:
+            f.seek(file.start - 1)
+            if not f.readline(file.stop - file.start).endswith(b"\n"):
+                return  # the range is inside one line
+        yield from _json_lines(f, f.tell(), file.stop, file, skipped)
 
 
-def _jsonl(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    with piece.open() as f:
-        if piece.start:
-            f.seek(piece.start - 1)
-            if not f.readline(piece.stop - piece.start).endswith(b"\n"):
-                return  # all of it is inside one line
-        yield from _json_lines(f, f.tell(), piece.stop, piece, skipped)
-
-
-def _packed_jsonl(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    if piece.start == 0:
-        with piece.open() as f, unpacked(f, piece.path) as lines:
-            yield from _json_lines(lines, 0, None, piece, skipped)
+def _compressed_jsonl(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    if file.start == 0:
+        with file.open() as f, unpacked(f, file.path) as lines:
+            yield from _json_lines(lines, 0, None, file, skipped)
 
 
 def unpacked(f: BinaryIO, path: str) -> BinaryIO:
-    """What a file holds, which is compressed where its name says so: .gz or .zst."""
+    """Return a file that decompresses `f` if the suffix of `path` is .gz or .zst, or `f`."""
     method = {".gz": "gzip", ".zst": "zstd"}.get(os.path.splitext(path.lower())[1])
     if method is None:
         return f
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(f, "r"), method))  # type: ignore[arg-type]
 
 
-def _json_lines(lines: Any, offset: int, stop: int | None, piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """Documents of the lines that begin before byte `stop`; `lines` stands at byte `offset`."""
+def _json_lines(lines: Any, offset: int, stop: int | None, file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    """Yield the documents of lines that begin before byte `stop`; the position of `lines` is `offset`."""
     while (stop is None or offset < stop) and (line := lines.readline()):
-        where, name = f"{piece.path} byte {offset}", f"{piece.name}:{offset}"
+        where, name = f"{file.path} byte {offset}", f"{file.name}:{offset}"
         offset += len(line)
         if not (line := line.removeprefix(_BOM).strip()):
             continue
@@ -161,93 +156,91 @@ def _json_lines(lines: Any, offset: int, stop: int | None, piece: Piece, skipped
         yield from _checked(_id(row.get("id"), name), row.get("text"), where, skipped)
 
 
-def _parquet(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    with piece.open() as f, pq.ParquetFile(f) as file:
-        names, about = _columns(file.schema_arrow, piece.path), file.metadata
-    rows, first = piece.rows(about.num_rows), 0
-    for group in range(about.num_row_groups):
-        stop = first + about.row_group(group).num_rows
-        mine = range(max(first, rows.start), min(stop, rows.stop))
-        if mine:
+def _parquet(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    with file.open() as f, pq.ParquetFile(f) as parquet:
+        columns, metadata = _columns(parquet.schema_arrow, file.path), parquet.metadata
+    rows, first = file.rows(metadata.num_rows), 0
+    for group in range(metadata.num_row_groups):
+        stop = first + metadata.row_group(group).num_rows
+        if own := range(max(first, rows.start), min(stop, rows.stop)):
             try:
-                table = _row_group(piece.path, piece.size_bytes, group, names)
+                table = _row_group(file.path, file.size_bytes, group, columns)
             except (OSError, pa.ArrowException) as e:
                 if not _is_damage(e):
                     raise
-                where = f"{piece.path} rows {mine.start} to {mine.stop - 1}"
-                skipped.add(where, f"their row group cannot be read: {_reason(e)}", len(mine))
+                where = f"{file.path} rows {own.start} to {own.stop - 1}"
+                skipped.add(where, f"their row group cannot be read: {_reason(e)}", len(own))
             else:
-                yield from _table(table, first, mine, piece, skipped)
+                yield from _table(table, first, own, file, skipped)
         first = stop
 
 
 @lru_cache(maxsize=1)
-def _row_group(path: str, size_bytes: int, group: int, names: tuple[str, ...]) -> pa.Table:
-    """A row group, kept for the pieces that follow: it can be many times longer than one."""
+def _row_group(path: str, size_bytes: int, group: int, columns: tuple[str, ...]) -> pa.Table:
+    """Read a row group. It is cached because it can be longer than several ranges."""
     with open_file(path, size_bytes) as f, pq.ParquetFile(f, page_checksum_verification=True) as file:
-        return file.read_row_group(group, names)
+        return file.read_row_group(group, columns)
 
 
-def _arrow(piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """What `datasets` saves to disk: an Arrow stream. At a URL it is not cut: each piece would fetch all of it."""
-    if is_url(piece.path):
-        if piece.start:
+def _arrow(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    """Read an Arrow stream, as saved by `datasets`. At a URL, the first range reads all of it."""
+    if is_url(file.path):
+        if file.start:
             return
-        piece = replace(piece, stop=piece.size_bytes)
-    with piece.open() if is_url(piece.path) else pa.memory_map(piece.path) as f:
+        file = replace(file, stop=file.size_bytes)
+    with file.open() if is_url(file.path) else pa.memory_map(file.path) as f:
         table = pa.ipc.open_stream(f).read_all()
-        names = _columns(table.schema, piece.path)
-        yield from _table(table.select(names), 0, piece.rows(len(table)), piece, skipped)
+        columns = _columns(table.schema, file.path)
+        yield from _table(table.select(columns), 0, file.rows(len(table)), file, skipped)
 
 
 def _columns(schema: pa.Schema, path: str) -> tuple[str, ...]:
     if "text" not in schema.names:
-        raise UserError(f"{path} has no column `text` (it has {', '.join(schema.names)}): rename the one that holds it")
+        raise UserError(f"{path} has no column `text` (it has {', '.join(schema.names)}): rename the column with texts")
     return tuple(name for name in ("id", "text") if name in schema.names)
 
 
-def _table(table: pa.Table, first: int, rows: range, piece: Piece, skipped: Skipped) -> Iterator[TextDocument]:
-    """Documents of the `rows` of a file, of which `table` begins with row `first`."""
-    for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
-        some = table.slice(start - first, min(_ROWS_AT_ONCE, rows.stop - start))
-        texts = _values(some["text"])
-        ids = _values(some["id"]) if "id" in some.schema.names else [None] * len(texts)
+def _table(table: pa.Table, first: int, rows: range, file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
+    """Yield the documents of `rows` of a file. The first row of `table` is row `first` of the file."""
+    for start in range(rows.start, rows.stop, _TABLE_ROWS):
+        part = table.slice(start - first, min(_TABLE_ROWS, rows.stop - start))
+        texts = _values(part["text"])
+        ids = _values(part["id"]) if "id" in part.schema.names else [None] * len(texts)
         for i, (name, text) in enumerate(zip(ids, texts, strict=True), start):
-            yield from _checked(_id(name, f"{piece.name}:{i}"), text, f"{piece.path} row {i}", skipped)
+            yield from _checked(_id(name, f"{file.name}:{i}"), text, f"{file.path} row {i}", skipped)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; strings as bytes, which may turn out to be none."""
+    """Return the values of a column; strings as bytes, because they may not be valid UTF-8."""
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     return (column.cast(pa.large_binary()) if is_text else column).to_pylist()
 
 
-def _id(name: Any, otherwise: str) -> str:
-    if isinstance(name, bytes):
-        return name.decode(errors="backslashreplace")
-    return otherwise if name is None else str(name)
+def _id(value: Any, default: str) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return default if value is None else str(value)
 
 
 def _checked(name: str, text: Any, where: str, skipped: Skipped) -> Iterator[TextDocument]:
+    """Yield the document if `text` is valid, or add it to `skipped`."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
     except UnicodeDecodeError as e:
         skipped.add(where, f"not UTF-8: {e.reason} at byte {e.start} of the document")
         return
-    if not isinstance(text, str) or not text.strip():
-        skipped.add(where, "no `text`" if text is None else "empty" if isinstance(text, str) else "`text` is no string")
-        return
-    skipped.num_good += 1
-    yield TextDocument(name, text.strip())
+    if isinstance(text, str) and text.strip():
+        skipped.num_good += 1
+        yield TextDocument(name, text.strip())
+    else:
+        problem = "empty" if isinstance(text, str) else "`text` is not a string"
+        skipped.add(where, "no `text`" if text is None else problem)
 
 
-_READERS: dict[str, Reader] = {
+_READERS: dict[str, Callable[[FileRange, Skipped], Iterator[TextDocument]]] = {
     ".txt": _txt,
     ".jsonl": _jsonl,
-    ".jsonl.gz": _packed_jsonl,
-    ".jsonl.zst": _packed_jsonl,
-    ".json.gz": _packed_jsonl,
-    ".json.zst": _packed_jsonl,
     ".parquet": _parquet,
     ".arrow": _arrow,
+    **dict.fromkeys((".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"), _compressed_jsonl),
 }

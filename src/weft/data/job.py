@@ -1,17 +1,16 @@
-"""A long job over a corpus: numbered tasks that datatrove runs, each finished whole or not at all.
+"""The runner of all data jobs: numbered tasks, each finished completely or not at all.
 
-    class Count:                                     # any picklable callable: a task's number in, a report out
+    class CountItems:                                # any picklable callable that maps a task number to a report
         def __call__(self, task: int) -> Report:
-            for i in share(len(items), task, num_tasks): ...
+            for i in task_range(len(items), task, num_tasks): ...
             return Report(Counter(items=...))
 
-    with artifacts.build(out, kind, settings | {"tasks": num_tasks}, parents) as draft:
-        total = job.run(Count(), draft.folder, num_tasks, workers=4, title="count")
+    report = job.run(CountItems(), draft.folder, num_tasks, config.job, title="count")
 
-A task writes its own files, whole (write beside, rename), and nothing else, and what it writes depends on its number
-and the job's settings alone. So a job killed at any instant and run again ends with the same bytes. The number of
-tasks decides which items a task has and belongs to the artifact's plan; the number of workers does not, and neither
-does where they run: in this process, in others, or on a cluster (`weft.data.cluster`).
+A task writes its own files atomically and nothing else, and its output depends only on its number and the settings of
+the job, so that a job that is killed and run again ends with the same bytes. The number of tasks is part of the plan,
+because it determines which items a task has. The number of workers and the executor are not: tasks run in this process,
+in others, or on a cluster (`weft.data.cluster`), by datatrove's executors.
 """
 
 from __future__ import annotations
@@ -23,35 +22,47 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from weft import progress
-from weft.artifacts import write_bytes
+from weft.config import Fraction, PositiveInt
 from weft.data import cluster
-from weft.data.cluster import HERE, Executor
+from weft.data.cluster import Executor
 from weft.data.skipped import Skipped
 from weft.errors import UserError
+from weft.files import write_bytes
 
-MARKERS = Path("log/job")
-REPORTS = Path("log/tasks")
 MAX_TASKS = 4096
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """Settings of every data command: where its tasks run, and how many bad items it tolerates."""
+
+    workers: PositiveInt = 1
+    """Worker processes, each with its own model, or jobs at a time on a cluster. With 1, tasks run in this process."""
+    executor: Executor = field(default_factory=Executor)
+    """Where the workers run: on this machine, on Slurm or on Ray."""
+    max_bad_fraction: Fraction = 0.01
+    """Fraction of unreadable items above which the command fails."""
 
 
 @dataclass
 class Report:
-    """What a task did, or all of them together: counts that add up, what it skipped, and how long it worked."""
+    """Result of a task, or of all of them: counts to add up, skipped items, and working time."""
 
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Skipped = field(default_factory=Skipped)
@@ -63,35 +74,31 @@ class Report:
         self.busy_sec += other.busy_sec
         return self
 
-    def save(self, path: Path) -> None:
-        write_bytes(path, orjson.dumps(self))
-
     @classmethod
     def load(cls, path: Path) -> Report:
+        """Read the report of a task."""
         row = orjson.loads(path.read_bytes())
         skipped = Skipped(**row["skipped"])
-        skipped.bad = [(where, why) for where, why in skipped.bad]
+        skipped.bad = [(where, reason) for where, reason in skipped.bad]
         return cls(Counter(row["counts"]), skipped, row["busy_sec"])
 
 
-class Work(Protocol):
-    """What a job does in a task. It is pickled once for each worker, which keeps it (and what it loaded) to the end."""
-
-    def __call__(self, task: int) -> Report: ...
+Work = Callable[[int], Report]
+"""A function of the number of a task. Each worker process unpickles it once, so that it can keep what it loads."""
 
 
-def share(num_items: int, task: int, num_tasks: int) -> range:
-    """The items of a task: contiguous, nearly equal shares that cover all items once."""
+def task_range(num_items: int, task: int, num_tasks: int) -> range:
+    """Return the items of a task: contiguous ranges of nearly equal size that cover all items once."""
     return range(task * num_items // num_tasks, (task + 1) * num_items // num_tasks)
 
 
 def tasks_for(amount: float, per_task: float) -> int:
-    """How many tasks make each about `per_task` of `amount`: at least 1, at most MAX_TASKS."""
+    """Return the number of tasks for `amount`, with about `per_task` each: at least 1, at most MAX_TASKS."""
     return int(min(max(-(-amount // per_task), 1), MAX_TASKS))
 
 
 class Step(PipelineStep):
-    """One datatrove pipeline step that is a whole task: it does the work and leaves the task's report."""
+    """A datatrove pipeline step that does the work of a task and writes its report."""
 
     name = "task"
     type = "weft"
@@ -99,123 +106,129 @@ class Step(PipelineStep):
     def __init__(self, work: Work, folder: Path) -> None:
         super().__init__()
         self.work, self.folder = work, folder
-        self.working_folder = os.getcwd()  # of paths that are relative, on whatever machine
+        self.working_folder = os.getcwd()  # relative paths are relative to it on other machines
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         os.chdir(self.working_folder)
-        begun_sec = time.perf_counter()
+        start_sec = time.perf_counter()
         report = self.work(rank)
-        report.busy_sec = time.perf_counter() - begun_sec
-        report.save(_report_file(self.folder, rank))
+        report.busy_sec = time.perf_counter() - start_sec
+        write_bytes(_report_file(self.folder, rank), orjson.dumps(report))
 
 
 def run(
-    work: Work,
-    folder: Path,
-    num_tasks: int,
-    workers: int,
-    title: str,
-    max_bad_share: float = 0.01,
-    executor: Executor = HERE,
+    work: Work, folder: Path, num_tasks: int, config: JobConfig, title: str, tasks_per_process: int | None = None
 ) -> Report:
-    """Run the tasks of `work` that are not finished in `folder`, and return what all of them did.
+    """Run the unfinished tasks of `work` in `folder` and return the report of all tasks.
 
-    Here, with one worker everything happens in this process; with more, in processes that die with it. The items that
-    tasks skipped are listed in log/skipped.jsonl; a share over `max_bad_share` raises UserError.
+    Skipped items are listed in log/skipped.jsonl. Local worker processes end with this one, and are replaced after
+    `tasks_per_process` tasks. Raises UserError when too many items are skipped and when a worker was killed.
     """
     folder = folder.absolute()
-    markers, step = folder / MARKERS, Step(work, folder)
-    if executor.kind != "slurm" or not cluster.is_at_work(markers):
-        _sweep(folder)
-    local = _Executor([step], tasks=num_tasks, workers=workers, logging_dir=str(markers))
-    left = local.get_incomplete_ranks()
+    markers, step = folder / "log/job", Step(work, folder)
+    if config.executor.kind != "slurm" or not cluster.is_running(markers):
+        _remove_temporary_files(folder)
+    local = _LocalExecutor([step], tasks=num_tasks, workers=config.workers, logging_dir=str(markers))
+    local.tasks_per_process = tasks_per_process
+    remaining = local.get_incomplete_ranks()
     total, skipped_file = Report(), folder / "log/skipped.jsonl"
-    for task in sorted(set(range(num_tasks)) - set(left)):
+    for task in sorted(set(range(num_tasks)) - set(remaining)):
         total += Report.load(_report_file(folder, task))
-    with ExitStack() as stack:
-        advance = stack.enter_context(progress.bar(title, num_tasks, done=num_tasks - len(left)))
-        if executor.kind == "local" or not left:
-            finished = stack.enter_context(local.finish(left))
-        else:
-            finished = stack.enter_context(cluster.finish(executor, step, markers, left, num_tasks, workers, title))
+    if config.executor.kind == "local" or not remaining:
+        running = local.run_tasks(remaining)
+    else:
+        running = cluster.run_tasks(config.executor, step, markers, remaining, num_tasks, config.workers, title)
+    with progress.bar(title, num_tasks, done=num_tasks - len(remaining)) as advance, running as finished:
         for task in finished:
             total += Report.load(_report_file(folder, task))
-            total.skipped.check(max_bad_share, skipped_file, early=True)
+            total.skipped.check(config.max_bad_fraction, skipped_file, early=True)
             advance()
     total.skipped.bad.sort()
-    total.skipped.check(max_bad_share, skipped_file)
+    total.skipped.check(config.max_bad_fraction, skipped_file)
     total.skipped.write(skipped_file)
-    _sweep(folder)  # of tasks that a cluster killed and did again
+    _remove_temporary_files(folder)  # of tasks that a cluster killed and repeated
     return total
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed tasks have left."""
+def _remove_temporary_files(folder: Path) -> None:
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
 
 
 def _report_file(folder: Path, task: int) -> Path:
-    return folder / REPORTS / f"{task:05d}.json"
+    return folder / f"log/tasks/{task:05d}.json"
 
 
-class _Executor(LocalPipelineExecutor):
-    """datatrove's local executor, save that one worker means this process, and that no process outlives it."""
+class _LocalExecutor(LocalPipelineExecutor):
+    """datatrove's local executor, except that one worker means this process, and that no worker outlives it."""
+
+    tasks_per_process: int | None = None
 
     @contextmanager
-    def finish(self, tasks: list[int]) -> Iterator[Iterator[int]]:
-        """Yield the tasks, each as it is finished; leaving the block abandons those that are not."""
-        if min(self.workers, len(tasks)) <= 1:
-            yield (self.do(task) for task in tasks)
+    def run_tasks(self, tasks: list[int]) -> Iterator[Iterator[int]]:
+        """Yield the tasks as they finish. Leaving the block abandons the others."""
+        if (workers := min(self.workers, len(tasks))) <= 1:
+            yield map(self.run_task, tasks)
             return
-        with self._pool(len(tasks)) as pool:
-            futures = [pool.submit(_do, task) for task in tasks]
-            yield (future.result() for future in as_completed(futures))
+        with self._pool(workers) as pool:
+            yield _completed(pool, tasks, workers)
 
-    def do(self, task: int) -> int:
-        """Do a task as datatrove does, save for its logging, which costs 15 ms a task and prints over our bar."""
+    def run_task(self, task: int) -> int:
+        """Run a task without datatrove's logging, which takes 15 ms per task and prints over the progress bar."""
         self.pipeline[0](None, task, self.world_size)
         self.mark_rank_as_completed(task)
         return task
 
     @contextmanager
-    def _pool(self, num_tasks: int) -> Iterator[ProcessPoolExecutor]:
+    def _pool(self, workers: int) -> Iterator[ProcessPoolExecutor]:
         context = get_context("spawn")
-        workers = min(self.workers, num_tasks)
         threads = max(1, (os.cpu_count() or 1) // workers)
-        life_line, our_end = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(workers, context, _begin, (pickle.dumps(self), life_line, threads))
+        their_end, our_end = context.Pipe(duplex=False)
+        arguments = pickle.dumps(self), their_end, threads
+        pool = ProcessPoolExecutor(
+            workers, context, _start_worker, arguments, max_tasks_per_child=self.tasks_per_process
+        )
         try:
             yield pool
             pool.shutdown()
         except BrokenProcessPool as e:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory: run again, perhaps with fewer workers"
+                "a worker process was killed, possibly because memory ran out: run again, with fewer workers if needed"
             ) from e
         finally:
             our_end.close()
             pool.shutdown(cancel_futures=True)
-            life_line.close()
+            their_end.close()
 
 
-_executor: _Executor  # of this worker process: made once, so that what the work has loaded stays loaded
+def _completed(pool: ProcessPoolExecutor, tasks: list[int], workers: int) -> Iterator[int]:
+    """Yield tasks as they finish. With more than `workers` at a time, the pool would fail to replace processes."""
+    remaining = iter(tasks)
+    futures = {pool.submit(_run_task, task) for task in islice(remaining, workers)}
+    while futures:
+        done, futures = wait(futures, return_when=FIRST_COMPLETED)
+        futures |= {pool.submit(_run_task, task) for task in islice(remaining, len(done))}
+        yield from (future.result() for future in done)
 
 
-def _begin(pickled: bytes, life_line: Connection, threads: int) -> None:
-    """Start of a worker, which dies when the other end of `life_line` closes, as it does when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with, args=(life_line,), daemon=True).start()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the work's modules are imported
-    if torch := sys.modules.get("torch"):  # or after, where the main module of a script imports them
+_executor: _LocalExecutor  # of this worker process: unpickled once, so that what the work has loaded stays loaded
+
+
+def _start_worker(pickled: bytes, parent: Connection, threads: int) -> None:
+    """Initialize a worker, which exits when the pipe to its parent closes, as it does when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the modules of the work are imported
+    if torch := sys.modules.get("torch"):  # or after, if the main module imports them
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     global _executor
     _executor = pickle.loads(pickled)
 
 
-def _die_with(life_line: Connection) -> None:
-    life_line.poll(None)
+def _exit_with(parent: Connection) -> None:
+    parent.poll(None)
     os._exit(1)
 
 
-def _do(task: int) -> int:
-    return _executor.do(task)
+def _run_task(task: int) -> int:
+    return _executor.run_task(task)

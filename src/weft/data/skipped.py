@@ -1,12 +1,12 @@
-"""Bad items of a job: skipped, counted, listed, and too many of them stop it.
+"""Bad items of a job, which are skipped, counted and listed; too many of them are an error.
 
     skipped = Skipped()
     for item in items:
         try: ...; skipped.num_good += 1
         except UserError as e: skipped.add(item.id, str(e))
-    skipped.check(max_bad_share=0.01, report=folder / "log/skipped.jsonl")
+    skipped.check(max_bad_fraction=0.01, report=folder / "log/skipped.jsonl")
 
-A job's tasks each have their own, and the job sums them (`weft.data.job`).
+Each task of a job has its own, and `weft.data.job` adds them up.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from pathlib import Path
 
 import orjson
 
-from weft.artifacts import write_bytes
 from weft.errors import UserError
+from weft.files import write_bytes
 
-EARLY_ITEMS = 1000  # a share of fewer items says little while a job runs
+EARLY_ITEMS = 1000
 
 
 @dataclass
 class Skipped:
-    """How many items were good, and where the bad ones are and why they are bad. Sums with `+=`.
+    """The number of good items, and the place and reason of each bad one.
 
-    `num_unlisted` counts those that one entry of `bad` stands for, beside the first.
+    An entry of `bad` can stand for several items. `num_unlisted` counts all but the first of them.
     """
 
     num_good: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
     num_unlisted: int = 0
 
-    def add(self, where: str, why: str, num_items: int = 1) -> None:
-        self.bad.append((where, why))
+    def add(self, where: str, reason: str, num_items: int = 1) -> None:
+        """Add a bad item, or a run of them."""
+        self.bad.append((where, reason))
         self.num_unlisted += num_items - 1
 
     def __iadd__(self, other: Skipped) -> Skipped:
@@ -52,25 +53,25 @@ class Skipped:
         return self.num_good + self.num_bad
 
     def write(self, report: Path) -> None:
-        """One JSON object a bad item, or a run of them; no file where there is none."""
+        """Write one JSON object per entry; no file if there is none."""
         if self.bad:
-            rows = (orjson.dumps({"where": where, "why": why}) + b"\n" for where, why in self.bad)
+            rows = (orjson.dumps({"where": where, "why": reason}) + b"\n" for where, reason in self.bad)
             write_bytes(report, b"".join(rows))
 
-    def check(self, max_bad_share: float, report: Path | None = None, early: bool = False) -> None:
-        """Raise UserError when more than `max_bad_share` of the items are bad, having written the list to `report`.
+    def check(self, max_bad_fraction: float, report: Path | None = None, early: bool = False) -> None:
+        """Raise UserError if more than `max_bad_fraction` of the items are bad, after writing the list to `report`.
 
-        `early` is for a job under way: it waits until the share means something.
+        While a job is running (`early`), fewer than EARLY_ITEMS items raise nothing.
         """
-        if self.num_bad <= max_bad_share * self.num_items or (early and self.num_items < EARLY_ITEMS):
+        if self.num_bad <= max_bad_fraction * self.num_items or (early and self.num_items < EARLY_ITEMS):
             return
-        listed, remedy = "", "mend them"
+        listed, remedy = "", "fix them"
         if report is not None:
             self.write(report)
-            listed = f", and all are listed in {report}"
-            remedy = f"raise max_bad_share, or mend them and delete {report.parent.parent}"
-        where, why = self.bad[0]
+            listed = f"; all are listed in {report}"
+            remedy = f"raise max_bad_fraction, or fix them and delete {report.parent.parent}"
+        where, reason = self.bad[0]
         raise UserError(
-            f"{self.num_bad} of {self.num_items} items are bad, and max_bad_share is {max_bad_share}: "
-            f"the first is {where} ({why}){listed}; {remedy}"
+            f"{self.num_bad} of {self.num_items} items are bad, more than max_bad_fraction {max_bad_fraction}: "
+            f"the first is {where} ({reason}){listed}. To continue, {remedy}"
         )

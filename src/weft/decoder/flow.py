@@ -1,98 +1,101 @@
 """Codes to mel spectrogram by conditional flow matching, one block at a time.
 
-    model = FlowDecoder(FlowConfig(num_codes=512))
+    model = FlowDecoder(FlowConfig(), num_codes=512, values_per_code=400)
     losses = model.loss(batch)                                  # training: a FlowBatch
-    mel = model.sample(codes, before, noise)                    # the next block, given what came before it
+    mel = model.sample(codes, before, noise)                    # the next block, given what precedes it
 
-A block is decoded from its own codes, the few codes before it, and the mel frames already decoded for those. That is
-all it sees, in training as in a stream, so nothing is cached, masked or run again, and a block costs the same wherever
-it stands. Every training window is a clip cut off after some block, with the frames before its last block given, which
-is what the paper's second stage of training shows the model.
+A block is decoded from its codes, a few codes before it, and the mel frames already decoded for those, in training as
+in a stream. Nothing is cached, masked or recomputed, and a block costs the same at any position. A training
+window is a clip that ends after some block and has true frames before it, as in the paper's second training stage.
 
-Encoder and estimator both work at the rate of codes: a code's mel frames are one vector. The estimator tells where the
-path ends (the clean mel) and the velocity follows from that, so that a narrow model need not pass the noise through.
+Encoder and estimator run at the code rate: the mel frames of a code are one vector. The estimator predicts the end of
+the path (the clean mel), from which the velocity follows, so that a narrow model need not pass the noise through.
 
-Shapes: B batch, C context codes, N codes of the block, P mel values of a code (frames a code * bands), D width.
+Shapes: B batch, C context codes, N codes of the block, P mel values of a code (frames per code * bands), D width.
 
-Source: the paper, section 2.2, after CosyVoice (Du et al. 2024): optimal-transport path (Lipman et al. 2023), cosine
-schedule of time, classifier-free guidance. Ours: the clean mel as the estimator's output and the encoder's own error.
+Sources: the paper, section 2.2, after CosyVoice (Du et al. 2024): optimal-transport path (Lipman et al. 2023), cosine
+time schedule, classifier-free guidance. Our choices: the estimator returns the clean mel, and the encoder has a loss.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.config import Count, NonNegative, Share
+from weft.config import Fraction, NonNegativeFloat, PositiveInt
 from weft.errors import UserError
 
-_LEAST_TIME_LEFT = 0.1  # bounds the weight of training frames near the end of the path
-_SLOWEST, _FASTEST = 1.0, 1000.0  # radians over the path, of the sinusoids that tell the time
+_MIN_TIME_LEFT = 0.1  # bounds the loss weight near the end of the path
+_MIN_FREQUENCY, _MAX_FREQUENCY = 1.0, 1000.0  # of the time embedding, in radians over the path
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """The model from codes to mel frames, and how it is sampled."""
+    """Shape, training and sampling of the flow-matching model."""
 
-    width: Count = 192
-    """Width of the encoder and of the estimator."""
-    heads: Count = 4
+    width: PositiveInt = 192
+    """Width of encoder and estimator."""
+    heads: PositiveInt = 4
     """Attention heads."""
-    encoder_layers: Count = 2
-    """Layers from codes to a first guess of the mel, run once a block."""
-    estimator_layers: Count = 3
-    """Layers of the estimator, run twice for each Euler step."""
-    context_codes: Count = 6
-    """Codes before a block that it sees."""
-    block_codes: Count = 10
-    """Codes decoded at once: 10 is 0.8 s."""
-    first_block_codes: Count = 4
-    """Codes of an utterance's first block: fewer bring the first sound earlier."""
-    sigma_min: Share = 1e-6
-    """Noise left at the end of the path."""
-    prior_weight: NonNegative = 1.0
-    """Weight of the error of the encoder's first guess, beside the flow's."""
-    condition_dropout: Share = 0.2
-    """Share of training windows whose condition is hidden, so that guidance has something to point away from."""
-    guidance: NonNegative = 0.7
+    encoder_layers: PositiveInt = 2
+    """Encoder layers, which predict a first mel from the codes, once per block."""
+    estimator_layers: PositiveInt = 3
+    """Estimator layers, run twice per Euler step."""
+    context_codes: PositiveInt = 6
+    """Codes of context before a block."""
+    block_codes: PositiveInt = 10
+    """Codes per block: 10 is 0.8 s."""
+    first_block_codes: PositiveInt = 4
+    """Codes of the first block of an utterance; fewer reduce the latency of the first audio."""
+    sigma_min: Fraction = 1e-6
+    """Noise level at the end of the path."""
+    prior_weight: NonNegativeFloat = 1.0
+    """Weight of the encoder's loss relative to the flow-matching loss."""
+    condition_dropout: Fraction = 0.2
+    """Fraction of training windows without condition, for classifier-free guidance."""
+    guidance: NonNegativeFloat = 0.7
     """Strength of classifier-free guidance."""
-    euler_steps: Count = 10
+    euler_steps: PositiveInt = 10
     """Euler steps from noise to mel."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_block_codes <= self.block_codes:
-            raise UserError(f"first_block_codes is {self.first_block_codes}: choose 1..{self.block_codes}, block_codes")
+            raise UserError(f"first_block_codes is {self.first_block_codes}: give 1 to block_codes, {self.block_codes}")
         if self.width % (2 * self.heads):
-            raise UserError(f"width is {self.width}: choose a multiple of twice heads {self.heads}")
+            raise UserError(f"width is {self.width}: give a multiple of 2 * heads, {2 * self.heads}")
         if self.context_codes < 1:
-            raise UserError("context_codes is 0: a block must see a code before it, or the sound breaks at its edge")
+            raise UserError("context_codes is 0: give at least 1, or the audio breaks between blocks")
 
 
 @dataclass(frozen=True)
 class FlowBatch:
-    """Windows of training with all that is drawn at random: `codes` (B, C + N), `mel` (B, C + N, P) log-mel, `noise`
-    (B, N, P) normal, `time` (B,) uniform in 0..1, `hidden` (B,) true where the condition is not shown."""
+    """Training windows with everything random: `codes` (B, C + N), log-mel `mel` (B, C + N, P), normal `noise` (B, N,
+    P), `time` (B,) uniform in 0..1, and `dropped` (B,), true where the condition is dropped."""
 
     codes: Tensor
     mel: Tensor
     noise: Tensor
     time: Tensor
-    hidden: Tensor
+    dropped: Tensor
 
     def __len__(self) -> int:
-        """Windows, over which the losses are means."""
+        """Number of windows, over which the losses are means."""
         return len(self.codes)
+
+    def to(self, device: torch.device) -> FlowBatch:
+        """Move all tensors to a device."""
+        return FlowBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 class FlowDecoder(nn.Module):
-    """Encoder (codes to a first guess, the prior) and estimator (prior, time and a point of the path to clean mel).
+    """Encoder (codes to a prior mel) and estimator (prior, time and a point of the path to the clean mel).
 
-    `values_per_code` is P. Code `num_codes` stands where an utterance has not begun.
+    `values_per_code` is P. Code `num_codes` pads the context before the start of an utterance.
     """
 
     mean: Tensor
@@ -118,10 +121,10 @@ class FlowDecoder(nn.Module):
         self.register_buffer("std", torch.ones(values_per_code))
 
     @torch.no_grad()
-    def start_from(self, code_means: Tensor, mean: Tensor, std: Tensor) -> None:
-        """Begin with the prior of every code at its mean mel, `code_means` (K + 1, P), to which the layers then add.
+    def initialize(self, code_means: Tensor, mean: Tensor, std: Tensor) -> None:
+        """Initialize the prior of every code to its mean mel, `code_means` (K + 1, P); `mean` and `std` (P,) normalize.
 
-        `mean` and `std` (P,) normalise. This saves a small model most of its training.
+        This saves a small model most of its training.
         """
         self.mean.copy_(mean)
         self.std.copy_(std)
@@ -135,37 +138,37 @@ class FlowDecoder(nn.Module):
         self.prior_out.bias.copy_(centre)
 
     def loss(self, batch: FlowBatch) -> dict[str, Tensor]:
-        """Losses over the blocks: "flow" of the velocity, "prior" of the first guess, "loss" to minimise."""
+        """Return the losses over the blocks: "flow" of the velocity, "prior" of the encoder, and their sum "loss"."""
         config = self.config
         mel = (batch.mel - self.mean) / self.std
         before, target = mel[:, : config.context_codes], mel[:, config.context_codes :]
         prior = self.prior(batch.codes)
-        shown = (~batch.hidden).to(mel.dtype)[:, None, None]
+        keep_condition = (~batch.dropped).to(mel.dtype)[:, None, None]
         t = schedule(batch.time)
         noise_left = 1 - (1 - config.sigma_min) * t[:, None, None]
         x = noise_left * batch.noise + t[:, None, None] * target
-        clean = self.estimate(x, t, prior * shown, before * shown)
-        flow = ((clean - target) / noise_left.clamp(min=_LEAST_TIME_LEFT)).square().mean()
+        clean = self.estimate(x, t, prior * keep_condition, before * keep_condition)
+        flow = ((clean - target) / noise_left.clamp(min=_MIN_TIME_LEFT)).square().mean()
         prior_loss = F.mse_loss(prior[:, config.context_codes :], target)
         return {"loss": flow + config.prior_weight * prior_loss, "flow": flow, "prior": prior_loss}
 
     def prior(self, codes: Tensor) -> Tensor:
-        """Codes (B, C + N) to a first guess of their mel, normalised: (B, C + N, P)."""
+        """Predict the normalized mel (B, C + N, P) of codes (B, C + N)."""
         x = self.embed(codes) + self.code_positions[: codes.shape[1]]
         for layer in self.encoder:
             x = layer(x)
         return self.prior_out(x)
 
     def estimate(self, x: Tensor, time: Tensor, prior: Tensor, before: Tensor) -> Tensor:
-        """The clean mel (B, N, P) that the path through `x` (B, N, P) at path time `time` (B,) leads to.
+        """Predict the clean mel (B, N, P) at the end of the path through `x` (B, N, P) at path time `time` (B,).
 
-        `prior` (B, C + N, P) is of the whole window, `before` (B, C, P) the mel of its context; all are normalised,
-        and zeros where hidden.
+        `prior` (B, C + N, P) covers the window and `before` (B, C, P) is the mel of its context. All are normalized,
+        and zero where the condition is dropped.
         """
         num_before, num_block = before.shape[1], x.shape[1]
-        given = F.pad(torch.ones_like(before[..., :1]), (0, 0, 0, num_block))
-        known, moving = F.pad(before, (0, 0, 0, num_block)), F.pad(x, (0, 0, num_before, 0))
-        h = self.estimator_in(torch.cat([moving, known, prior, given], dim=-1))
+        is_context = F.pad(torch.ones_like(before[..., :1]), (0, 0, 0, num_block))
+        context_mel, noisy = F.pad(before, (0, 0, 0, num_block)), F.pad(x, (0, 0, num_before, 0))
+        h = self.estimator_in(torch.cat([noisy, context_mel, prior, is_context], dim=-1))
         h = h + self.estimator_positions[: h.shape[1]]
         shifts = self.time_mlp(sinusoids(time, self.config.width))[:, None].chunk(len(self.estimator), dim=-1)
         for layer, shift in zip(self.estimator, shifts, strict=True):
@@ -174,23 +177,25 @@ class FlowDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(self, codes: Tensor, before: Tensor, noise: Tensor) -> Tensor:
-        """Log-mel (B, N, P) of blocks, from the codes (B, C + N) of their windows, the log-mel `before` (B, C, P) of
-        their contexts, and normal `noise` (B, N, P)."""
+        """Return the log-mel (B, N, P) of blocks, given codes (B, C + N), log-mel `before` (B, C, P) and `noise`."""
         config = self.config
-        both = torch.cat([torch.ones(len(codes)), torch.zeros(len(codes))]).to(noise)[:, None, None]  # shown, hidden
-        prior = self.prior(codes).repeat(2, 1, 1) * both
-        before = ((before - self.mean) / self.std).repeat(2, 1, 1) * both
+        # Classifier-free guidance: the second half of the batch has no condition.
+        prior, before = self.prior(codes), (before - self.mean) / self.std
+        prior = torch.cat([prior, torch.zeros_like(prior)])
+        before = torch.cat([before, torch.zeros_like(before)])
         x = noise
         for t, next_t in pairwise(schedule(torch.linspace(0, 1, config.euler_steps + 1)).tolist()):
-            shown, hidden = self.estimate(x.repeat(2, 1, 1), x.new_full((2 * len(x),), t), prior, before).chunk(2)
-            clean = (1 + config.guidance) * shown - config.guidance * hidden
+            conditional, unconditional = self.estimate(
+                x.repeat(2, 1, 1), x.new_full((2 * len(x),), t), prior, before
+            ).chunk(2)
+            clean = (1 + config.guidance) * conditional - config.guidance * unconditional
             velocity = (clean - (1 - config.sigma_min) * x) / (1 - (1 - config.sigma_min) * t)
             x = x + (next_t - t) * velocity
         return x * self.std + self.mean
 
 
 class _Layer(nn.Module):
-    """Attention over the window, then a feed-forward part that sees the neighbours; both begin as nothing."""
+    """Attention over the window and a convolutional feed-forward part, both zero at initialization."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -204,7 +209,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # plain products: PyTorch's fused attention is several times slower for windows as short as these
+        # For windows this short, PyTorch's fused attention takes several times as long as plain products.
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
         x = x + self.attention_out((weights @ v).transpose(1, 2).flatten(2))
         return x + self.conv_out(F.gelu(self.conv(self.conv_norm(x).transpose(1, 2)).transpose(1, 2)))
@@ -217,12 +222,12 @@ def _zero(linear: nn.Linear) -> nn.Linear:
 
 
 def schedule(time: Tensor) -> Tensor:
-    """The cosine schedule: time in 0..1 to path time in 0..1, with short steps where there is most noise."""
+    """Map time in 0..1 to path time in 0..1 by the cosine schedule, with short steps where noise is high."""
     return 1 - torch.cos(time * (math.pi / 2))
 
 
 def sinusoids(time: Tensor, width: int) -> Tensor:
-    """Path time (B,) as sines and cosines (B, D) from slow to fast."""
-    frequencies = torch.logspace(math.log10(_SLOWEST), math.log10(_FASTEST), width // 2, device=time.device)
+    """Embed path time (B,) as sines and cosines (B, D)."""
+    frequencies = torch.logspace(math.log10(_MIN_FREQUENCY), math.log10(_MAX_FREQUENCY), width // 2, device=time.device)
     angles = time[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,14 +1,13 @@
-"""Mel spectrogram to sound in a stream, without a trained model: Griffin-Lim over blocks.
+"""Mel spectrogram to audio as a stream, without a trained model: Griffin-Lim over blocks.
 
     vocoder = Vocoder(MelConfig())
     state = vocoder.new_state(batch_size=1)
     samples = vocoder.push(state, mel, noise)          # as many samples as the frames last, `delay_samples` late
-    last = vocoder.flush(state)                        # the `delay_samples` still owed
+    last = vocoder.flush(state)                        # the last `delay_samples`
 
-Each block is inverted given the sound that is already out, which stays as it is (real-time iterative spectrogram
-inversion: Zhu, Beauregard, Wyse 2007), with fast Griffin-Lim's momentum (Perraudin et al. 2013). It is intelligible
-and keeps pitch, and it sounds like what it is: slightly metallic. A trained vocoder can take its place behind the
-same three calls.
+Each block is inverted given the audio that is already out and stays unchanged (real-time iterative spectrogram
+inversion: Zhu, Beauregard, Wyse 2007), with the momentum of fast Griffin-Lim (Perraudin et al. 2013). The result is
+intelligible and keeps the pitch, but sounds slightly metallic. A trained vocoder can replace it.
 
 Shapes: B batch, S samples, T frames, M mel bands, F linear bands.
 """
@@ -22,31 +21,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.config import Count
+from weft.config import PositiveInt
 from weft.errors import UserError
 
-_LEAST_MAGNITUDE = 1e-5
-SILENCE = math.log(_LEAST_MAGNITUDE)  # the log-mel of no sound
+_MIN_MAGNITUDE = 1e-5
+SILENCE = math.log(_MIN_MAGNITUDE)  # log-mel of silence
 
 
 @dataclass(frozen=True)
 class MelConfig:
     """The mel spectrogram that the decoder predicts."""
 
-    sample_rate_hz: Count = 16_000
-    """Samples a second."""
-    window_samples: Count = 640
-    """Analysis window: 40 ms resolves a low voice's harmonics, so that its pitch survives, yet keeps onsets sharp."""
-    hop_samples: Count = 256
+    sample_rate_hz: PositiveInt = 16_000
+    """Sample rate."""
+    window_samples: PositiveInt = 640
+    """Analysis window: 40 ms resolves the harmonics of a low voice and keeps onsets sharp."""
+    hop_samples: PositiveInt = 256
     """Samples between frames."""
-    num_mels: Count = 80
+    num_mels: PositiveInt = 80
     """Mel bands, from 0 Hz up to half the sample rate."""
 
     def __post_init__(self) -> None:
         if self.window_samples <= self.hop_samples or (self.window_samples - self.hop_samples) % 2:
             raise UserError(
-                f"mel.window_samples is {self.window_samples}: choose more than hop_samples {self.hop_samples}, "
-                "by an even number"
+                f"mel.window_samples is {self.window_samples}: give hop_samples {self.hop_samples} plus an even number"
             )
 
 
@@ -68,22 +66,22 @@ class MelSpectrogram(nn.Module):
 
     @property
     def margin_samples(self) -> int:
-        """How far a frame reaches beyond its own hop, to each side."""
+        """Samples by which a frame extends beyond its hop on each side."""
         return (self.config.window_samples - self.config.hop_samples) // 2
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Samples (B, S), S a multiple of the hop, to log-mel (B, T, M); silence lies beyond both ends."""
+        """Return the log-mel (B, T, M) of samples (B, S), S a multiple of the hop, padded with silence at both ends."""
         padded = F.pad(samples, (self.margin_samples, self.margin_samples))
         magnitude = self.stft(padded).abs()
-        return (magnitude @ self.filters).clamp(min=_LEAST_MAGNITUDE).log()
+        return (magnitude @ self.filters).clamp(min=_MIN_MAGNITUDE).log()
 
     def stft(self, samples: Tensor) -> Tensor:
-        """Spectrum (B, T, F) of every whole window in samples (B, S)."""
+        """Return the spectrum (B, T, F) of every complete window of samples (B, S)."""
         frames = samples.unfold(-1, self.config.window_samples, self.config.hop_samples)
         return torch.fft.rfft(frames * self.window)
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
-        """The samples (B, S) whose windows come nearest to `spectrum` (B, T, F) in squared error."""
+        """Return the samples (B, S) whose windows have the least squared error to `spectrum` (B, T, F)."""
         frames = torch.fft.irfft(spectrum, n=self.config.window_samples) * self.window
         weight = self.window.square().expand(1, *frames.shape[1:])
         return self._add(frames) / self._add(weight).clamp(min=1e-3)
@@ -97,20 +95,20 @@ class MelSpectrogram(nn.Module):
 
 @dataclass
 class VocoderState:
-    """What the vocoder remembers between blocks: `mel` (B, carried frames, M), the frames whose sound is not all out;
-    `samples` (B, S), the sound under them: first what is out, then a guess that the next block improves."""
+    """State between blocks: `mel` (B, carried frames, M), the frames whose audio is not completely out, and `samples`
+    (B, S) under them, first what is out, then an estimate that the next block improves."""
 
     mel: Tensor
     samples: Tensor
 
 
 class Vocoder(nn.Module):
-    """Streaming Griffin-Lim. Deterministic, given the noise that its phases start from."""
+    """Streaming Griffin-Lim. It is deterministic, given the noise that initializes the phases."""
 
     ITERATIONS = 32
     MOMENTUM = 0.99
     MEL_ITERATIONS = 30
-    START_LEVEL = 1e-3  # quiet, so that where starting noise meets the guess, the guess leads
+    START_LEVEL = 1e-3  # low, so that the estimate dominates where noise overlaps it
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
@@ -120,7 +118,7 @@ class Vocoder(nn.Module):
         self.carried_frames = -(-config.window_samples // config.hop_samples) - 1
 
     def new_state(self, batch_size: int) -> VocoderState:
-        """The state before the first frame: silence."""
+        """Return the state before the first frame: silence."""
         config = self.spectrogram.config
         num_samples = self.carried_frames * config.hop_samples + config.window_samples - config.hop_samples
         filters = self.spectrogram.filters
@@ -129,9 +127,9 @@ class Vocoder(nn.Module):
 
     @torch.no_grad()
     def push(self, state: VocoderState, mel: Tensor, noise: Tensor) -> Tensor:
-        """Sound of the next frames (B, T, M), as (B, T * hop) samples that end `delay_samples` before the frames do.
+        """Return the audio (B, T * hop) of the next frames (B, T, M), which ends `delay_samples` before they do.
 
-        `noise` is normal, (B, T * hop): where the iteration starts.
+        Normal `noise` (B, T * hop) initializes the iteration.
         """
         num_fixed, num_new = self.carried_frames * self.hop_samples, noise.shape[1]
         fixed = state.samples[:, :num_fixed]
@@ -142,12 +140,12 @@ class Vocoder(nn.Module):
         return samples[:, num_fixed : num_fixed + num_new]
 
     def flush(self, state: VocoderState) -> Tensor:
-        """The last `delay_samples` of an utterance."""
+        """Return the last `delay_samples` of an utterance."""
         num_fixed = self.carried_frames * self.hop_samples
         return state.samples[:, num_fixed : num_fixed + self.delay_samples]
 
     def _linear(self, mel: Tensor) -> Tensor:
-        """Linear magnitudes (B, T, F) of log-mel (B, T, M): non-negative least squares by multiplicative updates."""
+        """Return linear magnitudes (B, T, F) of log-mel (B, T, M) by non-negative least squares."""
         filters = self.spectrogram.filters
         target = mel.exp() @ filters.T
         gram = filters @ filters.T
@@ -157,7 +155,7 @@ class Vocoder(nn.Module):
         return x
 
     def _invert(self, magnitude: Tensor, samples: Tensor, fixed: Tensor) -> Tensor:
-        """Samples near `samples` whose spectrum has `magnitude`, the `fixed` ones at the beginning left alone."""
+        """Return samples near `samples` whose spectrum has `magnitude`; the `fixed` ones at the start do not change."""
         last = torch.zeros_like(magnitude, dtype=torch.complex64)
         for _ in range(self.ITERATIONS):
             spectrum = self.spectrogram.stft(samples)

@@ -1,22 +1,19 @@
-"""Ids in, ids out, by URL: `generate` from a server that speaks OpenAI's completions protocol with token ids.
+"""Generation by a server with OpenAI's completions protocol, with token ids in and out.
 
     engine = CompletionsEngine("http://127.0.0.1:8000/v1", max_positions=2048, ids_of=tokenizer.encode)
     results = engine.generate(requests, Sampling(temperature=0.8), stop_ids={end_id}, allowed=ids)
 
-Made for vLLM (docs.vllm.ai, "OpenAI-Compatible Server"), which takes all that is sent: prompts as ids, a seed for each
-request, `allowed_token_ids`, `stop_token_ids`, and `return_token_ids`. A server that leaves out the last must give text
-with its special tokens (`skip_special_tokens` false), which `ids_of` reads. One that takes no `allowed_token_ids` may
-write what is not allowed: such a row counts as run away. transformers 5.23's own `serve` takes prompts as text only,
-and leaves special tokens out of its answers: it cannot be used.
+Written for vLLM (docs.vllm.ai, "OpenAI-Compatible Server"), which accepts everything that is sent: prompts as ids, a
+seed per request, `allowed_token_ids`, `stop_token_ids` and `return_token_ids`. A server without the last must return
+text with its special tokens (`skip_special_tokens` false), which `ids_of` encodes. A server without `allowed_token_ids`
+may generate other ids; such a result counts as not stopped. transformers 5.23's own `serve` cannot be used: it accepts
+prompts only as text, and removes special tokens from its answers.
 
-What a seed draws is the server's affair, and whether a row's ids depend on its company too. Of vLLM 0.32.0 (CPU,
-float32, a Llama of 1.7M parameters) was seen:
-- 256 requests gave the same ids three times over, and 48 of them alone what they gave in company.
-- It samples by the `generation_config.json` of the folder it serves, but for what is sent: all of that is sent.
-- It cuts `max_tokens` to what its context leaves, and answers 200: that is refused here.
-- A seed is one for a request, however many prompts it has, so each prompt is a request; the client is not what takes
-  time: of 7 s for 512 requests, 0.5 s were its own.
-- Stopped by SIGTERM, it keeps what it was asked waiting, and silent: only `timeout_sec` ends that.
+The server defines what a seed generates, and whether a result depends on the other requests. Observed with vLLM 0.32.0:
+- It takes sampling settings that are not sent from the model's `generation_config.json`, so all are sent.
+- It reduces `max_tokens` to what its context leaves, and answers 200. This is reported as an error here.
+- A seed applies to a whole request, so each prompt is a separate request.
+- After SIGTERM it keeps pending requests open without an answer; only `timeout_sec` ends them.
 """
 
 from __future__ import annotations
@@ -30,19 +27,18 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 
-from weft.engine.sampling import Generated, Request, Sampling, went_in_circles
+from weft.engine.sampling import Generated, Request, Sampling, is_looping
 from weft.errors import UserError
 
-_TRIES = 5
-_PASSING = (408, 425, 429)  # of the client's errors, those that another try can mend
+_MAX_ATTEMPTS = 5
+_TRANSIENT = (408, 425, 429)  # client errors after which another attempt may succeed
 _NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class CompletionsEngine:
-    """The first model that a server lists, asked `concurrency` requests at a time.
+    """Generation by the first model that a server lists, with `concurrency` requests at a time.
 
-    Refused connections, silence of `timeout_sec`, the server's own errors and answers that are none are tried again
-    after 1, 2, 4 and 8 times `wait_sec`.
+    Refused connections, timeouts, server errors and malformed answers are retried after 1, 2, 4 and 8 times `wait_sec`.
     """
 
     def __init__(
@@ -54,9 +50,9 @@ class CompletionsEngine:
         timeout_sec: float = 300.0,
         wait_sec: float = 1.0,
     ) -> None:
-        """`url` ends where `/completions` follows. Raises UserError when it is none."""
+        """`url` is the part before `/completions`. Raises UserError if it is not a URL."""
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"{url!r} is no URL of a server: give one such as http://127.0.0.1:8000/v1")
+            raise UserError(f"{url!r} is not the URL of a server: give one such as http://127.0.0.1:8000/v1")
         self.max_positions = max_positions
         self._url, self._ids_of = url.rstrip("/"), ids_of
         self._concurrency, self._timeout_sec, self._wait_sec = concurrency, timeout_sec, wait_sec
@@ -69,12 +65,12 @@ class CompletionsEngine:
         allowed: Collection[int] | None = None,
         max_repeats: int | None = None,
     ) -> list[Generated]:
-        """What `Engine.generate` does. Raises UserError when the server does not answer, or not with completions."""
-        model = self._ask("models", None, _first_model) if requests else ""
-        asked: dict[str, Any] = {
+        """Generate as `Engine.generate` does. Raises UserError if the server does not answer with completions."""
+        model = self._ask("models", None, lambda answer: str(answer["data"][0]["id"])) if requests else ""
+        settings: dict[str, Any] = {
             "model": model,
             "temperature": sampling.temperature,
-            "top_k": sampling.top_k or 0,  # 0 is all
+            "top_k": sampling.top_k or 0,  # 0 means all
             "top_p": sampling.top_p,
             **_NEUTRAL,
             "stop_token_ids": sorted(stop_ids),
@@ -83,16 +79,16 @@ class CompletionsEngine:
             "spaces_between_special_tokens": False,
         }
         if allowed is not None:
-            asked["allowed_token_ids"] = sorted(allowed)
+            settings["allowed_token_ids"] = sorted(allowed)
         known = None if allowed is None else frozenset(allowed) | frozenset(stop_ids)
 
         def complete(request: Request) -> Generated:
             if not request.max_new_tokens:
                 return Generated([], False)
-            body = asked | {
+            body = settings | {
                 "prompt": list(request.ids),
                 "max_tokens": request.max_new_tokens,
-                "seed": request.seed % 2**63,  # servers take signed ones
+                "seed": request.seed % 2**63,  # servers accept signed 64-bit integers
             }
             return self._ask("completions", body, lambda answer: self._generated(answer, request, stop_ids, known))
 
@@ -101,63 +97,62 @@ class CompletionsEngine:
             results = list(pool.map(complete, requests))
         finally:
             pool.shutdown(cancel_futures=True)
-        circling = went_in_circles([g.ids for g in results], max_repeats)
-        return [Generated(g.ids, g.stopped and not c) for g, c in zip(results, circling, strict=True)]
+        looping = is_looping([g.ids for g in results], max_repeats)
+        return [Generated(g.ids, g.stopped and not loops) for g, loops in zip(results, looping, strict=True)]
 
     def _generated(
         self, answer: Any, request: Request, stop_ids: Collection[int], known: frozenset[int] | None
     ) -> Generated:
-        """What a server's answer says. Raises ValueError, LookupError or TypeError for one that is no completion.
+        """Convert an answer. Raises ValueError, LookupError or TypeError for one that is not a completion.
 
-        Raises UserError for one that the server's context cut short.
+        Raises UserError for one that the server's context length truncated.
         """
         [choice] = answer["choices"]
         reason, ids = choice["finish_reason"], choice.get("token_ids")
-        if reason not in ("stop", "length"):  # vLLM has "abort" too: an answer without its end
-            raise ValueError(f"it ended for the reason {reason!r}")
+        if reason not in ("stop", "length"):  # vLLM also has "abort", for an incomplete answer
+            raise ValueError(f"its finish_reason is {reason!r}")
         if ids is None:
             ids = self._ids_of(choice["text"])
-            num_said = (answer.get("usage") or {}).get("completion_tokens", len(ids))
-            if num_said > len(ids) + 1:  # the stop id is often not in the text
-                raise ValueError(f"its text has {len(ids)} of {num_said} tokens, and it gives no token_ids")
+            num_returned = (answer.get("usage") or {}).get("completion_tokens", len(ids))
+            if num_returned > len(ids) + 1:  # the stop id is often missing from the text
+                raise ValueError(f"its text has {len(ids)} of {num_returned} tokens, and token_ids are missing")
         else:
-            num_said = len(ids)
+            num_returned = len(ids)
         if not all(type(i) is int for i in ids) or len(ids) > request.max_new_tokens:
-            raise ValueError(f"{len(ids)} ids where at most {request.max_new_tokens} were asked for")
-        if reason == "length" and num_said < request.max_new_tokens:
-            raise UserError(
-                f"{self._url} stops at {num_said} of {request.max_new_tokens} ids after a prompt of {len(request.ids)}"
-                f": let it take {self.max_positions} in all (of vLLM, --max-model-len)"
+            raise ValueError(
+                f"it has {len(ids)} ids for {request.max_new_tokens} requested, or ids that are not integers"
             )
-        end = next((place for place, i in enumerate(ids) if i in stop_ids), None)
-        said = ids[:end]
-        strange = known is not None and not known.issuperset(said)
-        return Generated(said, not strange and (end is not None or reason == "stop"))
+        if reason == "length" and num_returned < request.max_new_tokens:
+            raise UserError(
+                f"{self._url} stopped after {num_returned} of {request.max_new_tokens} ids for a prompt of "
+                f"{len(request.ids)}: start it with a context of {self.max_positions} (vLLM: --max-model-len)"
+            )
+        end = next((n for n, i in enumerate(ids) if i in stop_ids), None)
+        ids = ids[:end]
+        has_others = known is not None and not known.issuperset(ids)
+        return Generated(ids, not has_others and (end is not None or reason == "stop"))
 
     def _ask(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], Any]) -> Any:
-        """What `read` makes of the server's answer, asked again where that can help."""
+        """Return `read` of the server's answer, with retries."""
         address = f"{self._url}/{path}"
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        for attempt in range(_TRIES):
+        for attempt in range(_MAX_ATTEMPTS):
             if attempt:
                 time.sleep(self._wait_sec * 2 ** (attempt - 1))
             try:
-                call = urllib.request.Request(address, data, headers)
+                call = urllib.request.Request(address, data, {"Content-Type": "application/json"})
                 with urllib.request.urlopen(call, timeout=self._timeout_sec) as response:
                     return read(json.loads(response.read()))
             except urllib.error.HTTPError as e:
                 with e:
-                    reason = f"it answers {e.code}: {e.read(300).decode(errors='replace').strip()}"
-                if e.code < 500 and e.code not in _PASSING:
-                    raise UserError(f"{address} refuses the request; {' '.join(reason.split())}") from None
+                    reason = f"it answered {e.code}: {e.read(300).decode(errors='replace').strip()}"
+                if e.code < 500 and e.code not in _TRANSIENT:
+                    raise UserError(f"{address} rejected the request: {' '.join(reason.split())}") from None
             except (OSError, HTTPException) as e:
                 reason = str(getattr(e, "reason", e)) or type(e).__name__
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
                 reason = f"its answer cannot be read ({e})"
-        told = " ".join(reason.split())
-        raise UserError(f"{address} failed {_TRIES} times; {told}: see that a completions server runs there")
-
-
-def _first_model(answer: Any) -> str:
-    return str(answer["data"][0]["id"])
+        reason = " ".join(reason.split())
+        raise UserError(
+            f"{address} failed {_MAX_ATTEMPTS} times ({reason}): check that a completions server runs there"
+        )

@@ -1,1 +1,0 @@
-"""How good a speech-text model is: likelihoods, answers, sound and text, each with its protocol and an interval."""

@@ -1,11 +1,11 @@
-"""Topic-cloze: does a model find the right ending of a story likelier than the ending of another one?
+"""Topic-cloze: whether a model prefers the right ending of a story to the ending of another story.
 
-    pairs = read_pairs(Path("pairs.jsonl"))                     # {"id", "beginning", "right", "wrong"} a line
-    speak_lines(lines_of(pairs, "espeak:en-us"), speech, 2)     # then tokenize, for the spoken directions
-    results = measure(lm, pairs, codes)                         # {"T": Accuracy, "ST": ..., "TS": ..., "S": ...}
+    pairs = read_pairs(Path("pairs.jsonl"))            # {"id", "beginning", "right", "wrong"} per line
+    codes = synthesize_texts(synthesizer, pairs, seed=0)       # or of any speech of their `texts`
+    results = measure(lm, spoken_pairs(pairs, codes), codes)    # {"T": Accuracy, "ST": ..., "TS": ..., "S": ...}
 
-The four directions are prompt and ending in text (T) or speech (S). A story is spoken sentence by sentence. Source:
-the paper, section 4 (Topic-StoryCloze, after Hassid et al. 2023); chance is 50 %.
+The four directions are prompt and ending in text (T) or speech (S). A story is spoken sentence by sentence. Chance is
+50 %. Source: the paper, section 4 (Topic-StoryCloze, after Hassid et al. 2023).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from weft.data.shards import Rows
+from weft.data.datasets import Rows
 from weft.errors import UserError
 from weft.eval.likelihood import DIRECTIONS, Accuracy, Pair, choose_likelier
 from weft.lm.model import LanguageModel
 from weft.records import Segment
-from weft.sentences import sentences_of
-from weft.voices import Line
+from weft.text.segment import sentences_of
+from weft.text_to_token.synthesize import Synthesizer
 
 
 @dataclass(frozen=True)
 class ClozePair:
-    """A beginning with its right and a wrong ending, as texts."""
+    """A beginning with its right and a wrong ending, as text."""
 
     id: str
     beginning: str
@@ -34,20 +34,20 @@ class ClozePair:
     wrong: str
 
     @property
-    def pieces(self) -> dict[str, str]:
-        """What is spoken, each piece on its own, by the id of its utterance."""
+    def texts(self) -> dict[str, str]:
+        """The texts that are spoken one by one, by utterance id."""
         sentences = {f"{self.id}.{i}": s for i, s in enumerate(sentences_of(self.beginning))}
         return {**sentences, f"{self.id}.right": self.right, f"{self.id}.wrong": self.wrong}
 
 
 def read_pairs(path: Path) -> list[ClozePair]:
-    """Read pairs from JSONL. Raises UserError naming the line that is not a pair, and for a file without any."""
+    """Read pairs from JSONL. Raises UserError for a file without any, and for a line that is not a pair."""
     if not path.is_file():
-        raise UserError(f"{path} is no file: give pairs as JSON lines")
+        raise UserError(f"{path} is not a file: give pairs as JSON lines")
     lines = enumerate(path.read_bytes().splitlines(), 1)
     pairs = [_pair(line, f"{path} line {number}") for number, line in lines if line.strip()]
     if not pairs:
-        raise UserError(f"{path} is empty: write one JSON object a line, with id, beginning, right and wrong")
+        raise UserError(f"{path} is empty: write one JSON object per line, with id, beginning, right and wrong")
     return pairs
 
 
@@ -63,30 +63,40 @@ def _pair(line: bytes, where: str) -> ClozePair:
 
 
 def write_pairs(pairs: Sequence[ClozePair]) -> str:
-    """Pairs as JSONL."""
+    """Return pairs as JSONL."""
     return "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs)
 
 
-def lines_of(pairs: Sequence[ClozePair], voice: str) -> list[Line]:
-    """What a voice must speak for the spoken directions."""
-    return [Line(name, text, voice) for pair in pairs for name, text in pair.pieces.items()]
+def texts_of(pairs: Sequence[ClozePair]) -> dict[str, str]:
+    """Return the texts of all pairs that are spoken one by one, by utterance id."""
+    return {name: text for pair in pairs for name, text in pair.texts.items()}
+
+
+def synthesize_texts(
+    synthesizer: Synthesizer, pairs: Sequence[ClozePair], seed: int, speaker: str | None = None
+) -> dict[str, Sequence[int]]:
+    """Return the codes of the texts by a text-to-token model, without those whose synthesis failed."""
+    texts = texts_of(pairs)
+    speakers = None if speaker is None else [speaker] * len(texts)
+    codes = synthesizer.synthesize(list(texts.values()), range(seed, seed + len(texts)), speakers)
+    return {name: c for name, c in zip(texts, codes, strict=True) if c}
 
 
 def codes_of(codes: Path) -> dict[str, Sequence[int]]:
-    """The codes of a codes dataset by utterance id."""
+    """Return the codes of a codes dataset by utterance id."""
     return {u.id: u.codes for u in Rows.of(codes).utterances()}
 
 
 def spoken_pairs(pairs: Sequence[ClozePair], codes: Mapping[str, Sequence[int]]) -> list[ClozePair]:
-    """The pairs of which every piece was spoken. Raises UserError when there is none."""
-    spoken = [pair for pair in pairs if pair.pieces.keys() <= codes.keys()]
+    """Return the pairs whose texts all have codes. Raises UserError if there is none."""
+    spoken = [pair for pair in pairs if pair.texts.keys() <= codes.keys()]
     if not spoken:
-        raise UserError("no pair could be spoken whole: give other pairs, or a voice that can say them")
+        raise UserError(f"none of {len(pairs)} pairs could be synthesized: give other pairs, or another voice")
     return spoken
 
 
 def measure(lm: LanguageModel, pairs: Sequence[ClozePair], codes: Mapping[str, Sequence[int]]) -> dict[str, Accuracy]:
-    """Accuracy in the directions T, ST, TS and S. Raises UserError when a piece of a pair was not spoken."""
+    """Return the accuracy in the directions T, ST, TS and S. Raises UserError if a text of a pair has no codes."""
     spoken = [_spoken(pair, codes) for pair in pairs]
     return {
         direction.replace("->", ""): choose_likelier(lm.model, lm.vocab, [p.in_direction(direction) for p in spoken])
@@ -94,8 +104,8 @@ def measure(lm: LanguageModel, pairs: Sequence[ClozePair], codes: Mapping[str, S
     }
 
 
-def figures(found: Accuracy) -> dict[str, float | None]:
-    """An accuracy as results.json has it."""
+def metrics(found: Accuracy) -> dict[str, float | None]:
+    """Return an accuracy as results.json has it."""
     return {
         "accuracy": found.accuracy,
         "low": found.low,
@@ -109,8 +119,8 @@ def _spoken(pair: ClozePair, codes: Mapping[str, Sequence[int]]) -> Pair:
     try:
         segments = [
             Segment.of_speech(codes[name], f" {text}" if i else text)
-            for i, (name, text) in enumerate(pair.pieces.items())
+            for i, (name, text) in enumerate(pair.texts.items())
         ]
     except KeyError as e:
-        raise UserError(f"{e.args[0]} of the pairs was not spoken: speak and tokenize all of lines_of(pairs)") from e
+        raise UserError(f"{e.args[0]} has no codes: measure only spoken_pairs(pairs, codes)") from e
     return Pair(tuple(segments[:-2]), segments[-2], segments[-1])

@@ -1,10 +1,12 @@
-"""Tables of what several speakers of the same sentences get wrong, whole, by length and by class of word.
+"""Error rates of several systems on the same sentences: in total, by sentence length and by word class.
 
     comparison = Comparison(Classifier(synthesizer.normalize), texts)
     tables = comparison.tables({"text_to_token": transcripts, "speech": others})
     tables["wer"]["6 to 10 words"]["difference"]["rate"], tables["wrong_words"]["names"]["speech"]["rate"]
 
-The difference is of the first two, sentence by sentence: what both stumble over does not blur it.
+A system is a source of speech codes, given by the transcripts of its codes. Errors of a sentence are counted per system
+and pooled over a group of sentences. `difference` is the error rate of the first system minus that of the second; it is
+paired by sentence, so that errors of both cancel. Sentences in scripts without spaces are counted in characters.
 """
 
 from __future__ import annotations
@@ -13,104 +15,116 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.eval.words import Classifier
-from weft.text_to_token.model import spoken_form
-from weft.wer import character_errors, is_spaceless, matches, normalize, pooled, word_errors
+from weft.text.error_rate import align, character_errors, pooled, word_errors
+from weft.text.normalize import comparison_form, spoken_form
+from weft.text.segment import is_unspaced
 
 LENGTHS = (5, 10, 20)
-"""The most words, or characters, of a sentence of each length but the last."""
+"""Maximum number of words, or characters, of the sentences in each length group except the last."""
 _OTHERS = "others"
 CLASSES = ("numbers", "names", "rare", _OTHERS)
-"""Words of none of the first three are the others."""
+"""Words in none of the first three are the others."""
 
-Counts = Sequence[tuple[int, int]]  # errors and units of each sentence
+_T = TypeVar("_T")
+_Count = tuple[int, int]  # errors, and reference units: words, or characters
 
 
 class Comparison:
-    """Sentences to compare transcripts with, as they are said: numbers may be in words, and then in transcripts too.
-
-    Errors are of words, and of characters in sentences with letters of a script that puts no spaces between words.
-    """
+    """Reference sentences. References and transcripts get the same text normalization, that of synthesis."""
 
     def __init__(self, classify: Classifier, texts: Sequence[str]) -> None:
-        self._say = classify.say
-        self._references = [spoken_form(classify.say(text)) for text in texts]
-        self._classes = [classify(text) for text in texts]
-        self._spaceless = [is_spaceless(reference) for reference in self._references]
+        self._normalize = classify.normalize
+        self._references = [spoken_form(classify.normalize(text)) for text in texts]
+        self._words_and_classes = [classify(text) for text in texts]
+        self._unspaced = [is_unspaced(reference) for reference in self._references]
         self._lengths = [self._errors(i, "")[1] for i in range(len(texts))]
 
-    def tables(self, heard: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """Tables of each speaker, by what was heard of every sentence.
+    def tables(self, transcripts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Return the tables of the systems, from the transcripts of all sentences by each.
 
-        `wer` and `cer` have the error rates of sentences of all and of each length, `wrong_words` the share of a
-        class's words that were not heard. A table or a row with nothing to count is left out.
+        `wer` and `cer` have error rates in total and by sentence length, `wrong_words` the fraction of the words of a
+        class that are substituted or deleted in the transcripts. Empty tables and rows are left out.
         """
-        heard = {name: [self._say(text) for text in texts] for name, texts in heard.items()}
-        errors = {name: [self._errors(i, text) for i, text in enumerate(texts)] for name, texts in heard.items()}
-        wrong = {name: [self._wrong(i, text) for i, text in enumerate(texts)] for name, texts in heard.items()}
-        classes = ({name: [w[c] for w in of] for name, of in wrong.items()} for c in range(len(CLASSES)))
+        normalized = {system: [self._normalize(text) for text in texts] for system, texts in transcripts.items()}
+        errors = {system: [self._errors(i, t) for i, t in enumerate(texts)] for system, texts in normalized.items()}
+        wrong = {system: [self._wrong_words(i, t) for i, t in enumerate(texts)] for system, texts in normalized.items()}
+        by_class = {c: {system: [counts[c] for counts in wrong[system]] for system in wrong} for c in CLASSES}
         tables = {
-            "wer": self._by_length(
-                errors, "words", [i for i, spaceless in enumerate(self._spaceless) if not spaceless]
-            ),
-            "cer": self._by_length(
-                errors, "characters", [i for i, spaceless in enumerate(self._spaceless) if spaceless]
-            ),
-            "wrong_words": {name: _row(c, "words") for name, c in zip(CLASSES, classes, strict=True)},
+            "wer": self._by_length(errors, "words", unspaced=False),
+            "cer": self._by_length(errors, "characters", unspaced=True),
+            "wrong_words": {name: _row(counts, "words") for name, counts in by_class.items()},
         }
-        known = {name: {key: row for key, row in table.items() if row} for name, table in tables.items()}
-        return {name: table for name, table in known.items() if table}
+        return _non_empty({name: _non_empty(table) for name, table in tables.items()})
 
-    def manner(self, codes: Sequence[Sequence[int]], heard: Sequence[str], took_sec: float) -> dict[str, float]:
-        """How a speaker spoke: shares of the sentences without codes, and without a word heard; codes a word, or
-        character, of those with codes; and codes made in a second."""
-        paces = {}
-        for unit, spaceless in (("word", False), ("character", True)):
-            if spaceless in self._spaceless:
-                said = [i for i, c in enumerate(codes) if c and self._spaceless[i] == spaceless]
-                if num_units := sum(self._lengths[i] for i in said):
-                    paces[f"codes_per_{unit}"] = sum(len(codes[i]) for i in said) / num_units
+    def code_metrics(
+        self, codes: Sequence[Sequence[int]], transcripts: Sequence[str], elapsed_sec: float
+    ) -> dict[str, float]:
+        """Return metrics of one system, from the codes and the transcript of each sentence.
+
+        `unsaid_share` and `empty_share` are the fractions of sentences without codes and with empty transcripts.
+        `codes_per_word` (or `codes_per_character`) is over the sentences with codes. `tokens_per_sec` is codes per
+        second of computation.
+        """
+        rates = {}
+        for unit, unspaced in (("word", False), ("character", True)):
+            with_codes = [i for i, c in enumerate(codes) if c and self._unspaced[i] == unspaced]
+            if num_units := sum(self._lengths[i] for i in with_codes):
+                rates[f"codes_per_{unit}"] = sum(len(codes[i]) for i in with_codes) / num_units
         return {
             "unsaid_share": sum(not c for c in codes) / len(codes),
-            "empty_share": sum(not normalize(text) for text in heard) / len(codes),
-            **paces,
-            "tokens_per_sec": sum(map(len, codes)) / took_sec,
+            "empty_share": sum(not comparison_form(text) for text in transcripts) / len(codes),
+            **rates,
+            "tokens_per_sec": sum(map(len, codes)) / elapsed_sec,
         }
 
-    def _errors(self, sentence: int, heard: str) -> tuple[int, int]:
-        count = character_errors if self._spaceless[sentence] else word_errors
-        return count(self._references[sentence], heard)
+    def _errors(self, sentence: int, transcript: str) -> _Count:
+        count = character_errors if self._unspaced[sentence] else word_errors
+        return count(self._references[sentence], transcript)
 
-    def _wrong(self, sentence: int, heard: str) -> list[tuple[int, int]]:
-        """Of each class, its words that were not heard and all of its words; none of a sentence without spaces."""
-        if self._spaceless[sentence]:
-            return [(0, 0)] * len(CLASSES)
-        words, classes = self._classes[sentence]
-        places = matches(words, normalize(heard).split())
-        of_class = ([p for p, c in zip(places, classes, strict=True) if name in (c or (_OTHERS,))] for name in CLASSES)
-        return [(found.count(None), len(found)) for found in of_class]
+    def _wrong_words(self, sentence: int, transcript: str) -> dict[str, _Count]:
+        """Return the wrong words and all words of each class; zeros for a script without spaces."""
+        if self._unspaced[sentence]:
+            return dict.fromkeys(CLASSES, (0, 0))
+        words, classes = self._words_and_classes[sentence]
+        is_wrong = [index is None for index in align(words, comparison_form(transcript).split())]
+        of_class = {
+            name: [wrong for wrong, own in zip(is_wrong, classes, strict=True) if name in (own or (_OTHERS,))]
+            for name in CLASSES
+        }
+        return {name: (sum(wrong), len(wrong)) for name, wrong in of_class.items()}
 
-    def _by_length(self, errors: Mapping[str, Counts], unit: str, sentences: Sequence[int]) -> dict[str, Any]:
-        def row(low: float, high: float) -> dict[str, Any] | None:
-            chosen = [i for i in sentences if low < self._lengths[i] <= high]
-            return _row({name: [counts[i] for i in chosen] for name, counts in errors.items()}, unit)
+    def _by_length(self, errors: Mapping[str, Sequence[_Count]], unit: str, unspaced: bool) -> dict[str, Any]:
+        """Return the table rows of the sentences with or without spaces: all of them, and by their length in units."""
+        rows = {}
+        for name, (low, high) in _length_groups(unit).items():
+            group = [i for i, n in enumerate(self._lengths) if low < n <= high and self._unspaced[i] == unspaced]
+            rows[name] = _row({system: [counts[i] for i in group] for system, counts in errors.items()}, unit)
+        return rows
 
-        between = {f"{low + 1} to {high} {unit}": row(low, high) for low, high in pairwise((0, *LENGTHS))}
-        return {"all": row(0, inf), **between, f"over {LENGTHS[-1]} {unit}": row(LENGTHS[-1], inf)}
+
+def _length_groups(unit: str) -> dict[str, tuple[float, float]]:
+    """Return the limits (low, high) of each group, whose lengths are low < length <= high."""
+    bounded = {f"{low + 1} to {high} {unit}": (low, high) for low, high in pairwise((0, *LENGTHS))}
+    return {"all": (0, inf), **bounded, f"over {LENGTHS[-1]} {unit}": (LENGTHS[-1], inf)}
 
 
-def _row(counts: Mapping[str, Counts], unit: str) -> dict[str, Any] | None:
-    """A row of a table; None where nothing is to be counted."""
-    counts = {name: [c for c in of if c[1]] for name, of in counts.items()}
+def _row(counts: Mapping[str, Sequence[_Count]], unit: str) -> dict[str, Any] | None:
+    """Return the error rates of the systems and their difference, from paired counts; None if there is no unit."""
+    counts = {system: [(errors, units) for errors, units in c if units] for system, c in counts.items()}
     first, second = list(counts.values())[:2]
     if not first:
         return None
-    apart = [(a - b, n) for (a, n), (b, _) in zip(first, second, strict=True)]
+    differences = [(a - b, units) for (a, units), (b, _) in zip(first, second, strict=True)]
     return {
         "sentences": len(first),
-        unit: sum(n for _, n in first),
-        **{name: asdict(pooled(c)) for name, c in counts.items()},
-        "difference": asdict(pooled(apart)),
+        unit: sum(units for _, units in first),
+        **{system: asdict(pooled(c)) for system, c in counts.items()},
+        "difference": asdict(pooled(differences)),
     }
+
+
+def _non_empty(entries: Mapping[str, _T]) -> dict[str, _T]:
+    return {name: entry for name, entry in entries.items() if entry}

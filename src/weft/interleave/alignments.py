@@ -1,10 +1,10 @@
-"""Words of recordings and their times, as an aligner finds them, and where these words stand in a transcript.
+"""Word times of recordings from a forced aligner, matched to transcripts.
 
     alignments = Alignments.of(Path("words.jsonl"))
-    timed = alignments.timed(utterance)     # of an utterance of a manifest, where its id is in alignments.places
-    timed.text[: timed.ends[0]]             # its first word, spoken from timed.seconds[0, 0] to timed.seconds[0, 1]
+    timed = alignments.timed(utterance)     # of an utterance whose id is in alignments.offsets
+    timed.text[: timed.ends[0]]             # the first word, spoken from timed.seconds[0, 0] to timed.seconds[0, 1]
 
-The file is JSONL, one utterance a line, with seconds from the start of its sound:
+The file is JSONL, one utterance per line, with times in seconds from the start of its audio:
 
     {"id": "u1", "words": [{"word": "the", "start": 0.14, "end": 0.29}, {"word": "war", "start": 0.29, "end": 0.53}]}
 """
@@ -25,12 +25,12 @@ import orjson
 from weft.errors import UserError
 from weft.records import Utterance
 
-_UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: what aligners write for a word that they do not know
+_UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: a word outside the aligner's vocabulary
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A transcript, where its N aligned words end in it, and their seconds (N, 2), NaN for a word without times."""
+class TimedText:
+    """A transcript, the offsets in it where its N words end, and their times (N, 2) in seconds, NaN where unknown."""
 
     text: str
     ends: np.ndarray
@@ -39,99 +39,98 @@ class Timed:
 
 @dataclass(frozen=True)
 class Alignments:
-    """A file of aligned words, read an utterance at a time. `places` are the bytes at which the lines of ids begin."""
+    """A file of word times that is read one utterance at a time. `offsets` are the byte offsets of lines by id."""
 
     path: Path
-    places: Mapping[str, int]
+    offsets: Mapping[str, int]
     identity: str
 
     @classmethod
     def of(cls, path: Path) -> Alignments:
-        """Raises UserError, naming the line, for a file that is missing, or not alignments by its lines' shape."""
+        """Index a file. Raises UserError for a missing file and, with its number, for a line in another format."""
         if not path.is_file():
-            raise UserError(f"{path} is no file: give a .jsonl of utterances' words and their times")
-        places: dict[str, int] = {}
-        total, place = hashlib.sha256(), 0
+            raise UserError(f"{path} is not a file: give a .jsonl file of words with their times")
+        offsets: dict[str, int] = {}
+        total, offset = hashlib.sha256(), 0
         with path.open("rb") as f:
             for number, line in enumerate(f, 1):
                 if line.strip():
                     name = _row(line, f"{path} line {number}")["id"]
-                    if name in places:
+                    if name in offsets:
                         raise UserError(f"{path} line {number}: id {name!r} occurs twice: make ids unique")
-                    places[name] = place
+                    offsets[name] = offset
                 total.update(line)
-                place += len(line)
-        return cls(path, places, total.hexdigest()[:16])
+                offset += len(line)
+        return cls(path, offsets, f"sha256:{total.hexdigest()[:16]}")
 
-    def timed(self, utterance: Utterance) -> Timed:
-        """The transcript of an utterance that is in `places`, with its words' times; without one, its words make it.
+    def timed(self, utterance: Utterance) -> TimedText:
+        """Return the transcript of an utterance with the times of its words. The default transcript is the words.
 
-        Raises UserError for times that cannot be, and for words that are not those of the transcript.
+        Raises UserError for times that are out of order and for words that differ from those of the transcript.
         """
         with self.path.open("rb") as f:
-            f.seek(self.places[utterance.id])
+            f.seek(self.offsets[utterance.id])
             rows = _row(f.readline(), str(self.path))["words"]
-        words = [(row["word"], _times(row)) for row in rows if _letters(row["word"])]
-        if not words:
-            raise UserError("it has no words: leave it out of the alignments")
-        said, seconds = [word for word, _ in words], np.array([times for _, times in words], np.float64)
+        timed_words = [(row["word"], _times(row)) for row in rows if _chars(row["word"])]
+        if not timed_words:
+            raise UserError("it has no words: remove it from the alignments")
+        words, seconds = [word for word, _ in timed_words], np.array([times for _, times in timed_words], np.float64)
         known = seconds[~np.isnan(seconds[:, 0])]
         if np.any(known[:, 1] < known[:, 0]) or np.any(np.diff(known, axis=0) < 0) or np.any(known < 0):
-            raise UserError("its words' times do not go on: give `start` and `end` in seconds, in order")
-        text = (utterance.text or " ".join(said)).strip()
-        return Timed(text, _ends_in(text, said), seconds)
+            raise UserError("its word times are out of order: give `start` and `end` in seconds, in order")
+        text = (utterance.text or " ".join(words)).strip()
+        return TimedText(text, _word_ends(text, words), seconds)
 
 
-def _ends_in(text: str, words: Sequence[str]) -> np.ndarray:
-    """Where each of the `words` ends in a text that they spell, with the punctuation behind it.
+def _word_ends(text: str, words: Sequence[str]) -> np.ndarray:
+    """Return the offset in `text` where each of the `words` ends, with the punctuation that follows it.
 
-    Only letters and digits are compared, without case and accents, so that punctuation and where words are parted may
-    differ. A word that the aligner did not know stands for what it may be between two white spaces of the text.
+    Only letters and digits are compared, without case and accents: punctuation and word boundaries may differ. A word
+    outside the aligner's vocabulary matches any text between two spaces.
     """
-    letters, places = "", []  # those of the text, with a space between its words, and where each of them stands
+    chars, offsets = "", []  # of the text, with a space between words, and their offsets in the text
     for token in re.finditer(r"\S+", text):
-        spelled = [(letter, i) for i, c in enumerate(token[0], token.start()) for letter in _letters(c)]
-        if spelled and letters:
+        spelled = [(char, i) for i, c in enumerate(token[0], token.start()) for char in _chars(c)]
+        if spelled and chars:
             spelled.insert(0, (" ", token.start()))
-        letters += "".join(letter for letter, _ in spelled)
-        places += [place for _, place in spelled]
+        chars += "".join(char for char, _ in spelled)
+        offsets += [offset for _, offset in spelled]
     unknown = "(?<![^ ])([^ ]+)(?![^ ])"
-    pattern = " ?".join(unknown if _UNKNOWN.fullmatch(w) else f"({' ?'.join(_letters(w))})" for w in words)
-    if not (found := re.fullmatch(pattern, letters)):
-        raise UserError("its aligned words are not those of its transcript: align them again")
-    return np.array([_behind(text, places[found.end(i + 1) - 1] + 1) for i in range(len(words))])
+    pattern = " ?".join(unknown if _UNKNOWN.fullmatch(w) else f"({' ?'.join(_chars(w))})" for w in words)
+    if not (found := re.fullmatch(pattern, chars)):
+        raise UserError("its aligned words differ from its transcript: align it again")
+    return np.array([_after_punctuation(text, offsets[found.end(i + 1) - 1] + 1) for i in range(len(words))])
 
 
-def _behind(text: str, place: int) -> int:
-    """The end of the punctuation at a place of a text."""
-    while place < len(text) and not text[place].isspace() and not _letters(text[place]):
-        place += 1
-    return place
+def _after_punctuation(text: str, offset: int) -> int:
+    while offset < len(text) and not text[offset].isspace() and not _chars(text[offset]):
+        offset += 1
+    return offset
 
 
-def _letters(text: str) -> str:
-    """The letters and digits of a text, without case and accents."""
+def _chars(text: str) -> str:
+    """Return the letters and digits of a text, without case and accents."""
     return "".join(c for c in unicodedata.normalize("NFKD", text).casefold() if c.isalnum())
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
-    """A line of alignments. Raises UserError for one of another shape."""
+    """Parse a line. Raises UserError for another format."""
     try:
         row = orjson.loads(line)
-        shaped = isinstance(row["id"], str) and all(isinstance(word["word"], str) for word in row["words"])
+        has_strings = isinstance(row["id"], str) and all(isinstance(word["word"], str) for word in row["words"])
     except (orjson.JSONDecodeError, LookupError, TypeError) as e:
-        raise UserError(f'{where} is not {{"id": ..., "words": [{{"word", "start", "end"}}, ...]}}: mend it') from e
-    if not shaped:
-        raise UserError(f"{where} has an `id` or a `word` that is no string: mend it")
+        raise UserError(f'{where} is not {{"id": ..., "words": [{{"word", "start", "end"}}, ...]}}: fix it') from e
+    if not has_strings:
+        raise UserError(f"{where} has an `id` or a `word` that is not a string: fix it")
     return row
 
 
 def _times(word: Mapping[str, Any]) -> tuple[float, float]:
-    """The seconds of a word, NaN where they are not known."""
+    """Return start and end of a word in seconds, NaN if they are unknown."""
     start, end = word.get("start"), word.get("end")
     if start is None or end is None:
         return float("nan"), float("nan")
     for sec in (start, end):
         if isinstance(sec, bool) or not isinstance(sec, int | float):
-            raise UserError(f"word {word['word']!r} has {sec!r} for a time: give seconds, or leave it out")
+            raise UserError(f"the time of word {word['word']!r} is {sec!r}: give seconds, or leave it out")
     return float(start), float(end)

@@ -1,32 +1,32 @@
-"""Documents that need no synthesis: plain text, and recorded speech with or without its transcript.
+"""Documents without synthesis: text, and recorded speech with or without its transcript.
 
-run(DocumentsConfig(kind="asr", source=(Path("runs/codes"),), out=Path("runs/asr")))
+    run(DocumentsConfig(kind="asr", source=(Path("runs/codes"),), out=Path("runs/asr")))
 
-text    a text corpus, one text segment a document
-speech  a codes dataset, one speech segment an utterance; consecutive ones of one `source` are one document
-asr     speech, then its transcript, which alone is trained on (section 3 of arXiv 2411.17607)
+text    a text corpus, one text segment per document
+speech  a codes dataset, one speech segment per utterance; consecutive utterances of one `source` form a document
+asr     speech, then its transcript, which alone is trained on (section 3 of the paper)
 tts     a transcript, then its speech, which alone is trained on
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count, Share
+from weft.config import FLAT, NOT_IN_PLAN, PositiveInt
 from weft.data import job
-from weft.data.cluster import HERE, Executor
 from weft.data.corpus import TextCorpus
-from weft.data.job import Report
-from weft.data.shards import Rows, tokenizer_of, write_documents
+from weft.data.datasets import Rows, tokenizer_parent, write_document_part
+from weft.data.job import JobConfig, Report
 from weft.errors import UserError
-from weft.interleave.words import num_words
+from weft.plan import Draft, Plan, create
 from weft.records import CodedUtterance, Document, Meta, Segment
+from weft.text.segment import num_words
 
 _BYTES_PER_TASK = 32 << 20
 _ROWS_PER_TASK = 50_000
@@ -34,58 +34,52 @@ _ROWS_PER_TASK = 50_000
 
 @dataclass(frozen=True)
 class DocumentsConfig:
-    """What documents to make, and of what."""
+    """Kind and source of documents."""
 
     kind: Literal["text", "speech", "asr", "tts"]
     """Kind of document."""
     source: tuple[str | Path, ...]
-    """For text a corpus: .txt, .jsonl (.gz, .zst), .parquet, .arrow files, folders, URLs; else codes datasets."""
+    """For text, files, directories and URLs: .txt, .jsonl (.gz, .zst), .parquet, .arrow. Otherwise, codes datasets."""
     out: Path
-    """Folder to write the documents to."""
-    tasks: Count | None = None
-    """Parts the work is cut into; by default one for 32 MiB of text, or 50,000 utterances."""
-    workers: Count = 1
-    """Processes; on a cluster, jobs at a time."""
-    executor: Executor = HERE
-    """Where they run."""
-    max_bad_share: Share = 0.01
-    """Share of unreadable texts above which the job fails."""
-    licence: str | None = None
-    """Licence of the text, which the notes of all that is made of it will tell."""
+    """Output directory for the documents."""
+    tasks: PositiveInt | None = None
+    """Number of tasks; not set: one per 32 MiB of text or 50,000 utterances."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
+    licence: Annotated[str | None, NOT_IN_PLAN] = None
+    """Licence of the text, passed on to the notes of everything made from it."""
 
 
 def run(config: DocumentsConfig) -> Manifest:
-    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+    """Create the artifact `config.out`.
 
-    Raises UserError for sources without anything that makes such a document, or of different tokenizers.
+    Raises UserError for sources without content for such documents, and for codes of different tokenizers.
     """
     source: TextCorpus | Rows
-    settings: dict[str, Any] = {"kind": config.kind}
+    inputs: dict[str, Any] = {}
     if config.kind == "text":
         source, parents = TextCorpus.of(*config.source), {}
-        settings["corpus"] = source.identity
+        inputs["corpus"] = source.identity
         tasks = config.tasks or job.tasks_for(source.size_bytes, _BYTES_PER_TASK)
     else:
         if len({Path(folder).resolve() for folder in config.source}) < len(config.source):
-            raise UserError(f"{', '.join(map(str, config.source))}: a dataset is given twice: give each once")
+            raise UserError(f"{', '.join(map(str, config.source))} contain a dataset twice: give each once")
         codes = {str(folder): artifacts.read(Path(folder), "codes") for folder in config.source}
-        source, parents = Rows.of(*map(Path, config.source)), tokenizer_of(codes)
+        source, parents = Rows.of(*map(Path, config.source)), tokenizer_parent(codes)
         parents |= {f"codes {i}": manifest for i, manifest in enumerate(codes.values(), 1)}
         tasks = config.tasks or job.tasks_for(len(source), _ROWS_PER_TASK)
-    settings["tasks"] = tasks
-    if artifacts.is_made(config.out, "documents", settings, parents):
-        return artifacts.read(config.out)
-    with artifacts.build(config.out, "documents", settings, parents, config.licence) as draft:
-        work = _Make(config.kind, source, draft.folder, tasks)
-        title = f"{config.kind} documents"
-        report = job.run(work, draft.folder, tasks, config.workers, title, config.max_bad_share, config.executor)
+
+    def write(draft: Draft) -> None:
+        work = _MakeDocuments(config.kind, source, draft.folder, tasks)
+        report = job.run(work, draft.folder, tasks, config.job, f"{config.kind} documents")
         draft.counts.update(_summary(report, config))
-    return artifacts.read(config.out)
+
+    plan = Plan.of("documents", config, parents, **inputs, tasks=tasks)
+    return create(config.out, plan, write, config.licence)
 
 
 @dataclass
-class _Make:
-    """The work of a task: its share of the source, as one part of documents."""
+class _MakeDocuments:
+    """A task: convert a range of the source to one part of documents."""
 
     kind: str
     source: TextCorpus | Rows
@@ -94,24 +88,24 @@ class _Make:
 
     def __call__(self, task: int) -> Report:
         report = Report()
-        write_documents(self.folder, task, self._counted(self._documents(task, report), report))
+        write_document_part(self.folder, task, self._counted(self._documents(task, report), report))
         return report
 
     def _documents(self, task: int, report: Report) -> Iterator[Document]:
         if isinstance(self.source, TextCorpus):
-            for text in self.source.read(job.share(self.source.size_bytes, task, self.num_tasks), report.skipped):
+            for text in self.source.read(job.task_range(self.source.size_bytes, task, self.num_tasks), report.skipped):
                 meta = Meta(0.0, num_words(text.text))
                 yield Document(text.id, "text", (Segment.of_text(text.text),), meta)
             return
-        mine = job.share(len(self.source), task, self.num_tasks)
+        indices = job.task_range(len(self.source), task, self.num_tasks)
         if self.kind == "speech":
-            for utterances in _recordings(self.source, mine):
-                spoken = [u for u in utterances if u.codes]
-                report.counts["without_codes"] += len(utterances) - len(spoken)
-                if spoken:
-                    yield _speech(spoken)
+            for utterances in _recordings(self.source, indices):
+                with_codes = [u for u in utterances if u.codes]
+                report.counts["without_codes"] += len(utterances) - len(with_codes)
+                if with_codes:
+                    yield _speech(with_codes)
             return
-        for utterance in self.source.utterances(mine):
+        for utterance in self.source.utterances(indices):
             if not utterance.codes:
                 report.counts["without_codes"] += 1
             elif utterance.text and utterance.text.strip():
@@ -127,7 +121,7 @@ class _Make:
 
 
 def _pair(kind: str, utterance: CodedUtterance) -> Document:
-    """An utterance with its transcript. The speech segment has no text, so that the document's text is said once."""
+    """Return an utterance with its transcript. The speech segment has no text, so the document's text occurs once."""
     text = (utterance.text or "").strip()
     asr = kind == "asr"
     speech, written = Segment.of_speech(utterance.codes, loss=not asr), Segment.of_text(text, loss=asr)
@@ -136,20 +130,20 @@ def _pair(kind: str, utterance: CodedUtterance) -> Document:
     return Document(utterance.id, kind, segments, meta)
 
 
-def _recordings(rows: Rows, mine: range) -> Iterator[list[CodedUtterance]]:
-    """Runs of utterances of one recording, those that begin in the rows `mine`, whole."""
-    before = next(rows.utterances(range(mine.start - 1, mine.start))).source if mine.start else None
-    numbered = enumerate(rows.utterances(range(mine.start, len(rows))), mine.start)
+def _recordings(rows: Rows, indices: range) -> Iterator[list[CodedUtterance]]:
+    """Yield the utterances of each recording that begins in the rows `indices`; the last one may end after them."""
+    before = next(rows.utterances(range(indices.start - 1, indices.start))).source if indices.start else None
+    numbered = enumerate(rows.utterances(range(indices.start, len(rows))), indices.start)
     for _, run in groupby(numbered, key=lambda pair: pair[1].source or pair[0]):
         numbers, utterances = zip(*run, strict=True)
-        if numbers[0] >= mine.stop:
+        if numbers[0] >= indices.stop:
             return
-        if numbers[0] > mine.start or before is None or before != utterances[0].source:
-            yield list(utterances)  # else it began in an earlier share, which takes it whole
+        if numbers[0] > indices.start or before is None or before != utterances[0].source:
+            yield list(utterances)  # otherwise an earlier task yields the recording
 
 
 def _speech(utterances: list[CodedUtterance]) -> Document:
-    """Utterances of one recording, in order, each a speech segment; texts are joined as texts are, before a space."""
+    """Return consecutive utterances of one recording as a document, with texts joined by spaces."""
     segments: list[Segment] = []
     for u in utterances:
         text = f" {u.text.strip()}" if u.text and segments else u.text
@@ -169,7 +163,9 @@ def _speech(utterances: list[CodedUtterance]) -> Document:
 
 def _summary(report: Report, config: DocumentsConfig) -> dict[str, Any]:
     if not report.counts["documents"]:
-        lacking = {"no transcripts": "without_text", "no codes": "without_codes"}
-        why = next((said for said, name in lacking.items() if report.counts[name]), "nothing to read")
-        raise UserError(f"{', '.join(map(str, config.source))}: {why} for {config.kind} documents; give another source")
+        missing = {"transcripts": "without_text", "codes": "without_codes"}
+        what = next((what for what, name in missing.items() if report.counts[name]), "content")
+        raise UserError(
+            f"{', '.join(map(str, config.source))} has no {what} for {config.kind} documents: give another source"
+        )
     return {**report.counts, "skipped_documents": report.skipped.num_bad}

@@ -1,29 +1,30 @@
-"""Documents to token shards, for one language model's vocabulary.
+"""Packing: conversion of documents to token shards, the token ids of one language model.
 
-    run(PackConfig(dataset=(Path("runs/woven"), Path("runs/asr")), lm=Path("runs/base"), out=Path("runs/tokens")))
+    run(PackConfig(dataset=(Path("runs/interleaved"), Path("runs/asr")), lm=Path("runs/lm"), out=Path("runs/tokens")))
 
-Every dataset has its own folder of shards in the result, `OUT/woven/00000.ds`, so that a mixture can weigh it.
-Sequence length, mixture and packing into rows are decided when reading (`weft.data.shards.TokenShards`).
+Each dataset gets a directory of shards, such as OUT/interleaved/00000.ds, so that a mixture can weight it. Sequence
+length, mixture and packing into sequences are decided when the shards are read (`weft.data.token_shards`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.config import Count
+from weft.config import FLAT, NOT_IN_PLAN
 from weft.data import job
-from weft.data.job import Report
-from weft.data.shards import Rows, tokenizer_of, write_tokens
+from weft.data.datasets import Rows, tokenizer_parent
+from weft.data.job import JobConfig, Report
+from weft.data.token_shards import write_tokens
 from weft.errors import UserError
-from weft.records import Document
+from weft.plan import Draft, Plan, create
 from weft.vocab import SpeechVocab
 
 _ROWS_PER_TASK = 20_000
@@ -32,69 +33,67 @@ _REPLACED, _REPLACING = "replaced text tokens", "speech tokens in their place"
 
 @dataclass(frozen=True)
 class PackConfig:
-    """What to pack, and for which language model."""
+    """Documents, and the language model of their tokens."""
 
     dataset: tuple[Path, ...]
-    """Documents datasets, each with a folder name of its own."""
+    """Documents datasets, in directories with different names."""
     lm: Path
-    """Language model folder, whose vocabulary holds the speech tokens."""
+    """Directory of a language model whose vocabulary contains the speech tokens."""
     out: Path
-    """Folder to write the token shards to."""
-    workers: Count = 1
-    """Processes."""
+    """Output directory for the token shards."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
 
 
 def run(config: PackConfig) -> Manifest:
-    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+    """Create the artifact `config.out`.
 
-    Raises UserError for documents and a language model of different tokenizers, and for codes outside the vocabulary.
+    Raises UserError if documents and language model have different tokenizers, and for codes outside the vocabulary.
     """
     names = [folder.resolve().name for folder in config.dataset]
     if len(set(names)) < len(names):
-        raise UserError(f"two datasets share a name ({', '.join(names)}): rename a folder")
+        raise UserError(f"two datasets have the same name ({', '.join(names)}): rename a directory")
     if "log" in names:
-        raise UserError("a dataset is named log, which is the name of the packed shards' own log: rename its folder")
+        raise UserError("a dataset is named log, like the log directory of the shards: rename its directory")
     manifests = {n: artifacts.read(folder, "documents") for n, folder in zip(names, config.dataset, strict=True)}
     lm = {"the language model": artifacts.read(config.lm)} if (config.lm / artifacts.MANIFEST).is_file() else {}
-    parents = manifests | tokenizer_of(manifests | lm)
     vocab = _vocab(config.lm)
     shards = [shard for n, folder in zip(names, config.dataset, strict=True) for shard in _shards(n, Rows.of(folder))]
-    settings = {"vocab": vocab.fingerprint, "tasks": len(shards)}
-    if artifacts.is_made(config.out, "tokens", settings, parents):
-        return artifacts.read(config.out)
-    with artifacts.build(config.out, "tokens", settings, parents) as draft:
-        report = job.run(_Pack(shards, vocab, draft.folder), draft.folder, len(shards), config.workers, "pack")
+
+    def write(draft: Draft) -> None:
+        report = job.run(_Pack(shards, vocab, draft.folder), draft.folder, len(shards), config.job, "pack")
         draft.counts.update(_summary(report.counts))
-    return artifacts.read(config.out)
+
+    parents = manifests | tokenizer_parent(manifests | lm)
+    return create(config.out, Plan.of("tokens", config, parents, vocab=vocab.fingerprint, tasks=len(shards)), write)
 
 
 def _vocab(lm: Path) -> SpeechVocab:
     from transformers import AutoTokenizer
 
     if not lm.is_dir():
-        raise UserError(f"{lm} does not exist: give the folder of a language model")
+        raise UserError(f"{lm} does not exist: give the directory of a language model")
     with artifacts.loading(lm, "a language model"):
         return SpeechVocab.of(AutoTokenizer.from_pretrained(lm, local_files_only=True))
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """What a task packs: some rows of a dataset."""
+    """The rows of a dataset that one task converts."""
 
     dataset: str
     number: int
     rows: Rows
-    mine: range
+    indices: range
 
 
 def _shards(name: str, rows: Rows) -> list[_Shard]:
     num = job.tasks_for(len(rows), _ROWS_PER_TASK)
-    return [_Shard(name, i, rows, job.share(len(rows), i, num)) for i in range(num)]
+    return [_Shard(name, i, rows, job.task_range(len(rows), i, num)) for i in range(num)]
 
 
 @dataclass
 class _Pack:
-    """The work of a task: one shard."""
+    """A task: write one shard."""
 
     shards: list[_Shard]
     vocab: SpeechVocab
@@ -107,8 +106,11 @@ class _Pack:
         return report
 
     def _tokens(self, shard: _Shard, counts: Counter[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for document in shard.rows.documents(shard.mine):
-            ids, loss = self._ids(document, shard.dataset)
+        for document in shard.rows.documents(shard.indices):
+            try:
+                ids, loss = self.vocab.document_ids(document)
+            except UserError as e:
+                raise UserError(f"{shard.dataset}, document {document.id!r}: {e}") from e
             speech, control = int(self.vocab.is_audio(ids).sum()), int(self.vocab.is_control(ids).sum())
             found = {
                 "documents": 1,
@@ -124,16 +126,13 @@ class _Pack:
             counts.update({f"{shard.dataset}/{document.kind}/{name}": n for name, n in found.items()})
             yield ids, loss
 
-    def _ids(self, document: Document, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            return self.vocab.document_ids(document)
-        except UserError as e:
-            raise UserError(f"{dataset}, document {document.id!r}: {e}") from e
-
 
 def _summary(counts: Counter[str]) -> dict[str, Any]:
-    """Counts by dataset, by kind, and in all; where text was replaced by speech, also how many tokens one token of the
-    text became (3 to 4.5 in natural speech at 12.5 codes a second, of a vocabulary of 100,000 and more)."""
+    """Return the counts by dataset, by kind of document, and in total.
+
+    For interleaved documents, they include the number of speech tokens per replaced text token: 3 to 4.5 for natural
+    speech at 12.5 codes per second and a vocabulary of 100,000 or more.
+    """
     datasets: dict[str, Counter[str]] = {}
     kinds: dict[str, Counter[str]] = {}
     total: Counter[str] = Counter()
@@ -142,13 +141,13 @@ def _summary(counts: Counter[str]) -> dict[str, Any]:
         for group in (datasets.setdefault(dataset, Counter()), kinds.setdefault(kind, Counter()), total):
             group[name] += count
     if not total["documents"]:
-        raise UserError("the datasets hold no documents: there is nothing to pack")
-    by_dataset, by_kind = ({n: _told(c) for n, c in groups.items()} for groups in (datasets, kinds))
-    return {**_told(total), "datasets": by_dataset, "kinds": by_kind}
+        raise UserError("the datasets contain no documents: give others")
+    by_dataset, by_kind = ({n: _with_ratio(c) for n, c in groups.items()} for groups in (datasets, kinds))
+    return {**_with_ratio(total), "datasets": by_dataset, "kinds": by_kind}
 
 
-def _told(counts: Counter[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {n: c for n, c in counts.items() if n not in (_REPLACED, _REPLACING)}
+def _with_ratio(counts: Counter[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {n: c for n, c in counts.items() if n not in (_REPLACED, _REPLACING)}
     if replaced := counts[_REPLACED]:
-        told["speech_tokens_per_replaced_text_token"] = round(counts[_REPLACING] / replaced, 3)
-    return told
+        shown["speech_tokens_per_replaced_text_token"] = round(counts[_REPLACING] / replaced, 3)
+    return shown

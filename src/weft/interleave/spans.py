@@ -1,13 +1,13 @@
-"""Which words of a text are spoken: spans over the whole document, to an exact share of its words.
+"""Selection of the spans of a text that become speech: an exact fraction of the words of a document.
 
-    drawn = draw(text, speech_ratio=0.3, mean_span_words=10, rng=np.random.default_rng(hash64(seed, document_id)))
-    "".join(part.text for part in drawn.parts) == text
+    selection = select(text, speech_ratio=0.3, mean_span_words=10, rng=np.random.default_rng(hash64(seed, document_id)))
+    "".join(part.text for part in selection.parts) == text
 
-Policies: "poisson" (the paper's) places spans of Poisson lengths anywhere; "sentences" speaks whole sentences;
-"alternate" weaves written and spoken stretches in turn, both of Poisson lengths. Code, tables, addresses and the like
-(`weft.interleave.speakable`) stay text, and no span crosses them: one that would is cut in two there.
+Policies: "poisson" (the paper's) places spans of Poisson lengths anywhere; "sentences" selects whole sentences;
+"alternate" alternates written and spoken spans, both of Poisson lengths. Code, tables, addresses and other unspeakable
+text (`weft.interleave.speakable`) stay text and split the spans.
 
-Source: section 3 of arXiv 2411.17607 (Poisson span lengths, non-overlapping, a share eta of the text).
+Source: the paper, section 3 (Poisson span lengths, no overlap, a fraction eta of the text).
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Literal
 
 import numpy as np
 
 from weft.interleave.speakable import unspeakable
-from weft.interleave.words import word_ends
 from weft.records import Segment
-from weft.sentences import sentence_ends
+from weft.text.segment import sentence_ends, word_ends
 
 Policy = Literal["poisson", "sentences", "alternate"]
 Span = tuple[int, int]  # a range of words, [start, stop)
 
-_LONGEST_SENTENCE = 3.0  # in mean spans: what the text-to-token model rarely sees more than
-_LEAST_SPEAKABLE = 0.2  # a document of which less can be spoken is code or a table with some words about it
+_MAX_SENTENCE = 3.0  # in mean spans; text-to-token models rarely see more in training
+_MIN_SPEAKABLE = 0.2  # documents with a lower speakable fraction are mostly code or tables
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of a document: its exact text, with the white space before each word, and whether it is spoken."""
+class TextSpan:
+    """A range of words of a document: its exact text, with the white space before each word."""
 
     text: str
     num_words: int
@@ -42,69 +41,69 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A document cut into parts, and what of it could not be spoken: words by kind (`weft.interleave.speakable`).
+class Selection:
+    """A document split into parts, and the number of its words that cannot be spoken, by kind.
 
-    `left_whole` says that so little of it can be spoken that all of it stays text.
+    `left_whole` means that the whole document stays text, because too few of its words can be spoken.
     """
 
-    parts: list[Part]
+    parts: list[TextSpan]
     unspeakable_words: dict[str, int]
     left_whole: bool
 
 
 def hash64(*parts: object) -> int:
-    """A stable 64-bit hash, for seeds that depend on what is drawn for and not on the order of work."""
+    """Return a stable 64-bit hash, for seeds that depend on the item and not on the order of processing."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
-def draw(
+def select(
     text: str, speech_ratio: float, mean_span_words: float, rng: np.random.Generator, policy: Policy = "poisson"
-) -> Drawn:
-    """Cut `text` into written and spoken parts that join to it exactly; written ones never follow one another.
+) -> Selection:
+    """Split `text` into written and spoken parts whose texts concatenate to it; written parts are never adjacent.
 
-    The spoken share of all the words is `speech_ratio` up to less than a word (or a sentence), and on average exactly
-    that at any length of document; where less than that can be spoken, all that can is. At 1.0 everything is spoken,
-    sentence by sentence.
+    The spoken fraction of all words is `speech_ratio` to within a word (or a sentence), without bias for short
+    documents; if fewer words can be spoken, all of those are. At 1.0 everything is spoken, sentence by sentence.
     """
     ends = word_ends(text)
     num_words = len(ends)
-    by_kind, barred = _unspeakable_words(text, ends)
-    free = _between(barred, num_words)
-    num_free = sum(stop - start for start, stop in free)
-    left_whole = bool(num_words) and num_free < _LEAST_SPEAKABLE * num_words
-    spans = [] if left_whole else spans_of(text, ends, free, speech_ratio, mean_span_words, rng, policy)
-    return Drawn(cut(text, ends, spans), by_kind, left_whole)
+    by_kind, excluded = _unspeakable_words(text, ends)
+    edges = [0, *chain.from_iterable(excluded), num_words]
+    speakable = [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+    num_speakable = sum(stop - start for start, stop in speakable)
+    left_whole = bool(num_words) and num_speakable < _MIN_SPEAKABLE * num_words
+    spans = [] if left_whole else select_spans(text, ends, speakable, speech_ratio, mean_span_words, rng, policy)
+    return Selection(split_text(text, ends, spans), by_kind, left_whole)
 
 
-def spans_of(
+def select_spans(
     text: str,
     ends: np.ndarray,
-    free: list[Span],
+    speakable: list[Span],
     speech_ratio: float,
     mean_span_words: float,
     rng: np.random.Generator,
     policy: Policy = "poisson",
 ) -> list[Span]:
-    """The spans that `policy` speaks of the words of `text`, which end at `ends`, in order.
+    """Return the spans of words to speak, in order, for a text whose words end at `ends`.
 
-    Only the words of the ranges `free`, in order, are spoken; a span that would go beyond one is cut in two there.
+    Spans lie within the ranges `speakable`, which are in order; one that would leave its range is split.
     """
     if speech_ratio >= 1 or policy == "sentences":
-        longest = max(1, round(_LONGEST_SENTENCE * mean_span_words))
-        units = list(_sentences(text, ends, free, longest))
-        return units if speech_ratio >= 1 else choose(units, speech_ratio * len(ends), rng)
-    num_free = sum(stop - start for start, stop in free)
-    num_spoken = min(int(len(ends) * speech_ratio + rng.random()), num_free)  # at random: no bias when short
-    placed = {"poisson": place, "alternate": alternate}[policy](num_free, num_spoken, mean_span_words, rng)
-    return _into(placed, free)
+        longest = max(1, round(_MAX_SENTENCE * mean_span_words))
+        units = list(_sentences(text, ends, speakable, longest))
+        return units if speech_ratio >= 1 else sample_spans(units, speech_ratio * len(ends), rng)
+    num_speakable = sum(stop - start for start, stop in speakable)
+    num_spoken = min(int(len(ends) * speech_ratio + rng.random()), num_speakable)  # random rounding has no bias
+    sample = poisson_spans if policy == "poisson" else alternating_spans
+    return _map_into(sample(num_speakable, num_spoken, mean_span_words, rng), speakable)
 
 
-def place(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
-    """Non-overlapping spans of `num_spoken` of the words, in order, uniform over all their placements.
+def poisson_spans(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
+    """Return non-overlapping spans of `num_spoken` words in total, in order, uniform over all placements.
 
-    Lengths are Poisson draws without zeros; the last drawn is trimmed so that the share is met. Where the share leaves
-    room, at least one word stays between spans.
+    Lengths are Poisson samples without zeros; the last one is shortened to the exact total. At least one word stays
+    between spans if there are enough words.
     """
     if num_spoken == 0:
         return []
@@ -117,12 +116,12 @@ def place(num_words: int, num_spoken: int, mean_span_words: float, rng: np.rando
     return list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
 
 
-def alternate(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
-    """Spoken stretches of `num_spoken` of the words, in order, with written ones between them.
+def alternating_spans(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
+    """Return spoken spans of `num_spoken` words in total, in order, that alternate with written spans.
 
-    Both have Poisson lengths of at least a word, those of the written ones such that all are used up: the stretches lie
-    on a circle that is cut open at a random word, so that each word is spoken with the same chance. Where the share
-    leaves fewer written words than stretches, spoken neighbours are joined.
+    Both have Poisson lengths of at least one word, and the written lengths sum to the remaining words. The sequence of
+    spans is rotated by a random number of words, so that every word is spoken with the same probability. If there are
+    fewer written words than spans, adjacent spoken spans are merged.
     """
     num_written = num_words - num_spoken
     if num_spoken == 0 or num_written == 0:
@@ -131,84 +130,78 @@ def alternate(num_words: int, num_spoken: int, mean_span_words: float, rng: np.r
     if len(lengths) > num_written:
         lengths = np.add.reduceat(lengths, np.arange(num_written) * len(lengths) // num_written)
     num = len(lengths)
-    # Poisson variables of a known sum are multinomial.
+    # Poisson variables with a known sum are multinomial.
     gaps = 1 + rng.multinomial(num_written - num, np.full(num, 1 / num))
     stops = np.cumsum(lengths + gaps) - gaps + int(rng.integers(num_words))
     starts = stops - lengths
-    whole = [*zip((starts % num_words).tolist(), (starts % num_words + lengths).tolist(), strict=True)]
-    cut = [piece for a, b in whole for piece in ((a, min(b, num_words)), (0, b - num_words)) if piece[0] < piece[1]]
-    return sorted(cut)
+    rotated = zip((starts % num_words).tolist(), (starts % num_words + lengths).tolist(), strict=True)
+    pieces = (piece for a, b in rotated for piece in ((a, min(b, num_words)), (0, b - num_words)))
+    return sorted(piece for piece in pieces if piece[0] < piece[1])
 
 
-def choose(units: list[Span], num_spoken: float, rng: np.random.Generator) -> list[Span]:
-    """Some of the `units`, in order, at random: together `num_spoken` words up to less than a unit, on average so."""
+def sample_spans(units: list[Span], num_spoken: float, rng: np.random.Generator) -> list[Span]:
+    """Return a random subset of `units`, in order, with `num_spoken` words to within a unit, in expectation exactly."""
     chosen: list[int] = []
-    left = num_spoken
+    remaining = num_spoken
     for i in rng.permutation(len(units)).tolist():
         length = units[i][1] - units[i][0]
-        if length > left:
-            if rng.random() * length < left:
+        if length > remaining:
+            if rng.random() * length < remaining:
                 chosen.append(i)
             break
         chosen.append(i)
-        left -= length
+        remaining -= length
     return [units[i] for i in sorted(chosen)]
 
 
 def _lengths(total: int, mean: float, rng: np.random.Generator) -> np.ndarray:
-    """Span lengths that sum to `total`, in random order."""
+    """Return span lengths that sum to `total`, in random order."""
     lengths: list[int] = []
-    left = total
-    while left > 0:
-        if length := min(int(rng.poisson(mean)), left):
+    remaining = total
+    while remaining > 0:
+        if length := min(int(rng.poisson(mean)), remaining):
             lengths.append(length)
-            left -= length
+            remaining -= length
     return rng.permutation(lengths)
 
 
 def _unspeakable_words(text: str, ends: np.ndarray) -> tuple[dict[str, int], list[Span]]:
-    """How many words touch what cannot be spoken, by kind, and the ranges of them, in order."""
+    """Return the number of words that overlap unspeakable text, by kind, and their ranges, in order."""
     by_kind: dict[str, int] = {}
-    barred: list[Span] = []
+    ranges: list[Span] = []
     done = 0
     for found in unspeakable(text, ends):
         first = max(done, int(np.searchsorted(ends, found.start, "right")))
         done = int(np.searchsorted(ends, found.stop, "left")) + 1
         if first < done:
-            barred.append((first, done))
+            ranges.append((first, done))
             by_kind[found.kind] = by_kind.get(found.kind, 0) + done - first
-    return by_kind, barred
+    return by_kind, ranges
 
 
-def _between(spans: Iterable[Span], num_words: int) -> list[Span]:
-    """The ranges of words that `spans`, in order, leave."""
-    edges = [0, *(edge for span in spans for edge in span), num_words]
-    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
-
-
-def _into(placed: list[Span], free: list[Span]) -> list[Span]:
-    """Spans placed among the words of `free`, as if nothing lay between, in the words of the document."""
-    if len(free) == 1:
-        return [(start + free[0][0], stop + free[0][0]) for start, stop in placed]
+def _map_into(spans: list[Span], ranges: list[Span]) -> list[Span]:
+    """Map spans over the concatenated words of `ranges` to words of the document, split at the ends of ranges."""
+    if len(ranges) == 1:
+        return [(start + ranges[0][0], stop + ranges[0][0]) for start, stop in spans]
     result: list[Span] = []
-    runs = iter(free)
-    run, before = (0, 0), 0  # a run of free words, and how many lie before it
-    for start, stop in placed:
+    remaining = iter(ranges)
+    current, before = (0, 0), 0  # a range, and the number of words in the ranges before it
+    for start, stop in spans:
         while start < stop:
-            while start >= before + run[1] - run[0]:
-                before += run[1] - run[0]
-                run = next(runs)
-            end = min(stop, before + run[1] - run[0])
-            result.append((run[0] + start - before, run[0] + end - before))
+            while start >= before + current[1] - current[0]:
+                before += current[1] - current[0]
+                current = next(remaining)
+            end = min(stop, before + current[1] - current[0])
+            result.append((current[0] + start - before, current[0] + end - before))
             start = end
     return result
 
 
-def _sentences(text: str, ends: np.ndarray, free: list[Span], longest: int) -> Iterator[Span]:
-    """Ranges of words that cover `free`: up to the end of a sentence or a paragraph, or `longest` words."""
+def _sentences(text: str, ends: np.ndarray, ranges: list[Span], longest: int) -> Iterator[Span]:
+    """Yield spans that cover `ranges`: to the end of a sentence or paragraph, or of at most `longest` words."""
     places = np.fromiter(sentence_ends(text), np.int64)
     stops = np.searchsorted(ends, places, "left") + 1
-    for start, stop in free:
+    for start, stop in ranges:
         low, high = np.searchsorted(stops, [start, stop], "right")
         for end in (*stops[low:high].tolist(), stop):
             while start < end:
@@ -216,24 +209,24 @@ def _sentences(text: str, ends: np.ndarray, free: list[Span], longest: int) -> I
                 start = min(start + longest, end)
 
 
-def cut(text: str, ends: np.ndarray, spans: list[Span]) -> list[Part]:
-    """The text, whose words end at `ends`, cut at the spans, which are in order."""
-    parts: list[Part] = []
-    num_words, done, place = len(ends), 0, 0
+def split_text(text: str, ends: np.ndarray, spans: list[Span]) -> list[TextSpan]:
+    """Split a text, whose words end at `ends`, at spans that are in order."""
+    parts: list[TextSpan] = []
+    num_words, done, offset = len(ends), 0, 0
     for start, stop in (*spans, (num_words, num_words)):
         for word, spoken in ((start, False), (stop, True)):
             if done < word:
                 end = len(text) if word == num_words else int(ends[word - 1])
-                parts.append(Part(text[place:end], word - done, spoken))
-                done, place = word, end
-    return parts or [Part(text, 0, False)]
+                parts.append(TextSpan(text[offset:end], word - done, spoken))
+                done, offset = word, end
+    return parts or [TextSpan(text, 0, False)]
 
 
-def segments_of(parts: Iterable[tuple[Part, Sequence[int] | None]]) -> tuple[Segment, ...]:
-    """Parts with their codes as segments: those without codes stay text, one with the text around them."""
+def segments_of(parts: Iterable[tuple[TextSpan, Sequence[int] | None]]) -> tuple[Segment, ...]:
+    """Return parts with their codes as segments: adjacent parts without codes form one text segment."""
     segments: list[Segment] = []
-    for silent, run in groupby(parts, key=lambda pair: pair[1] is None):
-        if silent:
+    for is_text, run in groupby(parts, key=lambda pair: pair[1] is None):
+        if is_text:
             segments.append(Segment.of_text("".join(part.text for part, _ in run)))
         else:
             segments += [Segment.of_speech(codes, part.text) for part, codes in run if codes is not None]

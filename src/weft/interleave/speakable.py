@@ -1,10 +1,9 @@
-"""What of a text cannot be spoken, and stays text: code, tables, markup, formulas, addresses, symbols, hashes.
+"""Text that cannot be spoken and stays text: code, tables, markup, formulas, addresses, symbols, hashes.
 
-    unspeakable(text, word_ends(text))          # [Unspeakable(start, stop, kind), ...], in order and apart
+    unspeakable(text, word_ends(text))          # [Unspeakable(start, stop, kind), ...], in order, without overlap
 
-All of it is heuristics, made for prose with such things in it: what is not recognized is spoken, and now and then a
-line of prose that looks like code stays text. The filters that corpora are cleaned with (datatrove's) judge whole
-documents or lines, and know of no places. Time is linear in the text, whatever it is.
+The rules are heuristics for prose that contains such passages: what they miss is spoken, and a line of prose that looks
+like code may stay text. The time is linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from weft.interleave.words import UNSPACED
+from weft.text.segment import UNSPACED
 
 Kind = Literal["code", "table", "markup", "formula", "address", "symbols", "hash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -24,24 +23,25 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Unspeakable:
-    """Characters [start, stop) of a text, without white space at either end, and what they are."""
+    """Characters [start, stop) of a text, without white space at either end, and their kind."""
 
     start: int
     stop: int
     kind: Kind
 
 
-Found = Iterator[tuple[int, int, Kind]]
+_Ranges = Iterator[tuple[int, int, Kind]]  # (start, stop, kind); may overlap and include white space at the ends
+_MAX_MATCHED_CHARS = 400  # of a line or a token
 
 
 def unspeakable(text: str, ends: np.ndarray) -> list[Unspeakable]:
-    """The stretches of `text`, whose words have these `ends`, that cannot be spoken.
+    """Return the ranges of `text`, whose words end at `ends`, that cannot be spoken.
 
-    Where two overlap, the one that begins first.
+    Of two ranges that overlap, the later one is shortened or left out.
     """
-    found = [piece for find in _FINDERS for piece in find(text)]
+    found = [item for find in _FINDERS for item in find(text)]
     found += _long_words(text, ends)
-    found.sort(key=lambda piece: (piece[0], -piece[1]))
+    found.sort(key=lambda item: (item[0], -item[1]))
     result: list[Unspeakable] = []
     last = 0
     for start, stop, kind in found:
@@ -56,104 +56,87 @@ def unspeakable(text: str, ends: np.ndarray) -> list[Unspeakable]:
     return result
 
 
-# Fences ``` and ~~~ (CommonMark); one of backquotes that is not closed runs to the end.
+# Fenced code, between ``` or ~~~ (CommonMark). A ``` fence that is not closed extends to the end of the text.
 _FENCE = re.compile(r"(?:\A|\n)[ \t]*+(`{3,}+|~{3,}+)([^\n`]*+)")
 
 
-def _fenced(text: str) -> Found:
-    opened: tuple[int, str] | None = None
+def _fenced_code(text: str) -> _Ranges:
+    opening: re.Match[str] | None = None
     for fence in _FENCE.finditer(text) if "```" in text or "~~~" in text else ():
-        marks = fence[1]
-        if opened is None:
-            opened = fence.start(), marks
-        elif marks.startswith(opened[1]) and not fence[2].strip():
-            yield opened[0], fence.end(), "code"
-            opened = None
-    if opened and opened[1][0] == "`":
-        yield opened[0], len(text), "code"
+        if opening is None:
+            opening = fence
+        elif fence[1].startswith(opening[1]) and not fence[2].strip():
+            yield opening.start(), fence.end(), "code"
+            opening = None
+    if opening and opening[1][0] == "`":
+        yield opening.start(), len(text), "code"
 
 
-# Inline code. An opening quote ` of prose is closed by ', and the next one has a space before it and a letter behind.
-_INLINE = re.compile(r"(``(?<![\w`]``)|`(?<![\w`]`))(?![\s`])[^`\n]{1,200}+(?<!\s)\1(?![\w`])")
+# Inline code. Where ` is an opening quotation mark, it is closed by ', and the next ` follows a space.
+_INLINE_CODE = re.compile(r"(``(?<![\w`]``)|`(?<![\w`]`))(?![\s`])[^`\n]{1,200}+(?<!\s)\1(?![\w`])")
 
 
-def _inline(text: str) -> Found:
+def _inline_code(text: str) -> _Ranges:
     if "`" in text:
-        yield from ((found.start(), found.end(), "code") for found in _INLINE.finditer(text))
+        yield from ((code.start(), code.end(), "code") for code in _INLINE_CODE.finditer(text))
 
 
+# HTML: elements without prose inside, comments, tags and character references.
 _ELEMENT = re.compile(r"<(table|pre|code|script|style|svg|math)\b[^<>]*+>|<!--", re.IGNORECASE)
+_ELEMENT_KINDS: dict[str, Kind] = {"table": "table", "math": "formula", "comment": "markup"}
 _TAG = re.compile(r"<[/!]?[A-Za-z][^<>\n]{0,300}+>|&(?:[A-Za-z]{2,8}|#x?[0-9A-Fa-f]{1,6});")
 
 
-def _markup(text: str) -> Found:
+def _markup(text: str) -> _Ranges:
     if "<" in text:
         yield from _elements(text)
     if "<" in text or "&" in text:
         yield from ((tag.start(), tag.end(), "markup") for tag in _TAG.finditer(text))
 
 
-def _elements(text: str) -> Found:
-    """HTML elements of which nothing inside is prose."""
-    lower, place, unclosed = text.lower(), 0, set()
+def _elements(text: str) -> _Ranges:
+    lower, position, unclosed = text.lower(), 0, set()
     if len(lower) != len(text):
-        lower = text  # a letter whose lower case is two
-    while element := _ELEMENT.search(text, place):
-        place = element.end()
+        lower = text  # a character whose lower case has two would shift the positions
+    while element := _ELEMENT.search(text, position):
+        position = element.end()
         name = (element[1] or "comment").lower()
-        ending = f"</{name}" if element[1] else "--"
-        if name not in unclosed and (begin := lower.find(ending, place)) < 0:
+        closing = f"</{name}" if element[1] else "--"
+        if name not in unclosed and (begin := lower.find(closing, position)) < 0:
             unclosed.add(name)
         if name not in unclosed:
-            place = text.find(">", begin) + 1 or len(text)
-            kinds: dict[str, Kind] = {"table": "table", "math": "formula", "comment": "markup"}
-            yield element.start(), place, kinds.get(name, "code")
+            position = text.find(">", begin) + 1 or len(text)
+            yield element.start(), position, _ELEMENT_KINDS.get(name, "code")
 
 
-# Tables: neighbouring lines with bars, or with two gaps of tabs or three spaces; one line with three bars.
-_BAR = re.compile(r"\|")
-_LONGEST_CELL = 300
-_GAP = re.compile(r"(?:\t(?<!\s\t)| {3}(?<!\s {3}))[ \t]*+(?=\S)")
+# Tables: consecutive lines with bars or with two gaps (tabs or three spaces), or one line with three bars.
+_GAP = re.compile(r"(?<=[^.!?:;,])(?:\t(?<!\s\t)| {3}(?<!\s {3}))[ \t]*+(?=\S)")
+_LINE = re.compile(r"[^\n]+")
+_MAX_CELL_CHARS = 300
 
 
-def _tables(text: str) -> Found:
+def _tables(text: str) -> _Ranges:
     if "|" in text:
-        yield from _blocks(text, _lines_with(text, _BAR.finditer(text)), least=1)
+        yield from _rows(text, lambda start, stop: text.count("|", start, stop), min_separators=1)
     if "\t" in text or "   " in text:
-        gaps = (gap for gap in _GAP.finditer(text) if gap.start() and text[gap.start() - 1] not in ".!?:;,")
-        yield from _blocks(text, _lines_with(text, gaps), least=2)
+        yield from _rows(text, lambda start, stop: sum(1 for _ in _GAP.finditer(text, start, stop)), min_separators=2)
 
 
-def _lines_with(text: str, marks: Iterator[re.Match[str]]) -> Iterator[tuple[int, int, int]]:
-    """The lines with a mark in them: (start, stop, number of marks)."""
-    start = stop = -1
-    count = 0
-    for mark in marks:
-        if mark.start() < stop:
-            count += 1
-            continue
-        if count:
-            yield start, stop, count
-        start = text.rfind("\n", max(stop, 0), mark.start()) + 1 or max(stop, 0)
-        stop, count = _line_end(text, mark.start()), 1
-    if count:
-        yield start, stop, count
-
-
-def _blocks(text: str, lines: Iterator[tuple[int, int, int]], least: int) -> Found:
-    """Runs of two and more lines of `least` marks, with nothing or a blank line between; one line of three bars."""
-    run: list[tuple[int, int, int]] = []
-    rows = (line for line in lines if line[2] >= least and line[1] - line[0] <= _LONGEST_CELL * line[2])
+def _rows(text: str, count: Callable[[int, int], int], min_separators: int) -> _Ranges:
+    """Yield runs of at least two lines, with at most a blank line between them, and single lines with three bars."""
+    run: list[tuple[int, int, int]] = []  # start, stop, number of separators
+    lines = ((*line.span(), count(*line.span())) for line in _LINE.finditer(text))
+    rows = (line for line in lines if line[2] >= min_separators and line[1] - line[0] <= _MAX_CELL_CHARS * line[2])
     for line in (*rows, (len(text) + 1, 0, 0)):
         if run and (line[0] > len(text) or line[0] - run[-1][1] > 3 or text[run[-1][1] : line[0]].strip()):
-            if len(run) > 1 or (least == 1 and run[0][2] >= 3):
+            if len(run) > 1 or (min_separators == 1 and run[0][2] >= 3):
                 yield run[0][0], run[-1][1], "table"
             run = []
         run.append(line)
 
 
-# Lines of program text without a fence. What follows them indented, or between two of them, belongs to them.
-_CODE = re.compile(
+# Code without a fence: lines of program text, with the indented lines after them and the comments between them.
+_CODE_LINE = re.compile(
     r"""\s*+(?:
     (?:async\ )?(?:def|class)\s+\w+\s*[(:{]
     | import\s+[\w.]+(?:\s+as\s+\w+)?(?:,\s*[\w.]+)*;?\s*$ | from\s+[\w.]+\s+import\s
@@ -175,114 +158,110 @@ _CODE = re.compile(
     """,
     re.VERBOSE,
 )
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|(?:#|//|/\*|--).*")
+_CODE_HINT = re.compile(r"[({}\[=;<$@#\\]|import |else:|try:|SELECT ")  # in every line that _CODE_LINE matches
+_QUOTE_OR_COMMENT = re.compile(r"\"[^\"]*\"|'[^']*'|(?:#|//|/\*|--).*")
 _PROSE = re.compile(r"(?:\b[A-Za-z’']+,? ){4}[A-Za-z]|\w; \w|[a-z]\) [a-z]+ [a-z]+ ")  # noqa: RUF001
-_HINT = re.compile(r"[({}\[=;<$@#\\]|import |else:|try:|SELECT ")
-_HEAD = 400  # characters of a line that tell what it is
-_LINE = re.compile(r"[^\n]+")
 
 
-def _code(text: str) -> Found:
-    place = 0
-    while hint := _HINT.search(text, place):
-        start = max(place, text.rfind("\n", place, hint.start()) + 1)
+def _unfenced_code(text: str) -> _Ranges:
+    position = 0
+    while hint := _CODE_HINT.search(text, position):
+        start = max(position, text.rfind("\n", position, hint.start()) + 1)
         stop = _line_end(text, hint.start())
-        place = stop + 1
-        if not _is_code(text[start : min(stop, start + _HEAD)]):
+        position = stop + 1
+        if not _is_code(text[start : min(stop, start + _MAX_MATCHED_CHARS)]):
             continue
-        for line in _LINE.finditer(text, stop):
-            place, head = line.start(), text[line.start() : min(line.end(), line.start() + _HEAD)]
-            if _is_code(head) or (head.startswith((" ", "\t")) and not _PROSE.search(_QUOTED.sub("", head))):
-                stop = line.end()
-            elif head.strip() and not _belongs(head):
+        for match in _LINE.finditer(text, stop):
+            position, line = match.start(), match[0][:_MAX_MATCHED_CHARS]
+            if _is_code(line) or (line.startswith((" ", "\t")) and not _is_prose(line)):
+                stop = match.end()
+            elif line.strip() and not line.startswith(("  ", "\t", "#", "//", "--", "%", "*/")):
                 break
-            place = line.end()
+            position = match.end()
         yield start, stop, "code"
 
 
-def _line_end(text: str, place: int) -> int:
-    end = text.find("\n", place)
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
     return len(text) if end < 0 else end
 
 
-def _is_code(head: str) -> bool:
-    if not _CODE.match(head):
-        return False
-    return not _PROSE.search(_QUOTED.sub("", head)) or head.lstrip().startswith(("SELECT ", "UPDATE "))
+def _is_code(line: str) -> bool:
+    return bool(_CODE_LINE.match(line)) and (not _is_prose(line) or line.lstrip().startswith(("SELECT ", "UPDATE ")))
 
 
-def _belongs(head: str) -> bool:
-    """Whether a line among code is no end of it: indented, or a comment."""
-    return head.startswith(("  ", "\t", "#", "//", "--", "%", "*/"))
+def _is_prose(line: str) -> bool:
+    return bool(_PROSE.search(_QUOTE_OR_COMMENT.sub("", line)))
 
 
-# Formulas: TeX between its marks, and tokens around = and its like that are nothing but numbers, letters and operators.
+# Formulas: delimited TeX, and a relation sign between tokens that are only numbers, letters and operators.
 _TEX = re.compile(
     r"\$\$[^$]{1,2000}+\$\$|\$(?<![\w$\\]\$)(?![\s$])[^$\n]{1,200}+(?<!\s)\$(?![\w$])"
     r"|\\\[(?:[^\\]|\\(?![()\[\]])){1,1000}+\\\]|\\\((?:[^\\\n]|\\(?![()\[\]])){1,400}+\\\)"
 )
-_TEX_MATH = re.compile(r"[\\^_{}=+<>*]|^\$\w{1,3}\$$")
-_TEX_BLOCK = re.compile(r"\\begin\{(equation|align|gather|eqnarray|multline|math|displaymath|tabular|array)(\*?)\}")
-_RELATION = re.compile(r"[=<>]")
-_ANY_RELATION = re.compile(r"[=<>≤≥≈≠≡∝∈]")
+_TEX_MATH = re.compile(r"[\\^_{}=+<>*]|^\$\w{1,3}\$$")  # in delimited TeX; other text between $ signs is prices
+_TEX_ENVIRONMENT = re.compile(
+    r"\\begin\{(equation|align|gather|eqnarray|multline|math|displaymath|tabular|array)(\*?)\}"
+)
+_ASCII_RELATION = re.compile(r"[=<>]")
+_RELATION = re.compile(r"[=<>≤≥≈≠≡∝∈]")
 _TERM = re.compile(
     r"[-+*/^=<>|()\[\]{}.,;:!−±×÷·√∑∫≤≥≈≠≡∝∞π∈%!]+|[-($€£]*\d[\d.,]*[A-Za-z]{0,3}[).,;]*|[-(|]*[A-Za-z][)|.,;']*"  # noqa: RUF001
     r"|(?=\S*[+*/^=<>|(){}\[\]√²³_])(?![A-Za-z]{4,}[^A-Za-z(])\S{1,60}"
 )
-_REACH = 120  # characters either side of a relation
+_MAX_SIDE_CHARS = 120  # of an equation, on either side of a relation sign
 
 
-def _formulas(text: str) -> Found:
+def _formulas(text: str) -> _Ranges:
     if "$" in text or "\\" in text:
-        for tex in _TEX.finditer(text):
-            if _TEX_MATH.search(tex[0]):
-                yield tex.start(), tex.end(), "formula"
-        for block in _TEX_BLOCK.finditer(text):
-            end = text.find(f"\\end{{{block[1]}{block[2]}}}", block.end(), block.end() + 5000)
+        yield from ((tex.start(), tex.end(), "formula") for tex in _TEX.finditer(text) if _TEX_MATH.search(tex[0]))
+        for opening in _TEX_ENVIRONMENT.finditer(text):
+            closing = f"\\end{{{opening[1]}{opening[2]}}}"
+            end = text.find(closing, opening.end(), opening.end() + 5000)
             if end >= 0:
-                yield block.start(), end + len(block[0]) - 2, "table" if block[1] in ("tabular", "array") else "formula"
+                kind: Kind = "table" if opening[1] in ("tabular", "array") else "formula"
+                yield opening.start(), end + len(closing), kind
     yield from _equations(text)
 
 
-def _equations(text: str) -> Found:
-    place = 0
-    signs = _RELATION if text.isascii() or not any(sign in text for sign in "≤≥≈≠≡∝∈") else _ANY_RELATION
-    while relation := signs.search(text, place):
-        low, high = max(relation.start() - _REACH, place), relation.end() + _REACH
+def _equations(text: str) -> _Ranges:
+    position = 0
+    signs = _ASCII_RELATION if text.isascii() or not any(sign in text for sign in "≤≥≈≠≡∝∈") else _RELATION
+    while relation := signs.search(text, position):
+        low, high = max(relation.start() - _MAX_SIDE_CHARS, position), relation.end() + _MAX_SIDE_CHARS
         begin = max(low, text.rfind("\n", low, relation.start()) + 1)
         end = text.find("\n", relation.end(), high)
         end = min(high, len(text)) if end < 0 else end
         tokens = list(re.finditer(r"\S+", text[begin:end]))
-        here = next(i for i, t in enumerate(tokens) if begin + t.end() > relation.start())
-        first = last = here
+        middle = next(i for i, t in enumerate(tokens) if begin + t.end() > relation.start())
+        first = last = middle
         while first and _TERM.fullmatch(tokens[first - 1][0]):
             first -= 1
         while last + 1 < len(tokens) and _TERM.fullmatch(tokens[last + 1][0]):
             last += 1
-        sign = tokens[here][0]
-        left, right = sign.split(relation[0], 1)
-        is_sign = relation[0] not in "<>" or (bool(left) == bool(right) and not _TAG.search(sign))
-        whole = (
-            is_sign
-            and bool(_TERM.fullmatch(sign))
-            and bool(left or first < here)
-            and bool(right.strip("=") or last > here)
+        token = tokens[middle][0]
+        left, right = token.split(relation[0], 1)
+        is_equation = (
+            (relation[0] not in "<>" or (bool(left) == bool(right) and not _TAG.search(token)))
+            and bool(_TERM.fullmatch(token))
+            and bool(left or first < middle)
+            and bool(right.strip("=") or last > middle)
         )
-        place = max(begin + tokens[last].end() if whole else begin + tokens[here].end(), relation.end())
-        if whole:
+        position = max(begin + tokens[last if is_equation else middle].end(), relation.end())
+        if is_equation:
             yield begin + tokens[first].start(), begin + tokens[last].end(), "formula"
 
 
-# Addresses and odd tokens. A token is a run without white space, and without letters of scripts that use none.
-_BREAK = rf"\s{UNSPACED}\u2e80-\U0010ffff"
-_URL = re.compile(rf"(?:(?:https?|ftp|file)://|\bwww\.)[^{_BREAK}<>\"]+", re.IGNORECASE)
-_REST = re.compile(rf"[^{_BREAK}]*+")
-_IS_BREAK = re.compile(rf"[{_BREAK}]")
-_ODD = re.compile(r"[@/\\_<>{}=^~|\[\]#*&$+]|\d[A-Za-z]|\(\)|\.(?:com|org|net|edu|gov|mil|io|ai|co|info|biz|dev|app)\b")
+# URLs, and tokens that contain an unusual character. Tokens are separated by white space and by characters of scripts
+# that are written without spaces.
+_SEPARATORS = rf"\s{UNSPACED}\u2e80-\U0010ffff"
+_SEPARATOR = re.compile(rf"[{_SEPARATORS}]")
+_TO_SEPARATOR = re.compile(rf"[^{_SEPARATORS}]*+")
+_URL = re.compile(rf"(?:(?:https?|ftp|file)://|\bwww\.)[^{_SEPARATORS}<>\"]+", re.IGNORECASE)
+_TOP_LEVEL = "com|org|net|edu|gov|mil|io|ai|co|info|biz|dev|app"
+_TOKEN_HINT = re.compile(rf"[@/\\_<>{{}}=^~|\[\]#*&$+]|\d[A-Za-z]|\(\)|\.(?:{_TOP_LEVEL})\b")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_DOMAIN = re.compile(
-    r"(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|mil|io|ai|co|info|biz|dev|app)(?:\.[a-z]{2})?(?:[/:?].*)?"
-)
+_DOMAIN = re.compile(rf"(?:[A-Za-z0-9-]+\.)+(?:{_TOP_LEVEL})(?:\.[a-z]{{2}})?(?:[/:?].*)?")
 _PATH = re.compile(
     r"[A-Za-z]:\\.*|\\\\\w.*|(?:~|\.{1,2})/.+|/[\w.-]+(?:/[\w.*-]*)+"
     r"|[\w.~-]+(?:/[\w.*~-]+)*/[\w-]+\.[A-Za-z]\w{0,4}|(?=.*[A-Za-z])[\w.~-]+(?:/[\w.~-]+){3,}/?"
@@ -292,68 +271,73 @@ _HASH = re.compile(
     r"(?=.*\d)(?=.*[A-Fa-f])[0-9A-Fa-f]{16,}|0x[0-9A-Fa-f]{4,}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_-]{24,}")
-_SWITCH = re.compile(r"[a-z][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z]")
-_SNAKE = re.compile(r"(?!_[^_]).*[A-Za-z0-9]_+[A-Za-z0-9].*(?<!_)|__\w+__")  # no word in _emphasis_ of prose
+_CASE_CHANGE = re.compile(r"[a-z][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z]")
+_SNAKE_CASE = re.compile(r"(?!_[^_]).*[A-Za-z0-9]_+[A-Za-z0-9].*(?<!_)|__\w+__")  # but not a word in _emphasis_
 _CALL = re.compile(r".*\w\(\).*|.*[\w)\]](?:->|::|=>)\w.*|[<>{}\[\]=!&|]{2,}[\w.]*")
-_SOUP = re.compile(r"[#$%&*+/<=>@\\^_`{|}~\[\]\u2190-\u2bff]")
-_EDGES = "\"'“”‘’`()[]{}<>,;:.!?*_—–"  # noqa: RUF001
+_SYMBOLS = r"#$%&*+/<=>@\\^_`{|}~\[\]\u2190-\u2bff"
+_SYMBOL = re.compile(f"[{_SYMBOLS}]")
+_QUOTES = "\"'“”‘’`"  # noqa: RUF001
+_PUNCTUATION = _QUOTES + "()[]{}<>,;:.!?*—–"  # noqa: RUF001
 
 
-def _addresses(text: str) -> Found:
+def _urls(text: str) -> _Ranges:
     if "://" in text or "www." in text.lower():
         yield from ((url.start(), url.end(), "address") for url in _URL.finditer(text))
 
 
-def _tokens(text: str) -> Found:
-    place = 0
-    while odd := _ODD.search(text, place):
-        start = odd.start()
-        while start > place and not _IS_BREAK.match(text[start - 1]):
+def _tokens(text: str) -> _Ranges:
+    position = 0
+    while hint := _TOKEN_HINT.search(text, position):
+        start = hint.start()
+        while start > position and not _SEPARATOR.match(text[start - 1]):
             start -= 1
-        rest = _REST.match(text, odd.end())
-        place = rest.end() if rest else odd.end()
-        if kind := _kind(text[start : min(place, start + _HEAD)]):
-            yield start, place, kind
+        rest = _TO_SEPARATOR.match(text, hint.end())
+        position = rest.end() if rest else hint.end()
+        if kind := _token_kind(text[start : min(position, start + _MAX_MATCHED_CHARS)]):
+            yield start, position, kind
 
 
-def _kind(token: str) -> Kind | None:
-    """What a token with an odd character in it is, or None for one that can be spoken."""
-    core = token.strip(_EDGES)
+def _token_kind(token: str) -> Kind | None:
+    """Return the kind of a token with an unusual character, or None if it can be spoken."""
+    core = token.strip(_PUNCTUATION + "_")
     if _MAIL.search(core) or _DOMAIN.fullmatch(core) or _PATH.fullmatch(core):
         return "address"
-    if _HASH.fullmatch(core) or (_BASE64.fullmatch(core) and len(_SWITCH.findall(core)) >= 5):
+    if _HASH.fullmatch(core) or (_BASE64.fullmatch(core) and len(_CASE_CHANGE.findall(core)) >= 5):
         return "hash"
     if _TEX_COMMAND.fullmatch(core):
         return "formula"
-    num_symbols = len(_SOUP.findall(token))
     if not any(map(str.isalnum, token)):
-        return "symbols" if num_symbols and token.strip("\"'(),.;:!?") not in "&+%$=*#" else None
-    if _SNAKE.fullmatch(token.strip(_EDGES.replace("_", ""))) or _CALL.fullmatch(token.strip("\"'“”‘’,;:.!?`")):  # noqa: RUF001
+        return "symbols" if _SYMBOL.search(token) and token.strip("\"'(),.;:!?") not in "&+%$=*#" else None
+    if _SNAKE_CASE.fullmatch(token.strip(_PUNCTUATION)) or _CALL.fullmatch(token.strip(_QUOTES + ",;:.!?")):
         return "code"
-    num_inner = len(_SOUP.findall(core))
-    return "symbols" if num_inner >= 3 and 2 * num_inner > sum(map(str.isalnum, core)) else None
+    num_symbols = len(_SYMBOL.findall(core))
+    return "symbols" if num_symbols >= 3 and 2 * num_symbols > sum(map(str.isalnum, core)) else None
 
 
-# Rows of signs, apart or together; a word longer than any.
-_SIGN = r"[#$%&*+/<=>@\\^_`{|}~\[\]\u2190-\u2bff\U0001f000-\U0001faff]"
-_SIGNS = re.compile(rf"{_SIGN}(?:\ufe0f?[ \t]*+{_SIGN}){{3,}}+")
-_DASHES = re.compile(r"-----+|- - - -(?: -)*")
-_DOTS = re.compile(r"\.\.\.\.\.\.\.\.+|\. \. \. \. \.(?: \.)*")
-_LONG = re.compile(r"\w{64,}")
+# Rows of symbols, with or without spaces between them, and words that are longer than any word of a language.
+_PICTOGRAPHS = r"\U0001f000-\U0001faff"
+_SYMBOL_ROWS = (
+    re.compile(rf"[{_SYMBOLS}{_PICTOGRAPHS}](?:\ufe0f?[ \t]*+[{_SYMBOLS}{_PICTOGRAPHS}]){{3,}}+"),
+    re.compile(r"-----+|- - - -(?: -)*"),
+    re.compile(r"\.\.\.\.\.\.\.\.+|\. \. \. \. \.(?: \.)*"),
+)
+_MIN_HASH_CHARS = 64
+_LONG_WORD = re.compile(rf"\w{{{_MIN_HASH_CHARS},}}")
 
 
-def _symbols(text: str) -> Found:
-    for rows in (_SIGNS, _DASHES, _DOTS):
+def _symbols(text: str) -> _Ranges:
+    for rows in _SYMBOL_ROWS:
         yield from ((row.start(), row.end(), "symbols") for row in rows.finditer(text))
 
 
-def _long_words(text: str, ends: np.ndarray) -> Found:
-    for i in np.flatnonzero(np.diff(ends, prepend=0) >= 64):
-        start = int(ends[i - 1]) if i else 0
-        if _LONG.search(text, start, int(ends[i])):
-            yield start, int(ends[i]), "hash"
+def _long_words(text: str, ends: np.ndarray) -> _Ranges:
+    for i in np.flatnonzero(np.diff(ends, prepend=0) >= _MIN_HASH_CHARS):
+        start, stop = int(ends[i - 1]) if i else 0, int(ends[i])
+        if _LONG_WORD.search(text, start, stop):
+            yield start, stop, "hash"
 
 
-_FINDERS: tuple[Callable[[str], Found], ...] = (
-    _fenced, _inline, _markup, _tables, _formulas, _code, _addresses, _tokens, _symbols,
+# Of equal ranges, the kind of the earlier one counts.
+_FINDERS: tuple[Callable[[str], _Ranges], ...] = (
+    _fenced_code, _inline_code, _markup, _tables, _formulas, _unfenced_code, _urls, _tokens, _symbols,
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The language model that reads, listens, writes and speaks: its artifact, its data in rows, its training."""
+"""Speech-text language models: artifact, packed data, training."""

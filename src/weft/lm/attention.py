@@ -1,14 +1,15 @@
-"""Attention inside the segments of one long row: no padding, no mask, and no product that a mask would throw away.
+"""Causal attention within the segments of one packed sequence, as an attention implementation of transformers.
 
-    with attention_in_segments(model):
-        model(input_ids=ids, position_ids=positions, use_cache=False, **segments([5, 3, 7]))       # ids (1, 15)
+    with segment_attention(model):
+        model(input_ids=ids, position_ids=positions, use_cache=False, **flash_attention_kwargs([5, 3, 7]))  # (1, 15)
 
-transformers' models call what is registered here in place of their own attention; where segments begin goes to it by
-the names that transformers has for that. On a GPU in half precision a row is one call of torch's flash attention for
-segments of any length. Elsewhere long segments take turns, and short ones are attended together, laid into a table as
-wide as the longest of them: many small products would cost more than the few that its mask leaves out.
+A segment is a range of consecutive tokens, such as a document. On a GPU in bf16 or fp16, all segments are one call of
+PyTorch's variable-length flash attention. Elsewhere, and with dropout or soft capping, a long segment is one call of
+`scaled_dot_product_attention`. Short segments (with a sliding window or soft capping, all) are concatenated to rows of
+a padded batch with a block-diagonal causal mask, because many small calls would take longer than its masked products.
 
-Shapes: T ids of the row, H heads, G key-value heads, E head width; B rows and W columns of the table.
+Shapes: T tokens of the sequence, H heads, G key-value heads, E head size. The padded batch has B rows of W slots, each
+with a token or padding. Together with the tokens of the long segments, these are P slots.
 """
 
 from __future__ import annotations
@@ -28,19 +29,33 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME = "weft_segments"
-_LONG = 256  # ids of a segment that is worth a call of the fused kernel
+_MIN_LONG = 256  # tokens; shorter segments are computed in the padded batch
 
 
-def segments(lengths: Sequence[int], device: torch.device | None = None) -> dict[str, Any]:
-    """Arguments of a model's forward pass that tell of `lengths`, one segment behind the other."""
+def flash_attention_kwargs(lengths: Sequence[int], device: torch.device | None = None) -> dict[str, Any]:
+    """Return the `FlashAttentionKwargs` of a model's forward pass for consecutive segments of these lengths."""
     bounds = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
     longest = max(lengths)
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
 
+def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Distribute items of `lengths` over rows of `width` by first-fit decreasing; return the items of each row."""
+    rows: list[list[int]] = []
+    filled: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, n in enumerate(filled) if n + lengths[item] <= width), len(filled))
+        if row == len(filled):
+            rows.append([])
+            filled.append(0)
+        rows[row].append(item)
+        filled[row] += lengths[item]
+    return rows
+
+
 @contextmanager
-def attention_in_segments(model: PreTrainedModel) -> Iterator[None]:
-    """`model` with this attention: a row's ids see the earlier ones of their own segment."""
+def segment_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Use this attention in `model`: a token attends to itself and the earlier tokens of its segment."""
     before = model.config._attn_implementation
     model.config._attn_implementation = _NAME
     try:
@@ -49,7 +64,7 @@ def attention_in_segments(model: PreTrainedModel) -> Iterator[None]:
         model.config._attn_implementation = before
 
 
-def _attend(
+def _attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -64,40 +79,31 @@ def _attend(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Queries (1, H, T, E), keys and values (1, G, T, E) to (1, T, H, E), as transformers' attention has them.
+    """Return the attention of queries (1, H, T, E) over keys and values (1, G, T, E), as (1, T, H, E).
 
-    Raises NotImplementedError where a family does not pass on what it was given of segments.
+    Raises NotImplementedError for a model family that does not pass the `FlashAttentionKwargs` on.
     """
     if cu_seq_lens_q is None:
-        raise NotImplementedError(f"{type(module).__name__} is not told of segments")
+        raise NotImplementedError(f"{type(module).__name__} does not pass cu_seq_lens_q on")
     query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
     if value.is_cuda and value.dtype != torch.float32 and not dropout and softcap is None:
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, H or G, E)
-        heard: Any = varlen_attn(
-            q,
-            k,
-            v,
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scale,
-            window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        return heard[None], None
+        bounds: Any = cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q
+        window_size = (-1 if window is None else window - 1, 0)
+        enable_gqa = key.shape[1] != query.shape[1]
+        output: Any = varlen_attn(q, k, v, *bounds, scale=scale, window_size=window_size, enable_gqa=enable_gqa)
+        return output[None], None
     lengths = tuple(cu_seq_lens_q.diff().tolist())
-    heard = _by_length(query, key, value, lengths, scale, dropout, window, softcap)
-    return heard, None
+    return _padded_attention(query, key, value, lengths, scale, dropout, window, softcap), None
 
 
-AttentionInterface.register(_NAME, _attend)
+AttentionInterface.register(_NAME, _attention_forward)
 
 
 @torch.compiler.disable
-def _by_length(
+def _padded_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -107,92 +113,83 @@ def _by_length(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Short segments together, and long ones in turn, to (1, T, H, E)."""
-    long = tuple(n >= _LONG and window is None and softcap is None for n in lengths)
-    table = _table(lengths, long, window)
-    index, back = table.index.to(query.device), table.back.to(query.device)
-    num_rows, width = table.mask.shape[0], table.mask.shape[-1]
-    in_table = num_rows * width
-    sizes = [in_table, *(n for n, is_long in zip(lengths, long, strict=True) if is_long)]
+    """Return the same without a variable-length kernel: short segments in a padded batch, each long one by itself."""
+    is_long = tuple(n >= _MIN_LONG and window is None and softcap is None for n in lengths)
+    layout = _layout_of(lengths, is_long, window)
+    slot_to_token, token_to_slot = layout.slot_to_token.to(query.device), layout.token_to_slot.to(query.device)
+    num_rows, width = layout.mask.shape[0], layout.mask.shape[-1]
+    sizes = [num_rows * width, *(n for n, long in zip(lengths, is_long, strict=True) if long)]
 
-    def parts_of(x: Tensor) -> list[Tensor]:
-        """The table (B, H, W, E), then each long segment (1, H, L, E)."""
-        table, *others = _Take.apply(x[0].transpose(0, 1), index, back).split(sizes)
-        heads = [table.unflatten(0, (num_rows, width)), *(other[None] for other in others)]
+    def split(x: Tensor) -> list[Tensor]:
+        """Return the padded batch (B, H, W, E), then each long segment (1, H, its length, E)."""
+        batch, *long_segments = _IndexSelect.apply(x[0].transpose(0, 1), slot_to_token, token_to_slot).split(sizes)
+        parts = [batch.unflatten(0, (num_rows, width)), *(segment[None] for segment in long_segments)]
         repeats = query.shape[1] // x.shape[1]
-        return [(h.repeat_interleave(repeats, dim=2) if repeats > 1 else h).transpose(1, 2) for h in heads]
+        return [(p.repeat_interleave(repeats, dim=2) if repeats > 1 else p).transpose(1, 2) for p in parts]
 
-    (q, *queries), (k, *keys), (v, *values) = map(parts_of, (query, key, value))
-    heard = []
+    (q, *queries), (k, *keys), (v, *values) = map(split, (query, key, value))
+    outputs = []
     if num_rows:
-        scores, mask = (q @ k.transpose(2, 3)).float(), table.mask.to(q.device)
+        scores, mask = (q @ k.transpose(2, 3)).float(), layout.mask.to(q.device)
         if softcap is None:
             scores = torch.add(mask, scores, alpha=scale)
         else:
             scores = mask + softcap * torch.tanh(scores * (scale / softcap))
-        shares = scores.softmax(-1).to(v.dtype)
-        heard.append((F.dropout(shares, dropout) if dropout else shares) @ v)
+        weights = scores.softmax(-1).to(v.dtype)
+        outputs.append((F.dropout(weights, dropout) if dropout else weights) @ v)
     for q, k, v in zip(queries, keys, values, strict=True):
-        heard.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale))
-    whole: Tensor = _Take.apply(torch.cat([h.transpose(1, 2).flatten(0, 1) for h in heard]), back, index)
-    return whole[None]
+        outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale))
+    slots = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])  # (P, H, E)
+    tokens: Tensor = _IndexSelect.apply(slots, token_to_slot, slot_to_token)
+    return tokens[None]
 
 
-class _Take(torch.autograd.Function):
-    """Items of `x` (N, ...) at `index`, which has every one once, at `back`, and some a second time in vain.
+class _IndexSelect(torch.autograd.Function):
+    """Return `x[index]`, tokens to slots or back, with the gradient `gradient[inverse]`: faster than a scatter-add.
 
-    What is taken in vain gives no gradient, and its own gradient means nothing: attention lets it meet itself alone.
+    This is not the gradient of padding slots, which need none: they attend only to themselves, and are discarded.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
         return x.flatten(1).index_select(0, index).view(-1, *x.shape[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return gradient.flatten(1).index_select(0, back).view(-1, *gradient.shape[1:]), None, None
+        (inverse,) = ctx.saved_tensors
+        return gradient.flatten(1).index_select(0, inverse).view(-1, *gradient.shape[1:]), None, None
 
 
 @dataclass(frozen=True)
-class _Table:
-    index: Tensor
-    """(B W + ids of long segments,) places in the row: of the table's cells, then of the long segments."""
-    back: Tensor
-    """(T,) where each id of the row stands in `index`."""
+class _Layout:
+    slot_to_token: Tensor
+    """(P,) index of the token in each slot, 0 in padding: the rows of the padded batch, then the long segments."""
+    token_to_slot: Tensor
+    """(T,) index of the slot of each token."""
     mask: Tensor
-    """(B, 1, W, W) float32, minus infinity at what a cell does not see."""
+    """(B, 1, W, W) float32, added to the scores: 0 where a slot attends to another, otherwise minus infinity."""
 
 
-@lru_cache(maxsize=2)  # the layers of a model ask for the same one, in Gemma for two in turn
-def _table(lengths: tuple[int, ...], long: tuple[bool, ...], window: int | None) -> _Table:
-    """Short segments laid by first-fit into rows as wide as the longest one; cells that are left hold id 0, alone."""
-    starts = np.cumsum([0, *lengths[:-1]])
-    short = [i for i in range(len(lengths)) if not long[i]]
+@lru_cache(maxsize=2)  # all layers of a model use the same one; those of Gemma, two
+def _layout_of(lengths: tuple[int, ...], is_long: tuple[bool, ...], window: int | None) -> _Layout:
+    """Concatenate short segments, by first-fit decreasing, to rows that are as wide as the longest of them."""
+    tokens = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])  # of each segment
+    short = [i for i in range(len(lengths)) if not is_long[i]]
     width = max((lengths[i] for i in short), default=0)
-    filled: list[int] = []
-    at = {}
-    for i in sorted(short, key=lambda i: -lengths[i]):
-        row = next((r for r, n in enumerate(filled) if n + lengths[i] <= width), len(filled))
-        if row == len(filled):
-            filled.append(0)
-        at[i] = row * width + filled[row]
-        filled[row] += lengths[i]
-    cells = np.zeros(len(filled) * width, np.int64)
-    owners = -np.arange(1, len(cells) + 1)  # an empty cell is its own
-    for i, cell in at.items():
-        cells[cell : cell + lengths[i]] = np.arange(starts[i], starts[i] + lengths[i])
-        owners[cell : cell + lengths[i]] = i
-    taken = owners >= 0
-    others = [np.arange(starts[i], starts[i] + lengths[i]) for i in range(len(lengths)) if long[i]]
-    index = np.concatenate([cells, *others])
-    back = np.empty(sum(lengths), np.int64)
-    meant = np.concatenate([np.flatnonzero(taken), np.arange(len(cells), len(index))])
-    back[index[meant]] = meant
-    grid, column = owners.reshape(len(filled), width), np.arange(width)
-    distance = column[:, None] - column
-    seen = (distance >= 0) & (distance < (window or width)) & (grid[:, :, None] == grid[:, None, :])
-    mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf)))
-    return _Table(torch.from_numpy(index), torch.from_numpy(back), mask[:, None])
+    rows = [[short[j] for j in row] for row in first_fit([lengths[i] for i in short], width)]
+    batch = np.zeros((len(rows), width), np.int64)  # the token of each slot
+    segment_ids = -np.arange(1, batch.size + 1).reshape(batch.shape)  # each padding slot is a segment of its own
+    for r, segments in enumerate(rows):
+        num_tokens = sum(lengths[i] for i in segments)
+        batch[r, :num_tokens] = np.concatenate([tokens[i] for i in segments])
+        segment_ids[r, :num_tokens] = np.repeat(segments, [lengths[i] for i in segments])
+    slot_to_token = np.concatenate([batch.ravel(), *(tokens[i] for i in range(len(lengths)) if is_long[i])])
+    used_slots = np.concatenate([np.flatnonzero(segment_ids >= 0), np.arange(batch.size, len(slot_to_token))])
+    token_to_slot = np.empty(sum(lengths), np.int64)
+    token_to_slot[slot_to_token[used_slots]] = used_slots
+    distance = np.subtract.outer(np.arange(width), np.arange(width))
+    visible = (distance >= 0) & (distance < (window or width)) & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    mask = torch.from_numpy(np.where(visible, np.float32(0), np.float32(-np.inf)))
+    return _Layout(torch.from_numpy(slot_to_token), torch.from_numpy(token_to_slot), mask[:, None])

@@ -1,13 +1,13 @@
-"""A language model's losses without all of its logits: the head's product and cross-entropy, some ids at a time.
+"""Cross-entropy of a linear head, computed by blocks of the vocabulary, without all logits in memory.
 
     losses = linear_cross_entropy(hidden, head.weight, head.bias, targets)        # (N,) float32
 
-With 150,000 ids and more, the logits of a step and their gradient are gigabytes. Here a block of the vocabulary is
-multiplied with all rows of `hidden` for its share of the log-sum-exp, and a second time in the backward pass for its
-share of the gradients, so that losses can be weighed in any way. That is a product of the head more than plain
-cross-entropy takes; on a CPU it is quicker nevertheless, because blocks stay in the cache.
+With 150,000 or more ids, the logits of a step and their gradient take gigabytes. Here, a block of the vocabulary is
+multiplied by all rows of `hidden` for its part of the log-sum-exp, and again in the backward pass for its part of the
+gradients, so that losses can be weighted arbitrarily. This is one product more than plain cross-entropy. On a CPU it is
+faster nevertheless, because blocks stay in the cache.
 
-Shapes: N targets, D width, V vocabulary, K ids of a block.
+Shapes: N targets, D hidden size, V vocabulary, K ids of a block.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-BLOCK_LOGITS = 1 << 26
-"""Logits at a time: a GPU is busy with large products only."""
-_BLOCK_LOGITS = {"cpu": 1 << 22}  # in fp32 16 MiB: about what a cache holds
-_LEAST_BLOCK_IDS = 512  # where there are many targets: a thinner product would be mostly adding up
+GPU_BLOCK_LOGITS = 1 << 26
+"""Logits per block. A GPU needs large products."""
+_BLOCK_LOGITS = {"cpu": 1 << 22}  # 16 MiB in fp32, about the size of a cache
+_MIN_BLOCK_IDS = 512  # smaller blocks would spend their time on sums
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits `hidden @ weight.T + bias` with `targets` (N,) int64: (N,) float32, in nats.
+    """Return the cross-entropy of logits `hidden @ weight.T + bias` with `targets` (N,) int64: (N,) float32, in nats.
 
-    `hidden` (N, D), `weight` (V, D), `bias` (V,). Products are made in the dtype of autocast, or else of `weight`, and
-    everything after them in float32, as with plain cross-entropy of `logits.float()`. Where all logits are no more
-    than a block, that is what is taken.
+    `hidden` (N, D), `weight` (V, D), `bias` (V,). Products have the dtype of autocast or, without it, of `weight`; the
+    rest is float32, as in plain cross-entropy of `logits.float()`, which is used if all logits fit in one block.
     """
-    num_ids = max(_LEAST_BLOCK_IDS, _block_logits(hidden.device) // max(1, len(targets)))
+    block_logits = _BLOCK_LOGITS.get(hidden.device.type, GPU_BLOCK_LOGITS)
+    num_ids = max(_MIN_BLOCK_IDS, block_logits // max(1, len(targets)))
     if num_ids >= len(weight):
-        return nn.functional.cross_entropy(
-            nn.functional.linear(hidden, weight, bias).float(), targets, reduction="none"
-        )
+        logits = nn.functional.linear(hidden, weight, bias).float()
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
     device_type = hidden.device.type
     autocast = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
@@ -44,22 +43,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     return losses
 
 
-def _block_logits(device: torch.device) -> int:
-    return _BLOCK_LOGITS.get(device.type, BLOCK_LOGITS)
-
-
 class _InBlocks(torch.autograd.Function):
-    """Each row of the weight's gradient is made by one product over all targets, which sums in fp32."""
+    """The losses. Each row of the weight's gradient is one product over all targets, which sums in fp32."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        dtype: torch.dtype,
-        num_ids: int,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, num_ids: int
     ) -> Tensor:
         rows = hidden.to(dtype)
         highest = torch.full_like(targets, -torch.inf, dtype=torch.float32)
@@ -71,32 +60,32 @@ class _InBlocks(torch.autograd.Function):
             total = total * (before - highest).exp_() + logits.sub_(highest[:, None]).exp_().sum(1)
         ctx.save_for_backward(hidden, weight, bias, targets, highest, total)
         ctx.dtype, ctx.num_ids = dtype, num_ids
-        return (highest - chosen) + total.log()  # not their sum first, which large logits would round
+        return (highest - chosen) + total.log()  # in this order, because large logits would round the sum
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        """`weights` (N,): the gradient with respect to the losses."""
+        """Return gradients; `weights` (N,) is the gradient with respect to the losses."""
         hidden, weight, bias, targets, highest, total = ctx.saved_tensors
         rows = hidden.to(ctx.dtype)
-        of_rows = torch.zeros_like(hidden, dtype=torch.float32)
-        of_weight, of_bias = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
+        rows_grad = torch.zeros_like(hidden, dtype=torch.float32)
+        weight_grad, bias_grad = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
         for block, block_weight, logits in _blocks(rows, weight, bias, ctx.num_ids):
             column, inside = _columns(targets, block)
             gradient = logits.sub_(highest[:, None]).exp_().mul_((weights / total)[:, None])
             gradient.scatter_add_(1, column, -(weights * inside)[:, None])
-            if of_bias is not None:
-                of_bias[block] = gradient.sum(0)
+            if bias_grad is not None:
+                bias_grad[block] = gradient.sum(0)
             gradient = gradient.to(ctx.dtype)
-            of_rows += gradient @ block_weight
-            of_weight[block] = gradient.t() @ rows
-        return of_rows.to(hidden.dtype), of_weight, of_bias, None, None, None
+            rows_grad += gradient @ block_weight
+            weight_grad[block] = gradient.t() @ rows
+        return rows_grad.to(hidden.dtype), weight_grad, bias_grad, None, None, None
 
 
 def _blocks(rows: Tensor, weight: Tensor, bias: Tensor | None, num_ids: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """The vocabulary in blocks: which ids, their rows of the weight (K, D) in the dtype of `rows`, logits (N, K) fp32.
+    """Yield blocks of the vocabulary: ids, rows of the weight (K, D) in the dtype of `rows`, and logits (N, K) in fp32.
 
-    The logits are the caller's to overwrite.
+    The caller may overwrite the logits.
     """
     for start in range(0, len(weight), num_ids):
         block = slice(start, min(start + num_ids, len(weight)))
@@ -106,9 +95,9 @@ def _blocks(rows: Tensor, weight: Tensor, bias: Tensor | None, num_ids: int) -> 
 
 
 def _columns(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
-    """The column of each target in a block, (N, 1), the nearest one for those outside, and whether it is inside, (N,).
+    """Return the column of each target in a block (N, 1), or the nearest one, and whether the target is inside (N,).
 
-    Every row has one, so that nothing has to wait for how many are inside.
+    Every row has a column, which avoids a synchronization with the device.
     """
     inside = (targets >= block.start) & (targets < block.stop)
     return (targets - block.start).clamp_(0, block.stop - block.start - 1)[:, None], inside

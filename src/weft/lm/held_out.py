@@ -1,72 +1,73 @@
-"""Losses on data that a model was not trained on, beside those of the model that it was made from.
+"""Losses on held-out data, of the trained model and of its base.
 
-    def measured(): return held_out_losses(model, units, datasets, tokens_per_batch)
-    before = base_losses(draft.folder, measured)                                       # once a run
+    def measure(): return held_out_losses(model, units, datasets, tokens_per_batch)
+    before = base_losses(draft.folder, measure)                                        # once per run
     train(model)
-    draft.counts |= compared(before, measured())
+    draft.counts |= merge_losses(before, measure())
 
-What a base knew of text is partly forgotten while it learns speech: by how much, `base.loss.text` beside `loss.text`
-tells.
+A base forgets part of its text knowledge while it learns speech: compare `base.loss.text` with `loss.text`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from weft import artifacts
-from weft.lm.losses import Tally, Units
+from weft.files import write_json
+from weft.lm.datasets import Datasets
+from weft.lm.loss_meter import LossMeter, Units
 from weft.lm.mixture import Pieces
 from weft.lm.packing import Batch, pack, token_losses
-from weft.training import distributed
-
-Datasets = Sequence[tuple[str, Pieces]]  # those of one name count as one
+from weft.training import distributed, parallel
 
 
-def base_losses(folder: Path, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the first process `measured` before a run, all of them calling it; kept in its `folder` for later."""
-    kept = folder / "log" / "base.json"
-    if not distributed.from_first(kept.exists()):
-        found = measured()
-        if distributed.is_first():
-            artifacts.write_json(kept, found)
-    return distributed.from_first(json.loads(kept.read_text()) if distributed.is_first() else {})
+def base_losses(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of `measure` before the first step. It is stored in `folder` for a resumed run."""
+    stored = folder / "log" / "base.json"
+    if not distributed.broadcast_object(stored.exists()):
+        found = measure()
+        if distributed.is_main_process():
+            write_json(stored, found)
+    return distributed.compute_once(lambda: json.loads(stored.read_text()))
 
 
 def held_out_losses(model: PreTrainedModel, units: Units, datasets: Datasets, tokens_per_batch: int) -> dict[str, Any]:
-    """Mean losses by the names of `Tally.figures`, but for that over all targets; `held_out` has them by dataset."""
+    """Return mean losses by the names of `LossMeter.metrics`, without the total; "held_out" has them by dataset.
+
+    Datasets of the same name are measured as one.
+    """
     if not datasets:
         return {}
     model.eval()
-    names = sorted({name for name, _ in datasets})
-    tally = Tally(units, names)
-    with distributed.without_gradients(model):
+    names = list(dict.fromkeys(name for name, _ in datasets))
+    meter = LossMeter(units, names)
+    with parallel.no_grad(model):
         for name, pieces in datasets:
             for batch in _batches(pieces, tokens_per_batch):
-                tally.add(token_losses(model, batch), batch.targets, np.full(len(batch), names.index(name)))
-    return {**_by_modality(tally.figures()), "held_out": {name: _by_modality(tally.of(name)) for name in names}}
+                meter.add(token_losses(model, batch), batch.targets, np.full(len(batch), names.index(name)))
+    return {**_by_modality(meter.metrics()), "held_out": {name: _by_modality(meter.of(name)) for name in names}}
 
 
-def compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What `held_out_losses` gave after training, and with `base.` before their names those from before."""
+def merge_losses(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the results of `held_out_losses` after training and, with the prefix "base.", before it."""
     both = {name: value for name, value in after.items() if name != "held_out"}
     both |= {f"base.{name}": value for name, value in before.items() if name != "held_out"}
     if "held_out" in after:
-        both["held_out"] = {name: compared(before["held_out"][name], of) for name, of in after["held_out"].items()}
+        both["held_out"] = {name: merge_losses(before["held_out"][name], of) for name, of in after["held_out"].items()}
     return both
 
 
-def _by_modality(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if name != "loss"}
+def _by_modality(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "loss"}
 
 
 def _batches(pieces: Pieces, tokens_per_batch: int) -> Iterator[Batch]:
-    """Every piece once, in batches of at least `tokens_per_batch` ids, the last one smaller."""
+    """Yield every piece once, in batches of at least `tokens_per_batch` ids, except for the last."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(len(pieces)):
         waiting.append(pieces[i])

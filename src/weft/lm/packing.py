@@ -1,11 +1,11 @@
-"""Documents one behind the other in a row: no padding, each document read as if it stood alone.
+"""Packed sequences: documents concatenated without padding, each processed as if it were alone.
 
     batch = pack([(ids, loss), ...])
-    losses = token_losses(model, batch)            # one for every trained id
+    losses = token_losses(model, batch)            # one per trained id
 
-Positions start again at 0 with each document, and attention stays inside it (`weft.lm.attention`).
+Positions restart at 0 with each document, and attention stays within it (`weft.lm.attention`).
 
-Shapes: T ids of the row, S segments, N trained ids, V vocabulary.
+Shapes: T ids of all documents, S segments, N trained ids, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,214 +23,197 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.errors import UserError
-from weft.lm.attention import attention_in_segments, segments
+from weft.lm.attention import first_fit, flash_attention_kwargs, segment_attention
 from weft.lm.cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A row of documents and what is to be predicted in it."""
+    """Packed documents, and the ids to predict in them. Its length is the number of these ids."""
 
     ids: Tensor
     """(1, T) int64."""
     positions: Tensor
-    """(1, T) int64, the place of an id in its own segment."""
+    """(1, T) int64, the position of an id in its segment."""
     lengths: tuple[int, ...]
-    """(S,) ids of each segment, inside which attention stays: a document, or a row of them."""
-    places: Tensor
-    """(N,) int64, places in the row from which an id is predicted: the one before it."""
+    """(S,) number of ids in each segment of attention: a document, or a sequence of documents."""
+    indices: Tensor
+    """(N,) int64, indices into the row at which an id is predicted: the index before it."""
     targets: Tensor
-    """(N,) int64, the ids predicted there."""
+    """(N,) int64, the predicted ids."""
     documents: Tensor
-    """(N,) int64, the number of the document that each belongs to, in the order given to `pack`."""
+    """(N,) int64, the document that each belongs to, as an index into the argument of `pack`."""
 
     @property
     def num_tokens(self) -> int:
-        """Ids of the row."""
+        """Number of ids in the row."""
         return self.ids.numel()
 
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs of ids in the same segment, in both orders."""
+        return 2 * int(self.positions.sum()) + self.num_tokens  # 1 + 3 + 5 + ... are the squares of the lengths
+
     def __len__(self) -> int:
-        """Trained ids, over which the losses are means."""
         return len(self.targets)
 
 
-def check_rows(model: PreTrainedModel, row_tokens: int) -> None:
-    """Raise UserError for rows longer than the positions of `model`, and for a model that takes no positions."""
-    longest = getattr(model.config, "max_position_embeddings", row_tokens)
-    if not 2 <= row_tokens <= longest:
-        raise UserError(f"row_tokens is {row_tokens}: give 2 to {longest}, the positions of the model")
+def check_seq_len(model: PreTrainedModel, max_seq_len: int) -> None:
+    """Raise UserError if `max_seq_len` exceeds the positions of `model`, or if it accepts no position ids."""
+    longest = getattr(model.config, "max_position_embeddings", max_seq_len)
+    if not 2 <= max_seq_len <= longest:
+        raise UserError(f"max_seq_len is {max_seq_len}: give 2 to {longest}, the number of positions of the model")
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise UserError(f"{type(model).__name__} takes no position ids, which packed rows need: take another base")
+        raise UserError(f"{type(model).__name__} accepts no position ids, which packing needs: use another base")
 
 
-def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], row_tokens: int | None = None) -> Batch:
-    """Lay documents, as (ids, loss mask), one behind the other, each a segment of its own.
+def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], max_seq_len: int | None = None) -> Batch:
+    """Concatenate documents, given as (ids, loss mask), each as a segment of its own.
 
-    With `row_tokens`, segments are rows of at most so many ids, as few as first-fit finds for the longest first, and
-    documents see those before them in their row. The first id of a document is never predicted.
+    With `max_seq_len`, segments are sequences of documents of at most that many ids, packed by first-fit decreasing,
+    and a document attends to those before it in its sequence. The first id of a document is never predicted.
     """
     lengths = np.array([len(ids) for ids, _ in documents])
-    rows = [[i] for i in range(len(documents))] if row_tokens is None else _rows(lengths, row_tokens)
-    order = [i for row in rows for i in row]
+    sequences = (
+        [[i] for i in range(len(documents))] if max_seq_len is None else first_fit(lengths.tolist(), max_seq_len)
+    )
+    order = [i for sequence in sequences for i in sequence]
     starts = np.zeros(len(documents), np.int64)
     starts[order] = np.cumsum([0, *lengths[order][:-1]])
-    in_segments = [int(lengths[row].sum()) for row in rows]
+    segment_lengths = [int(lengths[sequence].sum()) for sequence in sequences]
     trained = [np.flatnonzero(loss[1:]) for _, loss in documents]
     ids = np.concatenate([documents[i][0] for i in order]).astype(np.int64)
-    places = np.concatenate([start + at for start, at in zip(starts, trained, strict=True)])
+    indices = np.concatenate([start + offsets for start, offsets in zip(starts, trained, strict=True)])
     return Batch(
         ids=torch.from_numpy(ids)[None],
-        positions=torch.from_numpy(np.concatenate([np.arange(length) for length in in_segments]))[None],
-        lengths=tuple(in_segments),
-        places=torch.from_numpy(places),
-        targets=torch.from_numpy(ids[places + 1]),
-        documents=torch.from_numpy(np.repeat(np.arange(len(documents)), [len(at) for at in trained])),
+        positions=torch.from_numpy(np.concatenate([np.arange(length) for length in segment_lengths]))[None],
+        lengths=tuple(segment_lengths),
+        indices=torch.from_numpy(indices),
+        targets=torch.from_numpy(ids[indices + 1]),
+        documents=torch.from_numpy(np.repeat(np.arange(len(documents)), [len(offsets) for offsets in trained])),
     )
 
 
-def _rows(lengths: np.ndarray, row_tokens: int) -> list[list[int]]:
-    """Which documents are in each row, by first-fit, the longest first."""
-    rows: list[list[int]] = []
-    filled: list[int] = []
-    for document in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[document])
-        row = next((i for i, tokens in enumerate(filled) if tokens + length <= row_tokens), len(filled))
-        if row == len(filled):
-            rows.append([])
-            filled.append(0)
-        rows[row].append(document)
-        filled[row] += length
-    return rows
-
-
 def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Negative log-likelihood of every target of `batch`, (N,) float32, on the model's device.
+    """Return the negative log-likelihood of every target, (N,) float32, on the model's device.
 
-    The head is asked in mid-forward for the N places alone. Where its products are the model's logits, losses take
-    their place, for which all logits never exist at once (`weft.lm.cross_entropy`). Where a model does more to them
-    (scaling, soft caps), or its head is no plain linear layer, the N rows of logits are made. Raises UserError for a
-    model of which `pack` would make neighbours of documents.
+    The head runs only at the N indices. If its products are the model's logits, they are never all in memory
+    (`weft.lm.cross_entropy`). If the model changes them (scaling, soft capping), or if the head is not a plain linear
+    layer, the N rows of logits are computed. Raises UserError for a model whose attention crosses documents.
     """
     head = model.get_output_embeddings()
-    places, targets = batch.places.to(model.device), batch.targets.to(model.device)
+    indices, targets = batch.indices.to(model.device), batch.targets.to(model.device)
 
     def losses_of(hidden: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden.flatten(0, -2)[places], head.weight, head.bias, targets)
+        return linear_cross_entropy(hidden.flatten(0, -2)[indices], head.weight, head.bias, targets)
 
-    def keep_places(head: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        return inputs[0].flatten(0, -2)[places]
-
-    way = _way(model)
-    if way.logits_are_products:
-        with _forward_as(head, losses_of):
-            return _logits(model, batch, way.in_segments)
-    hook = head.register_forward_pre_hook(keep_places)
+    packing = _packing_of(model)
+    if packing.logits_are_products:
+        with _with_forward(head, losses_of):
+            return _logits(model, batch, packing.by_segment)
+    hook = head.register_forward_pre_hook(lambda _, inputs: inputs[0].flatten(0, -2)[indices])
     try:
-        logits = _logits(model, batch, way.in_segments)
+        logits = _logits(model, batch, packing.by_segment)
     finally:
         hook.remove()
     return nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @contextmanager
-def in_training(model: PreTrainedModel, recompute: bool, compiled: bool) -> Iterator[None]:
-    """`model` for many calls of `token_losses` and their backward passes.
+def training_mode(model: PreTrainedModel, activation_checkpointing: bool, compiled: bool) -> Iterator[None]:
+    """Prepare `model` for calls of `token_losses` and their backward passes.
 
-    With `recompute`, layers keep their inputs alone and run again in the backward pass (arXiv 1604.06174): less memory
-    for a third more time. With `compiled`, each layer runs as torch.compile makes it, once for rows of any length.
-    Raises UserError for a family that cannot recompute, or that would mix documents of one row.
+    With `activation_checkpointing` (arXiv 1604.06174), layers save only their inputs and are recomputed in the backward
+    pass, which takes less memory and a third more time. With `compiled`, each layer is compiled by torch.compile, once
+    for sequences of any length. Raises UserError for a model whose layers or attention do not support this.
     """
-    way = _way(model)
-    if recompute:
+    packing = _packing_of(model)
+    if activation_checkpointing:
         if not model.supports_gradient_checkpointing:
-            raise UserError(f"{type(model).__name__} cannot recompute its layers: set recompute to false")
+            raise UserError(f"{type(model).__name__} does not support activation_checkpointing: set it to false")
         model.activation_checkpointing_enable({"use_reentrant": False})
     if compiled:
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.compile(dynamic=True)
-    # Layers that run again in the backward pass need their attention there, too.
-    with attention_in_segments(model) if way.in_segments else nullcontext():
+    # The context lasts until after the backward pass, because recomputed layers need their attention there.
+    with segment_attention(model) if packing.by_segment else nullcontext():
         yield
 
 
-def _logits(model: PreTrainedModel, batch: Batch, in_segments: bool) -> Tensor:
+def _logits(model: PreTrainedModel, batch: Batch, by_segment: bool) -> Tensor:
     ids, positions = batch.ids.to(model.device), batch.positions.to(model.device)
-    where = segments(batch.lengths, model.device) if in_segments else {}
-    with attention_in_segments(model) if in_segments else nullcontext():
-        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False, **where).logits
+    kwargs = flash_attention_kwargs(batch.lengths, model.device) if by_segment else {}
+    with segment_attention(model) if by_segment else nullcontext():
+        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False, **kwargs).logits
     return logits
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How a model's losses are found."""
+class _Packing:
+    """Properties of a model that determine how its losses are computed."""
 
-    in_segments: bool
-    """By our attention; else by its own, which transformers masks where positions begin again."""
+    by_segment: bool
+    """By `weft.lm.attention`; otherwise by its own attention, which transformers masks where positions restart."""
     logits_are_products: bool
-    """The logits are what the head gives, untouched, and the head is a plain linear layer."""
+    """Whether the logits are the unchanged output of the head, and the head is a plain linear layer."""
 
 
-_known: WeakKeyDictionary[nn.Module, _Way] = WeakKeyDictionary()  # asking costs forward passes, if short ones
+_verified: WeakKeyDictionary[nn.Module, _Packing] = WeakKeyDictionary()  # `_packing_of` takes forward passes
 
 
 @torch.no_grad()
-def _way(model: PreTrainedModel) -> _Way:
-    """Found by running two documents of a few ids, in one row and each alone, by the model's own attention.
+def _packing_of(model: PreTrainedModel) -> _Packing:
+    """Compare two packed documents of a few ids with each of them alone, in the model's own attention.
 
-    Raises UserError where no way gives both the same logits.
+    Raises UserError if neither way of packing gives the same logits.
     """
-    if model not in _known:
+    if model not in _verified:
         head = model.get_output_embeddings()
-        plain = type(head) is nn.Linear and "forward" not in vars(head)
-        given: list[Tensor] = []
+        is_plain = type(head) is nn.Linear and "forward" not in vars(head)
+        products: list[Tensor] = []
 
-        def note(hidden: Tensor) -> Tensor:
-            given.append(nn.functional.linear(hidden, head.weight, head.bias))
-            return given[-1]
+        def record(hidden: Tensor) -> Tensor:
+            products.append(nn.functional.linear(hidden, head.weight, head.bias))
+            return products[-1]
 
         ids = np.arange(9) % model.config.get_text_config().vocab_size
         parts = [ids[:5], ids[5:]]
         batch = pack([(part, np.ones(len(part), bool)) for part in parts])
-        # Without dropout, which would draw, and a run that goes on from a checkpoint asks again; without autocast,
-        # which would keep the cast weights that it made where no gradients are.
-        with _in_evaluation(model), torch.autocast(model.device.type, enabled=False):
+        # Without dropout, whose random numbers would differ in a resumed run, and without autocast, which would cache
+        # cast weights here, where they have no gradient.
+        with _eval_mode(model), torch.autocast(model.device.type, enabled=False):
             alone = [model(torch.from_numpy(part)[None].to(model.device), use_cache=False).logits for part in parts]
-            for in_segments in (True, False):
+            for by_segment in (True, False):
                 try:
-                    with _forward_as(head, note) if plain else nullcontext():
-                        logits = _logits(model, batch, in_segments)
+                    with _with_forward(head, record) if is_plain else nullcontext():
+                        logits = _logits(model, batch, by_segment)
                 except (NotImplementedError, TypeError, ValueError):
                     continue
-                if _agree(logits, torch.cat(alone, dim=1)):
-                    products = plain and logits is given[-1] and logits._version == 0
-                    _known[model] = _Way(in_segments, products)
+                expected, tolerance = torch.cat(alone, dim=1), 0.1 if logits.dtype.itemsize < 4 else 1e-3
+                if (logits - expected).abs().max() <= tolerance * expected.float().std():
+                    unchanged = is_plain and logits is products[-1] and logits._version == 0
+                    _verified[model] = _Packing(by_segment, unchanged)
                     break
             else:
-                raise UserError(f"{type(model).__name__} mixes documents that stand in one row: take another base")
-    return _known[model]
-
-
-def _agree(logits: Tensor, expected: Tensor) -> bool:
-    tolerance = 0.1 if logits.dtype.itemsize < 4 else 1e-3
-    return bool((logits - expected).abs().max() <= tolerance * expected.float().std())
+                raise UserError(f"{type(model).__name__} does not mask packed documents: use another base")
+    return _verified[model]
 
 
 @contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    in_training = [module for module in model.modules() if module.training]
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    were_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for module in in_training:
+        for module in were_training:
             module.training = True
 
 
 @contextmanager
-def _forward_as(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """`module` with another forward pass; hooks around it stay, and with them weights that are gathered there."""
+def _with_forward(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the forward pass of `module`. Its hooks stay, and with them weights that FSDP gathers there."""
     module.forward = forward
     try:
         yield

@@ -1,4 +1,4 @@
-"""Say a text: text-to-token, then the decoder.
+"""Text to audio by a text-to-token model and a decoder: `weft say`.
 
 run(SayConfig(text="Good morning.", text_to_token=Path("..."), decoder=Path("..."), out=Path("x.wav")))
 """
@@ -8,49 +8,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.artifacts import check_writable, read
+from weft.artifacts import read
 from weft.audio import save
-from weft.config import Natural
+from weft.config import NonNegativeInt
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
-from weft.text_to_token.model import spoken_form
+from weft.files import check_writable
+from weft.text.normalize import spoken_form
 from weft.text_to_token.synthesize import Synthesizer
 
 
 @dataclass(frozen=True)
 class SayConfig:
-    """What to say, and with what."""
+    """A text to synthesize, and the models to use."""
 
     text: str
     """The text."""
     text_to_token: Path
-    """Folder of the text-to-token model."""
+    """Directory of the text-to-token model."""
     decoder: Path
-    """Folder of the speech decoder."""
+    """Directory of the speech decoder."""
     out: Path
     """WAV file to write."""
     speaker: str | None = None
-    """Name of the voice, of a text-to-token model trained with several; by default the one it heard most of."""
-    seed: Natural = 0
+    """Speaker of a text-to-token model trained with several; not set: the one with most training data."""
+    seed: NonNegativeInt = 0
     """Seed of the codes and of the decoder's noise."""
 
 
 def run(config: SayConfig) -> None:
-    """Write the sound of a text. Raises UserError when the parts do not fit, and for a text or a speaker that cannot be
-    said."""
-    speaker, decoder = read(config.text_to_token, "text_to_token"), read(config.decoder, "decoder")
-    if speaker.parents.get("tokenizer") != decoder.parents.get("tokenizer"):
+    """Write the audio of a text. Raises UserError for other models, no words, and speech without an end."""
+    model, decoder = read(config.text_to_token, "text_to_token"), read(config.decoder, "decoder")
+    if model.parents.get("tokenizer") != decoder.parents.get("tokenizer"):
         raise UserError(
-            f"{config.text_to_token} and {config.decoder} were made with different tokenizers: they do not fit"
+            f"{config.text_to_token} and {config.decoder} have different tokenizers: use models of one tokenizer"
         )
     if not spoken_form(config.text):
-        raise UserError(f"there is nothing to say in {config.text!r}: give words")
+        raise UserError(f"there is nothing to pronounce in {config.text!r}: give words")
     check_writable(config.out, ".wav")
     speakers = None if config.speaker is None else [config.speaker]
-    codes = Synthesizer.load(config.text_to_token).speak([config.text], [config.seed], speakers)[0]
+    codes = Synthesizer.from_pretrained(config.text_to_token).synthesize([config.text], [config.seed], speakers)[0]
     if not codes:
-        raise UserError("the text-to-token model ran away on this text: try another --seed, or shorter text")
-    voice = SpeechDecoder.load(config.decoder)
-    samples = voice.synthesize(codes, config.seed)
-    save(config.out, samples, voice.sample_rate_hz)
-    print(f"{config.out}: {len(samples) / voice.sample_rate_hz:.2f} s, {len(codes)} codes")
+        raise UserError("the speech of this text repeats itself or does not end: try another --seed, or a shorter text")
+    speech = SpeechDecoder.from_pretrained(config.decoder)
+    samples = speech.synthesize(codes, config.seed)
+    save(config.out, samples, speech.sample_rate_hz)
+    print(f"{config.out}: {len(samples) / speech.sample_rate_hz:.2f} s, {len(codes)} codes")

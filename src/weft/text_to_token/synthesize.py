@@ -1,10 +1,10 @@
-"""Speaking without sound: texts in, speech codes out, in large batches.
+"""Speech codes from text, in large batches and without any audio.
 
-synthesizer = Synthesizer.load("runs/text_to_token")
-codes = synthesizer.speak(["the sailor left the harbor"], seeds=[0])      # [[17, 402, ...]]
-codes = synthesizer.speak(["the sailor left"], [0], [synthesizer.speakers[1]])
+    synthesizer = Synthesizer.from_pretrained("runs/demo/text_to_token")
+    codes = synthesizer.synthesize(["the sailor left the harbor"], seeds=[0])      # [[17, 402, ...]]
+    codes = synthesizer.synthesize(["the sailor left"], [0], [synthesizer.speakers[1]])
 
-The model runs in this process, in bf16 where the processor multiplies it, or behind a URL that serves the same folder.
+The model runs in this process, in bf16 where the hardware supports it, or behind a URL that serves the same directory.
 """
 
 from __future__ import annotations
@@ -15,112 +15,126 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import AutoConfig, AutoTokenizer
 
+from weft import plan
 from weft.artifacts import Manifest, loading, read
+from weft.device import default_device, inference_dtype
 from weft.engine.completions import CompletionsEngine
-from weft.engine.generate import Engine, Request, Sampling
+from weft.engine.generate import Engine
+from weft.engine.sampling import Request, Sampling
 from weft.errors import UserError
-from weft.lm.model import load_hf
-from weft.text_to_token.model import KIND, most_codes, prompt_ids, spoken_form
-from weft.text_to_token.normalize import normalizer
-from weft.training.loop import multiplies_bf16
+from weft.lm.model import load_causal_lm, save
+from weft.text.normalize import spoken_form, text_normalizer
+from weft.text_to_token.prompt import KIND, max_codes, prompt_ids
 from weft.vocab import SpeechVocab
 
-_TRIES = 2
-_NAMED = 8  # speakers in a message
-MAX_REPEAT_SEC = 2.0
-"""Codes that go in circles for longer have run away. In half a million codes of read and of synthetic speech, at 12.5 a
-second, the longest circle was a pause: one code for 1.2 s."""
+_NUM_ATTEMPTS = 2
+_MAX_NAMES = 8  # of speakers in a message
+# Codes that repeat in a cycle for longer never end. In half a million codes of read and of synthetic speech, the
+# longest cycle was a pause: one code for 1.2 s.
+_MAX_LOOP_SEC = 2.0
 
 
 class Synthesizer:
     """A trained text-to-token model.
 
-    `normalize` turns a text into what is said, as in training. `frame_rate_hz` is how many codes make a second, and
-    `speakers` are the voices that it knows by name, the best known first; none of a model that was trained without.
+    Attributes:
+        manifest: Manifest of the artifact.
+        normalize: Text normalization of the training, applied to every text.
+        frame_rate_hz: Codes per second.
+        speakers: Names of the voices, the one with most training data first; empty for a model trained without names.
     """
 
-    def __init__(
-        self,
-        engine: Engine | CompletionsEngine,
-        vocab: SpeechVocab,
-        manifest: Manifest,
-        max_repeat_sec: float = MAX_REPEAT_SEC,
-    ) -> None:
+    def __init__(self, engine: Engine | CompletionsEngine, vocab: SpeechVocab, manifest: Manifest) -> None:
         self.manifest = manifest
         settings = manifest.settings
-        self.normalize = normalizer(
+        self.normalize = text_normalizer(
             settings.get("normalize", "none"), settings.get("language", "en"), settings.get("abbreviations", ())
         )
         self.frame_rate_hz: float = manifest.counts["frame_rate_hz"]
         self.speakers: tuple[str, ...] = tuple(manifest.counts.get("speakers", ()))
         self._codes_per_character: float = manifest.counts["max_codes_per_character"]
-        self._max_repeats = max(1, round(max_repeat_sec * self.frame_rate_hz))
+        self._max_loop_ids = max(1, round(_MAX_LOOP_SEC * self.frame_rate_hz))
         self._engine, self._vocab = engine, vocab
         self._sampling = Sampling(temperature=settings["temperature"])
         self._allowed = [*vocab.codes_to_ids(range(vocab.num_codes)).tolist(), vocab.end_of_audio_id]
 
     @classmethod
-    def load(cls, folder: str | Path, url: str | None = None) -> Synthesizer:
-        """Load a text-to-token artifact, onto a GPU where there is one; with a `url`, its words and limits only.
+    def from_pretrained(cls, folder: str | Path, url: str | None = None) -> Synthesizer:
+        """Load a text-to-token artifact, onto a GPU if there is one.
 
-        `url` is of an OpenAI-compatible server of this folder, as `http://127.0.0.1:8000/v1`. Raises UserError when the
-        folder is not a whole artifact.
+        `url` is the address of an OpenAI-compatible server of this directory, such as http://127.0.0.1:8000/v1; the
+        weights are then not loaded. Raises UserError for a directory that is not a complete artifact.
+
+        Example:
+            >>> import weft
+            >>> synthesizer = weft.Synthesizer.from_pretrained("runs/demo/text_to_token")
+            >>> codes = synthesizer.synthesize(["the sailor left the harbor"], seeds=[0])[0]
+            >>> codes is None or max(codes) < 512
+            True
         """
         folder = Path(folder)
         manifest = read(folder, KIND)
         engine: Engine | CompletionsEngine
         if url is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model, tokenizer = load_hf(folder, torch.bfloat16 if multiplies_bf16(device) else torch.float32)
+            device = default_device()
+            model, tokenizer = load_causal_lm(folder, inference_dtype(device))
             engine = Engine(model.to(device))  # type: ignore[arg-type]
         else:
             with loading(folder, "a text-to-token model"):
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            ids_of = partial(tokenizer.encode, add_special_tokens=False)
-            engine = CompletionsEngine(url, config.max_position_embeddings, ids_of)
+            encode = partial(tokenizer.encode, add_special_tokens=False)
+            engine = CompletionsEngine(url, config.max_position_embeddings, encode)
         with loading(folder, "a text-to-token model"):
             return cls(engine, SpeechVocab.of(tokenizer), manifest)
 
-    def speak(
+    def save_pretrained(self, folder: str | Path) -> Manifest:
+        """Save the model, in the precision it was loaded in, as a new artifact.
+
+        Raises UserError if `folder` exists, and for a synthesizer that uses a URL.
+        """
+        if not isinstance(self._engine, Engine):
+            raise UserError("this synthesizer uses a URL and has no weights: load its directory without a URL")
+        model, tokenizer = self._engine.model, self._vocab.tokenizer
+        return plan.save(Path(folder), KIND, lambda draft: save(model, tokenizer, draft), self.manifest)
+
+    def synthesize(
         self, texts: Sequence[str], seeds: Sequence[int], speakers: Sequence[str] | None = None
     ) -> list[list[int] | None]:
-        """Codes of each text, decided by the texts, their seeds (0 or more) and their speakers, by default the first.
+        """Return the codes of each text, which depend on the text, its seed (0 or more) and its speaker only.
 
-        None where there is nothing to say, where the text is too long for the model, and where the model runs away:
-        it is given as many codes as speech of such length can take, and a second seed when it does not end within or
-        goes in circles. Raises UserError for a speaker that the model does not know.
+        The default speaker is the first. The result is None for a text without anything to pronounce, for one too long
+        for the model, and for speech that exceeds the longest plausible duration or repeats itself, also with a second
+        seed. Raises UserError for an unknown speaker.
         """
         if unknown := set(speakers or ()).difference(self.speakers):
-            raise UserError(f"speaker {min(unknown)!r} is none that this text-to-token model knows {self._known()}")
+            raise UserError(f"this text-to-token model has no speaker {min(unknown)!r}{self._known_speakers()}")
         voices = speakers if speakers is not None else [next(iter(self.speakers), None)] * len(texts)
-        spoken: list[list[int] | None] = [None] * len(texts)
-        said = zip(map(self.normalize, texts), voices, strict=True)
-        requests = {i: self._request(*what) for i, what in enumerate(said) if spoken_form(what[0])}
-        left = [i for i, r in requests.items() if len(r.ids) + r.max_new_tokens <= self._engine.max_positions]
-        for attempt in range(_TRIES):
-            drawn = [replace(requests[i], seed=_seed(seeds[i], attempt)) for i in left]
+        codes: list[list[int] | None] = [None] * len(texts)
+        requests: dict[int, Request] = {}
+        for i, (text, voice) in enumerate(zip(map(self.normalize, texts), voices, strict=True)):
+            if spoken_form(text):
+                ids = prompt_ids(self._vocab, text, voice).tolist()
+                requests[i] = Request(ids, max_codes(text, self._codes_per_character))
+        remaining = [i for i, r in requests.items() if len(r.ids) + r.max_new_tokens <= self._engine.max_positions]
+        for attempt in range(_NUM_ATTEMPTS):
+            seeded = [replace(requests[i], seed=_seed(seeds[i], attempt)) for i in remaining]
             done = self._engine.generate(
-                drawn, self._sampling, {self._vocab.end_of_audio_id}, self._allowed, self._max_repeats
+                seeded, self._sampling, {self._vocab.end_of_audio_id}, self._allowed, self._max_loop_ids
             )
-            for i, generated in zip(left, done, strict=True):
+            for i, generated in zip(remaining, done, strict=True):
                 if generated.stopped and generated.ids:
-                    spoken[i] = self._vocab.ids_to_codes(generated.ids).tolist()
-            left = [i for i in left if spoken[i] is None]
-        return spoken
+                    codes[i] = self._vocab.ids_to_codes(generated.ids).tolist()
+            remaining = [i for i in remaining if codes[i] is None]
+        return codes
 
-    def _request(self, text: str, speaker: str | None) -> Request:
-        cap = most_codes(text, self._codes_per_character)
-        return Request(prompt_ids(self._vocab, text, speaker).tolist(), cap)
-
-    def _known(self) -> str:
+    def _known_speakers(self) -> str:
         if not self.speakers:
-            return "(it was trained without): leave the speaker out, or train with speakers = true"
-        more = ", ..." if len(self.speakers) > _NAMED else ""
-        return f"({len(self.speakers)}): give one of {', '.join(self.speakers[:_NAMED])}{more}"
+            return ", because it was trained without names: leave the speaker out, or train with speakers = true"
+        more = ", ..." if len(self.speakers) > _MAX_NAMES else ""
+        return f": give one of its {len(self.speakers)}, {', '.join(self.speakers[:_MAX_NAMES])}{more}"
 
 
 def _seed(seed: int, attempt: int) -> int:

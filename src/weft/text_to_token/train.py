@@ -1,167 +1,183 @@
-"""Training a text-to-token model: a causal language model that writes the speech codes of a text.
+"""Training of a text-to-token model: `weft train-text-to-token`.
 
     run(TextToTokenConfig(out=Path("runs/t2t"), codes=(Path("runs/codes"),), tokenizer=Path("runs/tokenizer")))
 
-Next-code loss on the speech side (the paper, section 2.3; initialisation and data are our choice).
+The loss is next-token prediction on the speech side (the paper, section 2.3; initialization and data are our choice).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weft import artifacts
-from weft.artifacts import Manifest
-from weft.config import Count, NonNegative, settings_of
-from weft.data.shards import Rows
+from weft import artifacts, launch
+from weft.artifacts import Manifest, base_manifest
+from weft.config import NOT_IN_PLAN, NonNegativeFloat, PositiveInt
+from weft.data.datasets import Rows
+from weft.device import default_device
 from weft.errors import UserError
+from weft.lm.estimate import config_of, estimate_lm
 from weft.lm.mixture import permuted
-from weft.lm.model import LmConfig, extend_lm, load_hf, new_lm, save
-from weft.lm.packing import Batch, check_rows, pack, token_losses
+from weft.lm.model import LmConfig, extend_lm, llama_config, load_causal_lm, new_lm, save
+from weft.lm.packing import Batch, check_seq_len, pack, token_losses
+from weft.plan import Draft, Plan
 from weft.records import CodedUtterance
-from weft.text_to_token.model import KIND, document_ids, max_codes_per_character, spoken_form, tokenizer_text
-from weft.text_to_token.normalize import Normalization, normalizer
-from weft.tokenizer.tokenizer import codebook_of, frame_rate_of
+from weft.text.normalize import Normalization, spoken_form, text_normalizer
+from weft.text_to_token.prompt import KIND, document_ids, prompt_text, slow_codes_per_character
+from weft.tokenizer.artifact import load_bottleneck_config, load_codebook, load_frame_rate
 from weft.training import distributed
-from weft.training.loop import TrainConfig, discard_checkpoints, fit
+from weft.training.config import TrainConfig
+from weft.training.loop import discard_checkpoints, fit
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 
 
 @dataclass(frozen=True)
 class TextToTokenConfig:
-    """What a text-to-token model is trained from."""
+    """Training of a text-to-token model."""
 
     out: Path
-    """Folder of the model to make."""
+    """Output directory of the model."""
     codes: tuple[Path, ...]
     """Codes datasets with transcripts."""
     tokenizer: Path
-    """Speech tokenizer that made them."""
+    """Directory of the speech tokenizer that computed the codes."""
     speakers: bool = False
-    """Whether the model learns the codes' speakers by name, to speak as any of them."""
+    """Train with the names of the speakers, which are then the voices of the model."""
     normalize: Normalization = "none"
-    """What becomes of a text before it is spoken: nothing, or its numbers turn into words."""
+    """Text normalization before synthesis: none, or numbers as words."""
     language: str = "en"
-    """Language of numbers, as num2words calls it."""
+    """Language of the number words, as num2words calls it."""
     abbreviations: tuple[tuple[str, str], ...] = ()
-    """What turns into words besides: pairs of what is written and what is said, such as `["Dr.", "Doctor"]`."""
+    """Pairs of written and spoken form, such as `["Dr.", "Doctor"]`."""
     base: Path | None = None
-    """Hugging Face folder of a causal LM to start from; without one, `model` is trained from nothing."""
+    """Directory of a Hugging Face causal LM to start from; not set: random weights of the shape `model`."""
     model: LmConfig = field(default_factory=LmConfig)
-    """Shape, where there is no base."""
-    vocab_size: Count = 700
-    """Text ids, where there is no base."""
+    """Shape of the model without a base."""
+    vocab_size: PositiveInt = 700
+    """Text vocabulary without a base."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
-    batch_utterances: Count = 24
-    """Utterances in a step."""
-    row_tokens: Count = 256
-    """Width of a packed row; longer utterances are left out."""
-    temperature: NonNegative = 0.5
-    """Temperature that the model speaks with."""
-    licence: str | None = None
-    """Licence of the base, which the notes of all that is made of it will tell."""
+    batch_utterances: PositiveInt = 24
+    """Utterances per step."""
+    max_seq_len: PositiveInt = 256
+    """Longest utterance in tokens; longer ones are left out."""
+    temperature: NonNegativeFloat = 0.5
+    """Sampling temperature of the trained model."""
+    licence: Annotated[str | None, NOT_IN_PLAN] = None
+    """Licence of the base, passed on to the notes of everything made from it."""
+    dry_run: Annotated[bool, NOT_IN_PLAN] = False
+    """Train nothing; print the number of parameters, memory and training time."""
 
 
-def run(config: TextToTokenConfig) -> Manifest:
-    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
+def run(config: TextToTokenConfig) -> Manifest | None:
+    """Create the artifact `config.out`, or print an estimate for a `dry_run`.
 
-    Its counts tell parameters, utterances, those left out (no transcript, no codes, longer than a row; with `speakers`,
-    no speaker), the utterances of each speaker, and what the speech was like: the codes a second, and a pace that none
-    of it exceeds. Raises UserError for codes of another tokenizer, for a way to normalize that is not installed or
-    makes no sense, and where too few utterances are left.
+    Counts: parameters; utterances, and those left out (without transcript, codes or, with `speakers`, speaker, or
+    longer than `max_seq_len`); utterances per speaker; codes per second, and per character of slow speech. Raises
+    UserError for codes of another tokenizer, unavailable text normalization, and too few utterances.
     """
+    if config.dry_run:
+        if launch.rank() == 0:
+            print("\n".join(_estimate_lines(config)))
+        return None
+    distributed.init()
     tokenizer = artifacts.read(config.tokenizer, "tokenizer")
-    manifests = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
-    for manifest in manifests.values():
-        artifacts.require_parent(manifest, "tokenizer", tokenizer)
-    parents = {**manifests, "tokenizer": tokenizer}
-    frame_rate_hz = frame_rate_of(config.tokenizer)
-    settings = settings_of(config, leave_out=("out", "codes", "tokenizer", "licence"))
-    if artifacts.is_made(config.out, KIND, settings, parents):
-        return artifacts.read(config.out)
-    normalize = normalizer(config.normalize, config.language, config.abbreviations)
+    parents = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
+    for folder, manifest in zip(config.codes, parents.values(), strict=True):
+        artifacts.require_parent(manifest, "tokenizer", tokenizer, folder)
+    parents["tokenizer"] = tokenizer
+    if config.base:
+        parents["base"] = distributed.compute_once(lambda: base_manifest(config.base))  # type: ignore[arg-type]
+    plan = Plan.of(KIND, config, parents)
+    return distributed.create(config.out, plan, lambda draft: _train(config, draft), config.licence)
+
+
+def _train(config: TextToTokenConfig, draft: Draft) -> None:
+    """Train a model and write it into the draft."""
+    normalize = text_normalizer(config.normalize, config.language, config.abbreviations)
     all_utterances = [
         replace(u, text=normalize(u.text or ""), speaker=u.speaker if config.speakers else None)
         for u in Rows.of(*config.codes).utterances()
     ]
-    needed = "transcripts and speakers" if config.speakers else "transcripts"
     utterances = [
         u for u in all_utterances if spoken_form(u.text or "") and len(u.codes) and (u.speaker or not config.speakers)
     ]
-    with distributed.build(config.out, KIND, settings, parents, config.licence) as draft:
-        model, words = _start(config, utterances)
-        check_rows(model, config.row_tokens)
-        fitting = _fitting(SpeechVocab.of(words), utterances, config.row_tokens)
-        rows = [row for _, row in fitting]
-        if len(rows) < config.batch_utterances:
-            raise UserError(f"only {len(rows)} utterances with {needed} fit row_tokens {config.row_tokens}: give more")
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-        fit(model, _Batches(rows, config), _loss, config.train, draft.folder, "text-to-token")
-        if distributed.is_first():
-            save(model, words, draft.folder)
-        discard_checkpoints(draft.folder)
-        draft.counts["parameters"] = model.num_parameters()
-        draft.counts["utterances"] = len(rows)
-        draft.counts["left_out_utterances"] = len(all_utterances) - len(rows)
-        if config.speakers:
-            draft.counts["speakers"] = _by_speaker(u for u, _ in fitting)
-        paces = ((u.text or "", len(u.codes)) for u in utterances)
-        draft.counts["max_codes_per_character"] = max_codes_per_character(paces)
-        draft.counts["frame_rate_hz"] = frame_rate_hz
-    return artifacts.read(config.out)
+    model, text_tokenizer = _initial_model(config, utterances)
+    check_seq_len(model, config.max_seq_len)
+    vocab = SpeechVocab.of(text_tokenizer)
+    encoded = ((u, document_ids(vocab, u.text or "", np.asarray(u.codes), u.speaker)) for u in utterances)
+    fitting = [(u, document) for u, document in encoded if len(document[0]) <= config.max_seq_len]
+    documents = [document for _, document in fitting]
+    if len(documents) < config.batch_utterances:
+        needed = "transcripts and speakers" if config.speakers else "transcripts"
+        raise UserError(
+            f"only {len(documents)} utterances with {needed} fit max_seq_len {config.max_seq_len}, fewer than "
+            f"batch_utterances {config.batch_utterances}: give more"
+        )
+    model = model.to(default_device())  # type: ignore[arg-type]
+    fit(model, _Batches(documents, config), _loss, config.train, draft.folder, "text-to-token")
+    if distributed.is_main_process():
+        save(model, text_tokenizer, draft.folder)
+    discard_checkpoints(draft.folder)
+    draft.counts["parameters"] = model.num_parameters()
+    draft.counts["utterances"] = len(documents)
+    draft.counts["left_out_utterances"] = len(all_utterances) - len(documents)
+    if config.speakers:
+        counts = Counter(u.speaker or "" for u, _ in fitting)
+        draft.counts["speakers"] = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    draft.counts["max_codes_per_character"] = slow_codes_per_character((u.text or "", len(u.codes)) for u in utterances)
+    draft.counts["frame_rate_hz"] = load_frame_rate(config.tokenizer)
 
 
-def _start(
+def _initial_model(
     config: TextToTokenConfig, utterances: Sequence[CodedUtterance]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    codebook, seed = codebook_of(config.tokenizer), config.train.seed
+    codebook, seed = load_codebook(config.tokenizer), config.train.seed
     if config.base is not None:
-        model, words = load_hf(config.base, dtype="auto")
-        return model, extend_lm(model, words, len(codebook), seed, codebook)
-    texts = (tokenizer_text(u.text or "", u.speaker) for u in utterances)
-    words = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))
-    return new_lm(config.model, words, seed, codebook), words
+        model, text_tokenizer = load_causal_lm(config.base, dtype="auto")
+        return model, extend_lm(model, text_tokenizer, len(codebook), seed, codebook)
+    texts = (prompt_text(u.text or "", u.speaker) for u in utterances)
+    text_tokenizer = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))
+    return new_lm(config.model, text_tokenizer, seed, codebook), text_tokenizer
 
 
-Row = tuple[np.ndarray, np.ndarray]
+def _estimate_lines(config: TextToTokenConfig) -> list[str]:
+    """Return the estimate of training, as if all utterances had `max_seq_len` tokens."""
+    if config.base is not None:
+        model_config = config_of(config.base)
+    else:
+        num_codes = load_bottleneck_config(config.tokenizer).quantizer.num_codes
+        model_config = llama_config(config.model, config.vocab_size + num_codes)
+    batch_tokens = config.batch_utterances * config.max_seq_len
+    tokens = batch_tokens * config.train.steps
+    estimate, details = estimate_lm(model_config, config.train, batch_tokens, config.max_seq_len, tokens)
+    return estimate.lines(details | {"tokens": f"{tokens:,} (at most)"})
 
 
-def _fitting(
-    vocab: SpeechVocab, utterances: Sequence[CodedUtterance], row_tokens: int
-) -> list[tuple[CodedUtterance, Row]]:
-    """The utterances that are no longer than a row, with theirs."""
-    rows = ((u, document_ids(vocab, u.text or "", np.asarray(u.codes), u.speaker)) for u in utterances)
-    return [(u, row) for u, row in rows if len(row[0]) <= row_tokens]
-
-
-def _by_speaker(utterances: Iterable[CodedUtterance]) -> dict[str, int]:
-    """Utterances of each speaker, the one with the most first."""
-    counts = Counter(u.speaker or "" for u in utterances)
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+_Document = tuple[np.ndarray, np.ndarray]  # ids and loss mask
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """A part of a step's rows: each epoch goes through them in an order of its own."""
+    """Batches of documents by step. Every epoch has another order."""
 
-    rows: Sequence[Row]
+    documents: Sequence[_Document]
     config: TextToTokenConfig
 
     def __call__(self, step: int, part: slice = slice(None)) -> Batch | None:
         size = self.config.batch_utterances
         samples = range(step * size, (step + 1) * size)[part]
-        return pack([self._row(j) for j in samples]) if samples else None
+        return pack([self._document(j) for j in samples]) if samples else None
 
-    def _row(self, sample: int) -> Row:
-        epoch, i = divmod(sample, len(self.rows))
-        return self.rows[permuted(i, len(self.rows), (self.config.train.seed, epoch))]
+    def _document(self, sample: int) -> _Document:
+        epoch, i = divmod(sample, len(self.documents))
+        return self.documents[permuted(i, len(self.documents), (self.config.train.seed, epoch))]
 
 
 def _loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

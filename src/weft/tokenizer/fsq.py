@@ -1,14 +1,14 @@
-"""Finite scalar quantization: no codebook to keep alive, but a fixed grid between two trained projections.
+"""Finite scalar quantization: a fixed grid between two trained projections, without a codebook.
 
     quantizer = FiniteScalarQuantizer(QuantizerConfig(kind="fsq", levels=(8, 8, 8, 5)), width=1280)     # 2560 codes
 
-A hidden state is projected to as few numbers as there are levels, each bounded by a tanh and rounded to one of its
-levels; the code is those digits, read as one number. There is nothing to commit to and nothing to restart.
+A hidden state is projected to one number per level, bounded by a tanh, and rounded to the grid. The code is the
+mixed-radix number of the rounded digits. There is no commitment loss and nothing to restart.
 
-Shapes: B batch, N tokens, D width, K codes, F valid frames (padding left out), L levels.
+Shapes: B batch, N tokens, D width, K codes, F valid frames (without padding), L levels.
 
-Source: Mentzer et al. 2023 (arXiv 2309.15505), section 3 and appendix A; CosyVoice 2 (arXiv 2412.10117) has it in an
-ASR encoder, as here. Ours: the projections begin at the principal directions of real hidden states.
+Sources: Mentzer et al. 2023 (arXiv 2309.15505), section 3 and appendix A; CosyVoice 2 (arXiv 2412.10117) uses it in an
+ASR encoder. Our choice: the projections start as the principal directions of real hidden states.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from weft.tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
 from weft.training import distributed
 
-_MARGIN = 1e-3  # by which the tanh reaches beyond the outermost levels, so that rounding can reach them
-_RIDGE = 1e-4  # keeps the least squares of the way back solvable where few hidden states are seen
+_MARGIN = 1e-3  # by which the tanh exceeds the outermost levels, so that rounding can reach them
+_RIDGE = 1e-4  # regularizes the least squares of the output projection if there are few hidden states
 
 
 class FiniteScalarQuantizer(Quantizer):
-    """Each of a few projections of a hidden state, rounded to its levels; gradients pass the rounding straight through.
+    """Rounds projections of a hidden state to a grid; gradients pass straight through the rounding.
 
-    Level i of n is i - n // 2, so 0 is a level of each; digits are told apart first dimension first.
+    Digit i of n has the value i - n // 2, so 0 is a value of every dimension. The first is the least significant.
     """
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
@@ -36,63 +36,62 @@ class FiniteScalarQuantizer(Quantizer):
 
     @property
     def levels(self) -> Tensor:
-        """How many values each dimension can take, (L,)."""
+        """Number of values per dimension, (L,)."""
         return torch.tensor(self.config.levels, device=self.up.weight.device)
 
     @property
-    def places(self) -> Tensor:
-        """What a digit of each dimension is worth, (L,)."""
+    def place_values(self) -> Tensor:
+        """Weight of a digit of each dimension in the code, (L,)."""
         return self.levels.cumprod(0) // self.levels
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Quantized:
-        """Quantize `hidden` (B, N, D); the loss is zero."""
-        bounded = self._bounded(hidden)
+        """Quantize `hidden` (B, N, D). The loss is zero."""
+        bounded = self._bound(hidden)
         rounded = bounded + (bounded.round() - bounded).detach()
-        codes = self._codes(rounded.detach())
+        codes = self._to_codes(rounded.detach())
         if self.training:
-            self._see(codes[valid])
-        return Quantized(self._raised(rounded).to(hidden.dtype), codes, hidden.new_zeros(()))
+            self._count(codes[valid])
+        return Quantized(self._project_up(rounded).to(hidden.dtype), codes, hidden.new_zeros(()))
 
-    def nearest(self, hidden: Tensor) -> Tensor:
-        return self._codes(self._bounded(hidden).round())
+    def encode(self, hidden: Tensor) -> Tensor:
+        return self._to_codes(self._bound(hidden).round())
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        digits = codes[..., None] // self.places % self.levels
-        return self._raised((digits - self.levels // 2).to(self.up.weight.dtype))
+    def decode(self, codes: Tensor) -> Tensor:
+        digits = codes[..., None] // self.place_values % self.levels
+        return self._project_up((digits - self.levels // 2).to(self.up.weight.dtype))
 
     @torch.no_grad()
-    def initialise(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Look at real hidden states (F, D) in the directions where they vary most, each at unit variance, and back by
-        least squares: the grid begins as a coarse view of them. Uses those of the first process."""
+    def initialize(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Project hidden states (F, D) of rank 0 to their whitened principal components, and back by least squares."""
         x = vectors.float()
-        if distributed.is_first():
+        if distributed.is_main_process():
             mean = x.mean(0)
             variance, directions = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
             largest = torch.arange(-1, -1 - len(self.levels), -1, device=x.device) % len(variance)
             scale = variance[largest].clamp(min=1e-6 * float(variance[-1]) + 1e-12).rsqrt()
             self.down.weight.copy_(directions.T[largest] * scale[:, None])
             self.down.bias.copy_(-self.down.weight @ mean)
-            seen = self._scaled(self._bounded(x).round())
-            gram = seen.T @ seen / len(x) + _RIDGE * torch.eye(seen.shape[1], device=x.device)
-            self.up.weight.copy_(torch.linalg.solve(gram, seen.T @ (x - mean) / len(x)).T)
+            grid = self._scale(self._bound(x).round())
+            gram = grid.T @ grid / len(x) + _RIDGE * torch.eye(grid.shape[1], device=x.device)
+            self.up.weight.copy_(torch.linalg.solve(gram, grid.T @ (x - mean) / len(x)).T)
             self.up.bias.copy_(mean)
         distributed.broadcast(*self.parameters())
 
-    def _bounded(self, hidden: Tensor) -> Tensor:
-        """Projections (..., L), each between half a level below its lowest and half a level above its highest."""
+    def _bound(self, hidden: Tensor) -> Tensor:
+        """Return projections (..., L) between half a step below the lowest and half a step above the highest value."""
         with torch.autocast(hidden.device.type, enabled=False):
             half = (self.levels - 1) * (1 + _MARGIN) / 2
-            offset = 0.5 * (1 - self.levels % 2)  # an even number of levels is not symmetric about 0
+            offset = 0.5 * (1 - self.levels % 2)  # an even number of values is not symmetric about 0
             z = self.down(hidden.to(self.down.weight.dtype))
             return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
-    def _codes(self, rounded: Tensor) -> Tensor:
-        return ((rounded.long() + self.levels // 2) * self.places).sum(-1)
+    def _to_codes(self, rounded: Tensor) -> Tensor:
+        return ((rounded.long() + self.levels // 2) * self.place_values).sum(-1)
 
-    def _raised(self, rounded: Tensor) -> Tensor:
+    def _project_up(self, rounded: Tensor) -> Tensor:
         with torch.autocast(rounded.device.type, enabled=False):
-            return self.up(self._scaled(rounded))
+            return self.up(self._scale(rounded))
 
-    def _scaled(self, rounded: Tensor) -> Tensor:
-        """Levels as numbers in -1..1."""
+    def _scale(self, rounded: Tensor) -> Tensor:
+        """Return grid values in -1..1."""
         return rounded / (self.levels // 2)

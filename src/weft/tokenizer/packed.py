@@ -1,18 +1,17 @@
-"""The half of a BottleneckWhisper that makes codes, over many recordings at once and without padding.
+"""The part of a BottleneckWhisper that computes codes, for many recordings at once and without padding.
 
-    hidden = first_half(model, features, Recordings(num_frames=[700, 96], num_real=[699, 95]))     # (N, D)
+    hidden = to_bottleneck(model, features, Recordings(num_frames=[700, 96], num_valid=[699, 95]))     # (N, D)
     state = new_state(model)
-    hidden = first_half(model, [block], Recordings([100], [100]), state)      # the next block of a stream
+    hidden = to_bottleneck(model, [block], Recordings([100], [100]), state)      # the next block of a stream
 
-It computes what `BottleneckWhisper.first_half` does, which training uses and which pads. Here the frames of all
-recordings lie one after another as rows. Products and norms see nothing but rows; the convolutions see two empty
-columns between recordings, which pad each; attention goes block by block, over all recordings that have the block: its
-queries meet the keys of the frames up to its end, so that nothing is computed to be masked, save where recordings end.
-A stream is one recording whose blocks come one at a time and whose keys and values are kept.
+It computes what `BottleneckWhisper.to_bottleneck` does for padded batches. The frames of all recordings are rows of one
+matrix. The convolutions see two zero columns between recordings as padding. Attention runs block by block over all
+recordings that have the block, with the keys up to its end, so almost nothing is computed only to be masked. A stream
+is one recording whose blocks arrive one at a time and whose keys and values are kept.
 
-Layers may hold bf16 weights (`to_bf16`): their products are of bf16 then, and what is added up between them is fp32.
+Layers may have bf16 weights (`to_bf16`): products are then computed in bf16, and the residual stream stays in fp32.
 
-Shapes: G recordings, T encoder frames (50 a second), R rows (frames of all recordings), M mel bands, D width, N tokens.
+Shapes: G recordings, T encoder frames (50 Hz), R rows (frames of all recordings), M mel bands, D width, N tokens.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from weft.tokenizer.encoder import BottleneckWhisper
 
-_KERNEL = 3  # of both convolutions
 _MAX_SCORES = 1 << 22
-_GAP = 2  # columns between recordings: as many zeros as a kernel needs around one
+_GAP = 2  # zero columns between recordings: the padding of both convolutions, whose kernels have 3
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """What lies packed, the one with most real frames first: encoder frames of each, a whole number of tokens, and how
-    many of them are its own sound's and not padding (at least one)."""
+    """Lengths of packed recordings, the one with the most valid frames first.
+
+    `num_frames` are encoder frames, a whole number of tokens. `num_valid` of them (at least one) are not padding.
+    """
 
     num_frames: Sequence[int]
-    num_real: Sequence[int]
+    num_valid: Sequence[int]
 
 
 @dataclass
 class StreamState:
-    """What the half remembers of one recording between its blocks: the convolutions' last inputs (1, M or D, 2), every
-    layer's keys and values (1, rows of a window, D), and how many frames have passed."""
+    """State of a stream: inputs of the convolutions (1, M or D, 2), keys and values (1, rows, D), number of frames."""
 
     mel_tail: Tensor
     conv_tail: Tensor
@@ -55,7 +54,7 @@ class StreamState:
 
 
 def new_state(model: BottleneckWhisper) -> StreamState:
-    """The state at the start of a stream."""
+    """Return the state at the start of a stream."""
     config, whisper = model.config, model.whisper_config
     weight = model.whisper.model.encoder.conv1.weight
     state = StreamState(weight.new_zeros(1, whisper.num_mel_bins, _GAP), weight.new_zeros(1, whisper.d_model, _GAP))
@@ -68,19 +67,19 @@ def new_state(model: BottleneckWhisper) -> StreamState:
 
 
 def to_bf16(model: BottleneckWhisper) -> None:
-    """Round the weights of the convolutions and layers before the quantizer to bf16, for making codes only."""
+    """Convert the weights before the quantizer to bf16, for computing codes only."""
     encoder = model.whisper.model.encoder
     for part in (encoder.conv1, encoder.conv2, *encoder.layers[: model.config.layer].modules()):
         if isinstance(part, nn.Linear | nn.Conv1d):
             part.to(torch.bfloat16)
 
 
-def first_half(
+def to_bottleneck(
     model: BottleneckWhisper, features: Sequence[Tensor], recordings: Recordings, state: StreamState | None = None
 ) -> Tensor:
-    """Log-mel features (M, at least 2T) of each recording to its pooled hidden states, all in one (N, D).
+    """Encode the log-mel features (M, at least 2T) of each recording into pooled hidden states, all in one (N, D).
 
-    With a `state`, the one recording continues a stream by a whole block, or ends it.
+    With a `state`, the only recording continues a stream by a whole block, or ends it.
     """
     config = model.config
     first = state.num_frames if state else 0
@@ -88,8 +87,8 @@ def first_half(
     place = torch.cat([torch.arange(first, first + n, device=x.device) for n in recordings.num_frames])
     x = x + model.whisper.model.encoder.embed_positions.weight[place]
     pooled_after = config.pooling_layer or config.layer
-    x = _attend(model, x, 0, pooled_after, 1, recordings, state)
-    x = _attend(model, model.pool(x), pooled_after, config.layer, config.pooling, recordings, state)
+    x = _attend(model, x, range(pooled_after), 1, recordings, state)
+    x = _attend(model, model.pool(x), range(pooled_after, config.layer), config.pooling, recordings, state)
     if state:
         state.num_frames += recordings.num_frames[0]
     return x
@@ -98,57 +97,49 @@ def first_half(
 def _convolve(
     model: BottleneckWhisper, features: Sequence[Tensor], num_frames: Sequence[int], state: StreamState | None
 ) -> Tensor:
-    """The two convolutions, to (R, D). Every recording follows a gap, and the last one is followed by one."""
+    """Apply the two convolutions, giving (R, D). There is a gap before each recording and after the last."""
     encoder = model.whisper.model.encoder
-    shift = 0 if model.config.causal_convolution else 1  # hear two columns before, or one on each side
+    shift = 0 if model.config.causal_convolution else 1  # the kernel sees two columns before, or one on each side
     begins = [0, *accumulate(_GAP + f.shape[1] for f in features)]
     end = begins[-1]
     gaps = torch.tensor([b + i for b in begins for i in range(_GAP)], device=features[0].device)
     x = encoder.conv1.weight.new_zeros(1, features[0].shape[0], end + _GAP)
-    for begin, f in zip(begins, features):  # noqa: B905, the last gap has no recording
+    for begin, f in zip(begins, features, strict=False):  # the last gap has no recording
         x[0, :, begin + _GAP : begin + _GAP + f.shape[1]] = f
     if state:
         x[..., :_GAP] = state.mel_tail
         state.mel_tail = x[..., end - _GAP : end].clone()
-    # padding puts what is heard back behind the gap
-    x = F.gelu(F.conv1d(x[..., shift:], encoder.conv1.weight, encoder.conv1.bias, padding=_KERNEL - 1))
+    # the padding shifts the output back behind the gap
+    x = F.gelu(F.conv1d(x[..., shift:], encoder.conv1.weight, encoder.conv1.bias, padding=_GAP))
     x[..., gaps] = 0.0
     if state:
         x[..., :_GAP] = state.conv_tail
         state.conv_tail = x[..., end - _GAP : end].clone()
-    x = F.gelu(
-        F.conv1d(x[..., shift:].to(encoder.conv2.weight.dtype), encoder.conv2.weight, encoder.conv2.bias, stride=2)
-    )
-    rows = [torch.arange(b // 2, b // 2 + n, device=x.device) for b, n in zip(begins, num_frames)]  # noqa: B905
+    x = x[..., shift:].to(encoder.conv2.weight.dtype)
+    x = F.gelu(F.conv1d(x, encoder.conv2.weight, encoder.conv2.bias, stride=2))
+    rows = [torch.arange(b // 2, b // 2 + n, device=x.device) for b, n in zip(begins, num_frames, strict=False)]
     return x[0].T[torch.cat(rows)].float()
 
 
 def _attend(
-    model: BottleneckWhisper,
-    x: Tensor,
-    start: int,
-    end: int,
-    pooling: int,
-    recordings: Recordings,
-    state: StreamState | None,
+    model: BottleneckWhisper, x: Tensor, layers: range, pooling: int, recordings: Recordings, state: StreamState | None
 ) -> Tensor:
-    """Encoder layers `start` to `end` over rows (R, D), each `pooling` frames long."""
+    """Apply some encoder layers to rows (R, D), each `pooling` frames long."""
     past = state.num_frames // pooling if state else 0
     lengths = [n // pooling for n in recordings.num_frames]
-    real = [-(-n // pooling) for n in recordings.num_real]
-    blocks = _Blocks(lengths, real, model.config.block_frames // pooling, past, x.device)
-    for index in range(start, end):
-        layer = model.whisper.model.encoder.layers[index]
+    valid = [-(-n // pooling) for n in recordings.num_valid]
+    blocks = _Blocks(lengths, valid, model.config.block_frames // pooling, past, x.device)
+    for index in layers:
         past_rows = (state.keys[index], state.values[index]) if state else None
-        x = _layer(layer, x, blocks, past_rows)
+        x = _layer(model.whisper.model.encoder.layers[index], x, blocks, past_rows)
     return x
 
 
 def _layer(layer: WhisperEncoderLayer, x: Tensor, blocks: _Blocks, past_rows: tuple[Tensor, Tensor] | None) -> Tensor:
-    """What transformers' layer does, over rows (R, D) in fp32."""
+    """Apply a transformers layer to rows (R, D) in fp32."""
     attention = layer.self_attn
     h = layer.self_attn_layer_norm(x).to(attention.q_proj.weight.dtype)
-    q, k, v = (blocks.spread(project(h)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = (blocks.unpack(project(h)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
     if past_rows is not None:
         k, v = blocks.appended(past_rows[0], k), blocks.appended(past_rows[1], v)
     x = x + attention.out_proj(blocks.attention(q, k, v, attention.num_heads).to(h.dtype))
@@ -158,8 +149,7 @@ def _layer(layer: WhisperEncoderLayer, x: Tensor, blocks: _Blocks, past_rows: tu
 
 @dataclass(frozen=True)
 class _Step:
-    """One call of attention: which recordings, which of their rows ask, how many keys they have at most, and which of
-    those are real, (g, 1, 1, keys), unless all are."""
+    """One call of attention: recordings, their query rows, number of keys, and which keys are valid (g, 1, 1, keys)."""
 
     recordings: slice
     queries: slice
@@ -168,14 +158,15 @@ class _Step:
 
 
 class _Blocks:
-    """Attention of packed rows, block by block: a row sees its whole block and every earlier one of its recording, and
-    of them what is real."""
+    """Block-causal attention of packed rows: a row sees the valid rows of its own and all earlier blocks."""
 
     def __init__(
-        self, lengths: Sequence[int], real: Sequence[int], block: int, past: int, device: torch.device
+        self, lengths: Sequence[int], valid: Sequence[int], block: int, past: int, device: torch.device
     ) -> None:
-        """Recordings of `lengths` rows, of which `real` are, the most first, after `past` rows of each; a block of 0
-        rows is all of them."""
+        """Plan the attention of recordings of `lengths` rows, `valid` of them not padding, after `past` rows of each.
+
+        Recordings are sorted by `valid`, descending. A block of 0 rows means full attention.
+        """
         self._shape = (len(lengths), max(lengths))
         self._past = past
         starts = [i * self._shape[1] for i in range(len(lengths))]
@@ -185,46 +176,49 @@ class _Blocks:
         for begin in range(past, total, block or total):
             end = min(begin + (block or total), total)
             queries = slice(begin - past, end - past)
-            num_full = sum(past + n >= end for n in real)
+            num_full = sum(past + n >= end for n in valid)
             num_some = sum(past + n > begin for n in lengths)
             if num_full:
                 self._steps.append(_Step(slice(0, num_full), queries, end))
             if num_full < num_some:
-                most, keys = past + real[num_full], torch.tensor(real[num_full:num_some], device=device) + past
-                alike = real[num_full] == real[num_some - 1]
-                mask = None if alike else (torch.arange(most, device=device) < keys[:, None])[:, None, None]
-                self._steps.append(_Step(slice(num_full, num_some), queries, most, mask))
+                max_keys, keys = past + valid[num_full], torch.tensor(valid[num_full:num_some], device=device) + past
+                equal = valid[num_full] == valid[num_some - 1]
+                mask = None if equal else (torch.arange(max_keys, device=device) < keys[:, None])[:, None, None]
+                self._steps.append(_Step(slice(num_full, num_some), queries, max_keys, mask))
 
-    def spread(self, rows: Tensor) -> Tensor:
-        """Packed rows (R, D) as (G, longest, D), zeros behind the shorter ones."""
+    def unpack(self, rows: Tensor) -> Tensor:
+        """Return packed rows (R, D) as (G, longest, D), with zeros after shorter recordings."""
         rows = rows.to(_attention_dtype(rows))
         if self._shape[0] == 1:
             return rows[None]
-        spread = rows.new_zeros(self._shape[0] * self._shape[1], rows.shape[1])
-        return spread.index_copy_(0, self._places, rows).view(*self._shape, -1)
+        unpacked = rows.new_zeros(self._shape[0] * self._shape[1], rows.shape[1])
+        return unpacked.index_copy_(0, self._places, rows).view(*self._shape, -1)
 
     def appended(self, past_rows: Tensor, rows: Tensor) -> Tensor:
-        """Write `rows` (1, T, D) behind those that passed, and return all of them."""
+        """Write `rows` (1, T, D) after the past ones, and return all of them."""
         end = self._past + rows.shape[1]
         past_rows[:, self._past : end] = rows
         return past_rows[:, :end]
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-        """Queries (G, longest, D), keys and values (G, past + longest, D) to packed rows (R, D)."""
-        heard = torch.empty_like(q)
+        """Attend with queries (G, longest, D) to keys and values (G, past + longest, D); return packed rows (R, D)."""
+        out = torch.empty_like(q)
         q, k, v = (t.unflatten(2, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if self._shape[0] > 1:  # else every step would make such copies of its own
+        if self._shape[0] > 1:  # otherwise every step would copy them
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         for step in self._steps:
-            asked, keys = q[step.recordings, :, step.queries], slice(0, step.num_keys)
-            found = _attention(asked, k[step.recordings, :, keys], v[step.recordings, :, keys], step.mask)
-            heard[step.recordings, step.queries] = found.transpose(1, 2).flatten(2)
-        return heard.flatten(0, 1) if self._shape[0] == 1 else heard.flatten(0, 1)[self._places]
+            queries, keys = q[step.recordings, :, step.queries], slice(0, step.num_keys)
+            found = _attention(queries, k[step.recordings, :, keys], v[step.recordings, :, keys], step.mask)
+            out[step.recordings, step.queries] = found.transpose(1, 2).flatten(2)
+        rows = out.flatten(0, 1)
+        return rows if self._shape[0] == 1 else rows[self._places]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Queries (g, heads, queries, d) to what they hear, by the fused kernel, or on a CPU by plain products while their
-    scores fit its cache, which takes two thirds of the time."""
+    """Attend with queries (g, heads, queries, d), by the fused kernel or by plain products.
+
+    On a CPU, plain products take two thirds of the time of the fused kernel as long as the scores fit the cache.
+    """
     num_scores = q[..., 0].numel() * k.shape[2]
     if q.device.type != "cpu" or num_scores > _MAX_SCORES:
         return F.scaled_dot_product_attention(q, k, v, mask)
@@ -235,5 +229,5 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _attention_dtype(like: Tensor) -> torch.dtype:
-    """fp32 on a CPU, whose attention is quicker in it than in bf16."""
+    """Return fp32 on a CPU, where attention is faster in it than in bf16."""
     return torch.float32 if like.device.type == "cpu" else like.dtype

@@ -1,182 +1,158 @@
-"""Training the speech tokenizer: ASR through the bottleneck, from a Hugging Face Whisper or from nothing.
+"""Training of the speech tokenizer: ASR through the bottleneck, from a Hugging Face Whisper or from random weights.
 
     manifest = run(TokenizerConfig(out=..., speech=[...], base=None, train=TrainConfig(steps=1000)))
 
-The loss is the paper's (section 2.1): cross-entropy of the transcript plus commitment; from nothing, plus CTC. The
-bottleneck is off for the first `quantize_from_step` steps, so that the codebook starts from hidden states that mean
-something, which set it.
+The first `quantize_from_step` steps are not quantized: the codebook is then initialized from trained hidden states.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from weft import artifacts
-from weft.artifacts import Draft, Manifest
+from weft import launch
+from weft.artifacts import Manifest, base_manifest
 from weft.audio import load
-from weft.config import settings_of
-from weft.data.corpus import read_manifest
+from weft.data.speech import read_manifest, speech_id
+from weft.device import default_device
 from weft.errors import UserError
+from weft.plan import Draft, Plan
 from weft.records import Utterance
-from weft.tokenizer.base import from_nothing, from_whisper
-from weft.tokenizer.hearing import hear
+from weft.text.normalize import comparison_form
+from weft.tokenizer.artifact import KIND
+from weft.tokenizer.codebook import CodebookMonitor
+from weft.tokenizer.config import TokenizerConfig
+from weft.tokenizer.dataset import SpeechDataset
+from weft.tokenizer.estimate import estimate_lines
+from weft.tokenizer.init import from_scratch, from_whisper
 from weft.tokenizer.objective import AsrObjective
-from weft.tokenizer.quantizer import CodebookWatch, health
-from weft.tokenizer.recipe import NOT_PART_OF_THE_PLAN, TokenizerConfig
-from weft.tokenizer.speech import Batch, TranscribedSpeech
-from weft.tokenizer.tokenizer import KIND, SpeechTokenizer
+from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.tokenizer.transcripts import measure
 from weft.training import distributed
 from weft.training.loop import discard_checkpoints, fit
 from weft.training.prefetch import Prefetch
-from weft.wer import character_error_rate, normalize, word_error_rate
 
 
-def command(config: TokenizerConfig) -> Manifest | None:
-    """`run`, or with `dry_run` a print of what it would take."""
-    if not config.dry_run:
-        return run(config)
-    from weft.tokenizer.dry_run import estimate
+def run(config: TokenizerConfig) -> Manifest | None:
+    """Create the artifact `config.out`, or print an estimate for a `dry_run`.
 
-    _require_sense(config)
-    told = estimate(config).lines()  # by all processes, which look at manifests together
-    if distributed.is_first():
-        print("\n".join(told))
-    return None
-
-
-def run(config: TokenizerConfig) -> Manifest:
-    """Make the artifact `config.out`; one that is made already by the same plan is left as it is.
-
-    Its counts tell parameters, utterances and, with `held_out`, what `measure` finds. Raises UserError for speech that
-    is missing or too often bad, and for a base that is no Whisper.
+    Counts: parameters, utterances and, with `held_out`, error rates and codebook use. Raises UserError for missing
+    speech, too much unreadable speech, and a base that is not a Whisper.
     """
-    settings = settings_of(config, leave_out=NOT_PART_OF_THE_PLAN)
-    if artifacts.is_made(config.out, KIND, settings):
-        return artifacts.read(config.out)
-    _require_sense(config)
+    if config.quantize_from_step >= config.train.steps:
+        raise UserError(f"quantize_from_step is {config.quantize_from_step}: give less than {config.train.steps} steps")
+    if config.model.encoder_only:
+        raise UserError("encoder_only is true: set it to false, because training needs all layers")
+    if config.dry_run:
+        if launch.rank() == 0:
+            print("\n".join(estimate_lines(config)))
+        return None
+    distributed.init()
     sources = [read_manifest(*paths) for paths in (config.speech, config.pseudo)]
-    with distributed.build(config.out, KIND, settings, licence=config.licence) as draft, torch.random.fork_rng():
+    held_out = read_manifest(*config.held_out)
+    speech, pseudo, held_out_id = distributed.compute_once(lambda: [speech_id(us) for us in (*sources, held_out)])
+    parents = distributed.compute_once(lambda: {"base": base_manifest(config.base)} if config.base else {})
+    plan = Plan.of(KIND, config, parents, speech=speech, pseudo=pseudo, held_out=held_out_id)
+    return distributed.create(config.out, plan, lambda draft: _train(config, sources, held_out, draft), config.licence)
+
+
+def _train(
+    config: TokenizerConfig, sources: Sequence[Sequence[Utterance]], held_out: Sequence[Utterance], draft: Draft
+) -> None:
+    """Train a tokenizer and write it into the draft."""
+    with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         if config.base:
             tokenizer = from_whisper(config.base, config.model)
         else:
-            tokenizer = from_nothing(config.whisper, config.model, [u.text or "" for source in sources for u in source])
-        held_out = _held_out(config, tokenizer)
-        with TranscribedSpeech(config, tokenizer, *sources) as speech:
-            speech.skipped.check(config.max_bad_share, draft.folder / "log/skipped.jsonl")
+            texts = [u.text or "" for source in sources for u in source]
+            tokenizer = from_scratch(config.whisper, config.model, texts)
+        held_out = _check_held_out(config, tokenizer, held_out)
+        with SpeechDataset(config, tokenizer, *sources) as speech:
+            speech.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")
             speech.skipped.write(draft.folder / "log/skipped.jsonl")
-            _train(config, tokenizer, speech, draft)
+            _fit(config, tokenizer, speech, draft)
         draft.counts["parameters"] = sum(p.numel() for p in tokenizer.model.parameters())
-        if distributed.is_first():
-            tokenizer.save(draft.folder)
+        if distributed.is_main_process():
+            tokenizer.write_files(draft.folder)
             if held_out:
                 draft.counts |= measure(tokenizer, held_out)
         discard_checkpoints(draft.folder)
-    return artifacts.read(config.out)
 
 
-def _require_sense(config: TokenizerConfig) -> None:
-    """Raise UserError for settings that contradict each other."""
-    if config.quantize_from_step >= config.train.steps:
-        raise UserError(
-            f"quantize_from_step is {config.quantize_from_step}, and there are {config.train.steps} steps: "
-            "give fewer, or the bottleneck never closes"
-        )
-    if config.model.encoder_only:
-        raise UserError("encoder_only leaves no half that reads codes: training needs it, give false")
-
-
-def _train(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: TranscribedSpeech, draft: Draft) -> None:
-    """Train the tokenizer's model in place, and note how much it was trained on and what went wrong."""
-    objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
-    objective.to("cuda" if torch.cuda.is_available() else "cpu")
-    bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
-    if not config.quantize_from_step:
-        bottleneck.close()
-    with Prefetch(speech.batch_at, config.train) as ahead:
-        fit(objective, ahead.batch_at, bottleneck.losses, config.train, draft.folder, "tokenizer", bottleneck.after)
-    draft.counts["utterances"] = speech.skipped.num_good - speech.check_read(bottleneck.unreadable)
-    if bottleneck.warning:
-        draft.notes["warnings"] = bottleneck.warning
-
-
-def _held_out(config: TokenizerConfig, tokenizer: SpeechTokenizer) -> list[Utterance]:
-    """What is measured on after training, whose mistakes are found before. Raises UserError for them."""
-    found = read_manifest(*config.held_out)
-    told = [replace(u, language=u.language or config.language) for u in found if normalize(u.text or "")]
-    if found and not told:
-        raise UserError(f"{', '.join(map(str, config.held_out))}: no utterance has a transcript to measure with")
-    for u in told:
+def _check_held_out(
+    config: TokenizerConfig, tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]
+) -> list[Utterance]:
+    """Return the utterances to measure on. Raises UserError if measuring, which follows training, would fail."""
+    transcribed = [
+        replace(u, language=u.language or config.language) for u in utterances if comparison_form(u.text or "")
+    ]
+    if utterances and not transcribed:
+        raise UserError(f"{', '.join(map(str, config.held_out))} has no transcripts: add `text`, or remove held_out")
+    for u in transcribed:
         load(u.audio)
         if u.language and tokenizer.prompt.languages:
             tokenizer.prompt.code(u.language)
-    return told
+    return transcribed
+
+
+def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechDataset, draft: Draft) -> None:
+    """Train the tokenizer's model in place, and record the utterances and warnings."""
+    objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
+    objective.to(default_device())
+    bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
+    if not config.quantize_from_step:
+        bottleneck.initialize()
+    with Prefetch(speech.batch_at, config.train) as prefetch:
+        fit(
+            objective,
+            prefetch.batch_at,
+            lambda _, batch: objective.losses(batch, config.ctc_weight),
+            config.train,
+            draft.folder,
+            "tokenizer",
+            bottleneck.after_step,
+        )
+    draft.counts["utterances"] = speech.skipped.num_good - speech.check_unreadable(bottleneck.unreadable)
+    if bottleneck.monitor.warning:
+        draft.notes["warnings"] = bottleneck.monitor.warning
 
 
 @dataclass
 class _Bottleneck:
-    """The bottleneck while the model trains: it closes after a while, then its codes follow what they are used for."""
+    """The quantizer during training: initialized after some steps, then updated after each."""
 
     tokenizer: SpeechTokenizer
-    speech: TranscribedSpeech
+    speech: SpeechDataset
     config: TokenizerConfig
     unreadable: Path
-    """Where to list what could not be read while training."""
+    """The list of audio that could not be read during training."""
+    monitor: CodebookMonitor = field(default_factory=CodebookMonitor)
 
-    def __post_init__(self) -> None:
-        self._watch = CodebookWatch()
-
-    def close(self) -> None:
-        """Begin the quantizer from the hidden states of now."""
+    def initialize(self) -> None:
+        """Initialize the quantizer from the current hidden states."""
         model = self.tokenizer.model
         hidden = self.speech.hidden_states(model, at_least=16 * model.quantizer.num_codes)
-        model.quantizer.initialise(hidden, torch.Generator().manual_seed(self.config.train.seed))
+        model.quantizer.initialize(hidden, torch.Generator().manual_seed(self.config.train.seed))
 
-    def losses(self, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(objective, AsrObjective)
-        return objective.losses(batch, self.config.ctc_weight)
-
-    def after(self, step: int) -> dict[str, float]:
-        """What is to be done after a step; returns how the codes were used in it."""
+    def after_step(self, step: int) -> dict[str, float]:
+        """Update the quantizer; return the use of the codes in the step."""
         if (step + 1) % self.config.train.checkpoint_every_steps == 0:
-            self.speech.check_read(self.unreadable)
+            self.speech.check_unreadable(self.unreadable)
         if step + 1 == self.config.quantize_from_step:
-            self.close()
+            self.initialize()
         if step < self.config.quantize_from_step:
             return {}
-        health = self.tokenizer.model.quantizer.update()
-        if (warning := self._watch.see(health)) and distributed.is_first():
+        usage = self.tokenizer.model.quantizer.update()
+        if (warning := self.monitor.add(usage)) and distributed.is_main_process():
             print(f"weft: step {step}: {warning}", file=sys.stderr, flush=True)
         return {
-            "codes_used": health.codes_used,
-            "perplexity": health.perplexity,
-            "bits_per_sec": health.bits * self.tokenizer.frame_rate_hz,
-            "restarts": health.restarts,
+            "codes_used": usage.codes_used,
+            "perplexity": usage.perplexity,
+            "bits_per_sec": usage.bits * self.tokenizer.frame_rate_hz,
+            "restarts": usage.restarts,
         }
-
-    @property
-    def warning(self) -> str | None:
-        """What is wrong with the codebook as training leaves it, if anything."""
-        return self._watch.warning
-
-
-def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Error rates through the bottleneck and the health of the codebook on transcribed speech."""
-    heard, said = hear(tokenizer, utterances), [u.text or "" for u in utterances]
-    error, used = word_error_rate(said, heard.texts), health(heard.counts)
-    return {
-        "wer": error.rate,
-        "wer_low": error.low,
-        "wer_high": error.high,
-        "wer_words": error.num_units,
-        "cer": character_error_rate(said, heard.texts).rate,
-        "codes_used_share": used.codes_used_share,
-        "perplexity": used.perplexity,
-        "bits_per_sec": used.bits * tokenizer.frame_rate_hz,
-    }

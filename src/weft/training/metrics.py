@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: metrics.jsonl (one line a log step) and TensorBoard event files.
+"""Metrics of a training run: metrics.jsonl, one line per logged step, and TensorBoard event files.
 
 with MetricLog(folder / "log", from_step=resumed_step) as log:
     log.write(step, {"loss": 2.1, "lr": 3e-4})
@@ -10,15 +10,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
-from weft.artifacts import write_bytes
+from weft.files import write_bytes
 
 METRICS = "metrics.jsonl"
 
 
 class MetricLog:
-    """Appends metrics from `from_step` on; lines that a killed run wrote past its last checkpoint are dropped."""
+    """Appends metrics from `from_step` on. Lines that a killed run wrote after its last checkpoint are dropped."""
 
     def __init__(self, folder: Path, from_step: int = 0) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -32,8 +31,7 @@ class MetricLog:
         self._events = EventFileWriter(str(folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log `values` of `step`, seen at once by whoever reads the file; what is not finite is left out, as JSON has
-        no number for it."""
+        """Log the metrics of a step and flush the file, without values that JSON cannot have: NaN and infinity."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -46,13 +44,13 @@ class MetricLog:
     def __enter__(self) -> MetricLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last line cut off by a kill is left out."""
+    """Yield the lines of a metrics.jsonl, without a last line that a kill has truncated."""
     for line in (folder / METRICS).read_text().splitlines():
         try:
             yield json.loads(line)

@@ -1,36 +1,33 @@
-"""What updates the weights: AdamW, or Muon for the matrices of the layers with AdamW for all else.
+"""Optimizers: AdamW, or Muon for the weight matrices of the layers and AdamW for everything else.
 
     optimizer = Optimizers.of(model, config)
     optimizer.set_lr(1e-3)
     optimizer.step()
 
-Muon's updates have orthogonal directions of equal size, scaled to the size of AdamW's, so that both take the learning
-rate of one schedule. Sources: AdamW, arXiv 1711.05101; Muon, https://kellerjordan.github.io/posts/muon, with the scale
-of arXiv 2502.16982.
+Muon's updates are scaled to the RMS of AdamW's, so that both use one learning-rate schedule. Sources: AdamW,
+arXiv 1711.05101; Muon, https://kellerjordan.github.io/posts/muon, with the scale of arXiv 2502.16982.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from weft.training.loop import TrainConfig
+from weft.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Optimizers:
-    """Optimizers of a model's parts that step as one; each has its learning rate as a multiple of the schedule's."""
+    """Optimizers that step together, each with a multiple of the schedule's learning rate."""
 
     parts: tuple[tuple[torch.optim.Optimizer, float], ...]
 
     @classmethod
     def of(cls, model: nn.Module, config: TrainConfig) -> Optimizers:
-        """The optimizers of a model's trained parameters."""
+        """Create the optimizers of a model's trainable parameters."""
         matrices = layer_matrices(model) if config.optimizer == "muon" else []
         taken = set(map(id, matrices))
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
@@ -49,12 +46,12 @@ class Optimizers:
                 group["lr"] = ratio * lr
 
     def step(self) -> None:
-        """Update every parameter by its gradient."""
+        """Update all parameters."""
         for optimizer, _ in self.parts:
             optimizer.step()
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Moments and counts of the parameters that were updated, as "name of the parameter.moment"."""
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the moments and step counts of all updated parameters, under "parameter name.moment name"."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         return {
             f"{names[parameter]}.{moment}": value
@@ -63,8 +60,8 @@ class Optimizers:
             for moment, value in values.items()
         }
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave for the same model and settings."""
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned for the same model and settings."""
         part_of = {p: o for o, _ in self.parts for group in o.param_groups for p in group["params"]}
         for optimizer, _ in self.parts:
             optimizer.state.clear()
@@ -75,7 +72,7 @@ class Optimizers:
 
 
 def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of the linear maps within a model's lists of layers: not its embeddings, heads or convolutions."""
+    """Return the weights of the linear layers inside a model's module lists: no embeddings, heads or convolutions."""
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList))
     linears = {m: None for layers in lists for m in layers.modules() if isinstance(m, nn.Linear)}  # each once, in order
     return [m.get_parameter("weight") for m in linears if m.weight.requires_grad]

@@ -1,0 +1,71 @@
+"""`weft chat`: one spoken turn from an audio file, or a conversation in the terminal.
+
+run(ChatConfig(model=Path("runs/demo"), wav=Path("question.wav"), out=Path("answer.wav")))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from weft.audio import load, save
+from weft.chat.bundle import Bundle
+from weft.chat.session import MAX_ANSWER_SEC, ChatSession, respond
+from weft.config import NonNegativeInt, PositiveFloat
+from weft.files import check_writable
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """A bundle, and the turns of the user."""
+
+    model: Path
+    """Bundle: a directory with tokenizer/, decoder/ and lm/."""
+    wav: Path | None = None
+    """Audio file with one spoken turn; not set: a conversation in the terminal with written turns."""
+    out: Path | None = None
+    """WAV file for the spoken answer; in a conversation, a directory for answer-1.wav, answer-2.wav, ..."""
+    max_sec: PositiveFloat = MAX_ANSWER_SEC
+    """Longest answer in seconds."""
+    seed: NonNegativeInt = 0
+    """Seed of the answers."""
+
+
+def run(config: ChatConfig) -> None:
+    """Answer one spoken turn, or hold a conversation that an empty line ends. Raises UserError for a bad bundle."""
+    samples = None if config.wav is None else load(config.wav)
+    if config.out is not None and samples is not None:
+        check_writable(config.out, ".wav")
+    bundle = Bundle.from_pretrained(config.model)
+    if samples is None:
+        _converse(bundle, config)
+        return
+    answer = respond(bundle, samples, config.seed, config.max_sec)
+    print(answer.text)
+    if config.out is not None:
+        save(config.out, answer.samples, answer.sample_rate_hz)
+        first = "no audio" if answer.first_audio_ms is None else f"first audio after {answer.first_audio_ms:.0f} ms"
+        print(f"{config.out}: {len(answer.samples) / answer.sample_rate_hz:.2f} s, {first}")
+
+
+def _converse(bundle: Bundle, config: ChatConfig) -> None:
+    print("Write to the model. An empty line ends the conversation.")
+    session = ChatSession(bundle, config.seed)
+    for turn in count(1):
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            return
+        if not text:
+            return
+        session.add_text(text)
+        samples = [np.zeros(0, np.float32)]
+        for reply in session.answer(config.max_sec):
+            print(reply.text, end="", flush=True)
+            samples.append(reply.samples)
+        print()
+        if config.out is not None:
+            save(config.out / f"answer-{turn}.wav", np.concatenate(samples), bundle.decoder.sample_rate_hz)

@@ -1,0 +1,169 @@
+"""Files at local paths and at URLs that fsspec supports (s3://, gs://, hf://, https://, ...).
+
+    for file in files_under("s3://bucket/books", wanted=lambda name: name.endswith(".txt")): file.path, file.size_bytes
+    with open_file(file.path, file.size_bytes) as f: f.seek(start); f.readline()
+
+Files at URLs are fetched in ranges of a few MiB, as they are read. Failed requests are repeated.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import fsspec
+
+from weft.errors import UserError
+from weft.files import file_digests
+
+T = TypeVar("T")
+_MAX_ATTEMPTS = 5
+_WAIT_SEC = 1.0
+_BUFFER_BYTES = 4 << 20
+_PERMANENT = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError, ImportError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file: its absolute path or URL, its size, and at a URL the version that the store reports."""
+
+    path: str
+    size_bytes: int
+    version: str = ""
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def path_of(path: str | Path) -> str:
+    """Return an absolute path, or a URL unchanged."""
+    return str(path) if is_url(str(path)) else os.path.abspath(path)
+
+
+def files_under(path: str, wanted: Callable[[str], bool]) -> list[File] | None:
+    """Return the file at `path`, or those below it, with `wanted` names, in order; None if nothing exists there.
+
+    Hidden files and directories are left out. Raises UserError for a store that cannot be listed.
+    """
+    return _stored(path, wanted) if is_url(path) else _local(Path(path), wanted)
+
+
+def open_file(path: str, size_bytes: int) -> BinaryIO:
+    """Open a file for reading and seeking. Reading raises OSError, or UserError when a store keeps failing."""
+    if not is_url(path):
+        return open(path, "rb")
+    return io.BufferedReader(_RemoteFile(path, size_bytes), _BUFFER_BYTES)  # type: ignore[return-value]
+
+
+def identities_of(files: Sequence[File]) -> list[str]:
+    """Return an identity of the contents of each file. At a URL, it is the version that the store reports."""
+    digests = file_digests(Path(f.path) for f in files if not is_url(f.path))
+    return [f.version if is_url(f.path) else digests[Path(f.path)] for f in files]
+
+
+def _local(path: Path, wanted: Callable[[str], bool]) -> list[File] | None:
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if _is_wanted(p.relative_to(path).parts, wanted) and p.is_file()]
+    elif path.exists():
+        found = [path] if wanted(path.name) else []
+    else:
+        return None
+    return [File(str(p), p.stat().st_size) for p in sorted(found)]
+
+
+def _stored(url: str, wanted: Callable[[str], bool]) -> list[File] | None:
+    store, root = _store(url)
+    try:
+        whole = _with_retries(url, lambda: store.info(root))
+    except FileNotFoundError:
+        return None
+    if whole["type"] == "directory":
+        listed = _with_retries(url, lambda: store.find(root, detail=True))
+        top = store._strip_protocol(root).rstrip("/")
+        found = {p: info for p, info in listed.items() if _is_wanted(p[len(top) :].strip("/").split("/"), wanted)}
+    else:
+        found = {root: whole} if wanted(root.rsplit("/", 1)[-1]) else {}
+    files = [File(store.unstrip_protocol(p), info["size"], _version(info)) for p, info in found.items()]
+    if unsized := next((f.path for f in files if f.size_bytes is None), None):
+        raise UserError(f"{unsized}: the store does not report the size: copy the file to a disk")
+    return sorted(files, key=lambda f: f.path.split("/"))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Return the version of a file from the fields of S3, Azure, Google and Hub listings."""
+    values = [info.get(name) for name in ("ETag", "etag", "md5Hash", "blob_id")]
+    return " ".join(str(value) for value in values if value)
+
+
+def _is_wanted(parts: Sequence[str], wanted: Callable[[str], bool]) -> bool:
+    return wanted(parts[-1]) and not any(part.startswith(".") for part in parts)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file at a URL, read by requests for ranges of its bytes."""
+
+    def __init__(self, url: str, size_bytes: int) -> None:
+        self._url, self._size_bytes, self._position = url, size_bytes, 0
+        self._store, self._path = _store(url)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        start, stop = self._position, min(self._position + len(buffer), self._size_bytes)
+        if start >= stop:
+            return 0
+        try:
+            content = _with_retries(self._url, lambda: self._fetch(start, stop))
+        except FileNotFoundError as e:
+            raise UserError(f"{self._url} no longer exists: restore it") from e
+        buffer[: len(content)] = content
+        self._position = stop
+        return len(content)
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        content = self._store.cat_file(self._path, start=start, end=stop)
+        if len(content) != stop - start:
+            raise OSError(f"received {len(content)} of {stop - start} bytes")
+        return content
+
+
+def _store(url: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as e:
+        raise UserError(f"{url} cannot be read ({e}): install the fsspec package for it, or copy it to a disk") from e
+
+
+def _with_retries(url: str, request: Callable[[], T]) -> T:
+    """Return the result of a request, repeated after 1, 2, 4 and 8 seconds. Raises FileNotFoundError unchanged."""
+    for attempt in range(_MAX_ATTEMPTS):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except Exception as e:  # every store has its own exceptions
+            reason = " ".join(f"{type(e).__name__}: {e}".split())
+            if type(e).__name__ == "OfflineModeIsEnabled":
+                raise UserError(f"{url} is on the Hub, and weft runs offline by default: set HF_HUB_OFFLINE=0") from e
+            if isinstance(e, _PERMANENT):
+                raise UserError(f"{url} cannot be read ({reason}): check that you have access") from e
+        if attempt + 1 < _MAX_ATTEMPTS:
+            time.sleep(_WAIT_SEC * 2**attempt)
+    raise UserError(f"{url} cannot be read after {_MAX_ATTEMPTS} attempts ({reason}): run the command again later")

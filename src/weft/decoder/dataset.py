@@ -1,0 +1,132 @@
+"""Codes and mel spectrograms of a voice as training windows.
+
+All mel spectrograms are computed once and kept in memory, 10 kB per second of speech. A window is a block and the codes
+before it, anywhere in an utterance. Some steps use shorter blocks, as they occur at the start and the end of speech.
+
+Shapes: W codes of all utterances with their contexts, K codes, P mel values of a code, T mel frames, M bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weft import progress
+from weft.audio import load
+from weft.data.datasets import Rows
+from weft.data.skipped import Skipped
+from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.flow import FlowBatch
+from weft.decoder.vocoder import SILENCE, MelSpectrogram
+from weft.errors import UserError
+from weft.records import CodedUtterance, Utterance
+
+_FULL_BLOCK_FRACTION = 0.7  # of training steps; the others use shorter blocks
+
+
+class DecoderDataset:
+    """Codes and mel spectrograms of utterances, concatenated, each after a context of the padding code."""
+
+    def __init__(
+        self,
+        decoder: SpeechDecoder,
+        codes: Sequence[Path],
+        audio: Sequence[Utterance],
+        batch_windows: int,
+        seed: int,
+        max_bad_fraction: float,
+    ) -> None:
+        """Read codes, and compute the mel spectrograms of their audio, which is found by id.
+
+        Raises UserError if no utterance with audio is as long as a block.
+        """
+        self._batch_windows, self._seed, self._flow = batch_windows, seed, decoder.flow.config
+        self._padding_code, self._num_mels = decoder.num_codes, decoder.mel.num_mels
+        self._context = self._flow.context_codes
+        self.skipped = Skipped()
+        utterances, mels = self._read(decoder, codes, audio)
+        self.lengths = np.array([len(c) for c in utterances])
+        if not len(self.lengths) or self.lengths.max() < self._flow.block_codes:
+            self.skipped.check(max_bad_fraction)
+            raise UserError(
+                f"no utterance with audio has the {self._flow.block_codes} codes of a block: give longer ones"
+            )
+        self.num_codes = int(self.lengths.sum())
+        self._codes = torch.cat([F.pad(c, (self._context, 0), value=self._padding_code) for c in utterances])  # (W,)
+        self._mel = torch.cat([F.pad(m, (0, 0, self._context, 0), value=SILENCE) for m in mels])  # (W, P)
+        self._first = np.cumsum(self.lengths + self._context) - self.lengths - self._context
+
+    def _read(
+        self, decoder: SpeechDecoder, codes: Sequence[Path], audio: Sequence[Utterance]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        paths = {u.id: u.audio for u in audio}
+        rows = Rows.of(*codes)
+        spectrogram = MelSpectrogram(decoder.mel)
+        found, mels = [], []
+        with progress.bar("mel", len(rows)) as advance:
+            for utterance in rows.utterances():
+                advance()
+                try:
+                    mel = _mel(utterance, paths.get(utterance.id), decoder.samples_per_code, spectrogram)
+                except UserError as e:
+                    self.skipped.add(utterance.id, str(e))
+                    continue
+                self.skipped.num_good += 1
+                found.append(torch.tensor(decoder.check_codes(utterance.codes)))
+                mels.append(mel.unflatten(0, (len(utterance.codes), -1)).flatten(1).half())
+        return found, mels
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean mel of each code and of padding (K + 1, P), and mean and deviation of each band (P,)."""
+        mel, is_speech = self._mel.float(), self._codes != self._padding_code
+        bands = mel[is_speech].unflatten(1, (-1, self._num_mels)).flatten(0, 1)
+        repeats = mel.shape[1] // bands.shape[1]
+        mean, std = bands.mean(0).repeat(repeats), bands.std(0).clamp(min=1e-3).repeat(repeats)
+        counts = torch.bincount(self._codes, minlength=self._padding_code + 1)[:, None]
+        sums = mel.new_zeros(self._padding_code + 1, mel.shape[1]).index_add_(0, self._codes, mel)
+        return (sums + mean) / (counts + 1), mean, std  # a code that never occurs gets the mean
+
+    def batch_at(self, step: int, part: slice = slice(None)) -> FlowBatch | None:
+        """Return windows `part` of a step, from random positions where a block of its size fits; None for no window."""
+        rng = np.random.default_rng((self._seed, step))
+        full, size = self._flow.block_codes, self._batch_windows
+        block = full if rng.random() < _FULL_BLOCK_FRACTION else int(rng.integers(1, full + 1))
+        counts = np.maximum(self.lengths - block + 1, 0)  # of positions in each utterance
+        ends = np.cumsum(counts)
+        drawn = rng.integers(0, ends[-1], size)
+        utterance = np.searchsorted(ends, drawn, side="right")
+        start = self._first[utterance] + drawn - (ends - counts)[utterance]
+        window = torch.from_numpy(start[:, None] + np.arange(self._context + block))
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        noise = torch.randn(size, block, self._mel.shape[1], generator=generator)
+        time, dropout = torch.rand(size, generator=generator), torch.rand(size, generator=generator)
+        window = window[part]
+        if not len(window):
+            return None
+        return FlowBatch(
+            codes=self._codes[window],
+            mel=self._mel[window].float(),
+            noise=noise[part],
+            time=time[part],
+            dropped=dropout[part] < self._flow.condition_dropout,
+        )
+
+
+def _mel(utterance: CodedUtterance, path: str | None, samples_per_code: int, spectrogram: MelSpectrogram) -> Tensor:
+    """Return the log-mel frames (T, M) of an utterance. Raises UserError if its audio is missing or does not fit."""
+    if path is None:
+        raise UserError("the audio manifests have no utterance with this id")
+    samples = load(path, spectrogram.config.sample_rate_hz)
+    num_samples = len(utterance.codes) * samples_per_code
+    if abs(num_samples - len(samples)) > samples_per_code:
+        raise UserError(
+            f"{path} has {len(samples)} samples, but its {len(utterance.codes)} codes need {num_samples}: give the "
+            "audio that was tokenized"
+        )
+    padded = np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
+    return spectrogram(torch.from_numpy(padded)[None])[0]

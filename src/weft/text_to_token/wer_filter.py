@@ -1,0 +1,139 @@
+"""WER filter: word error rates of synthesized codes, without converting them to audio.
+
+    rate = transcribed_error_rate(tokenizer, codes, texts)                      # an ErrorRate over all texts
+    outcomes = synthesize(synthesizer, texts, seeds, tokenizer, max_wer=0.2)    # an Outcome for each text
+
+The tokenizer's ASR model transcribes the codes, and the transcript is compared with the text. Not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from weft.text.error_rate import ErrorRate, character_errors, word_error_rate, word_errors
+from weft.text.normalize import spoken_form
+from weft.text.segment import is_unspaced
+
+Codes = Sequence[int]
+
+
+class CodesTranscriber(Protocol):
+    """Transcribes codes, as `weft.tokenizer.tokenizer.SpeechTokenizer` does."""
+
+    def transcribe(self, codes: Sequence[Codes]) -> list[str]:
+        """Return the text of each row of codes."""
+
+
+class CodesSynthesizer(Protocol):
+    """Synthesizes codes, as `weft.text_to_token.synthesize.Synthesizer` does."""
+
+    frame_rate_hz: float
+    speakers: tuple[str, ...]
+
+    def synthesize(
+        self, texts: Sequence[str], seeds: Sequence[int], speakers: Sequence[str] | None = None
+    ) -> Sequence[Codes | None]:
+        """Return the codes of each text, which depend on it, its seed and its speaker only; None without an end."""
+
+    def normalize(self, text: str) -> str:
+        """Return a text with the text normalization of the training."""
+
+
+def transcribed_error_rate(
+    transcriber: CodesTranscriber, codes: Sequence[Codes | None], texts: Sequence[str]
+) -> ErrorRate:
+    """Return the word error rate of the transcripts of codes against texts; missing codes count as empty."""
+    transcripts = transcriber.transcribe([[] if c is None else c for c in codes])
+    return word_error_rate([spoken_form(text) for text in texts], transcripts)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanErrors:
+    """Errors of a transcript, in words, or in characters for scripts without spaces."""
+
+    errors: int
+    units: int
+    """Words or characters of the text, at least 1."""
+    in_characters: bool
+
+    @property
+    def rate(self) -> float:
+        return self.errors / self.units
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """Codes of a text and the errors of their transcript; None if not measured, or if the text has no words."""
+
+    codes: Codes
+    errors: SpanErrors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result for a text: the synthesis that passed the filter, and the one that would be kept without it."""
+
+    kept: Synthesis | None
+    first: Synthesis | None
+    num_attempts: int
+
+
+def synthesize(
+    synthesizer: CodesSynthesizer,
+    texts: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    transcriber: CodesTranscriber | None = None,
+    max_wer: float | None = None,
+    speakers: Sequence[str] | None = None,
+) -> list[Outcome]:
+    """Synthesize each text, again with its next seed after codes without an end, empty codes, or a WER above `max_wer`.
+
+    `seeds` has a row per attempt with a seed per text. Without a transcriber nothing is measured; without `max_wer`
+    all codes are kept. A text without words, such as symbols, cannot be measured and is kept.
+    """
+    first: list[Synthesis | None] = [None] * len(texts)
+    kept = first.copy()
+    num_attempts = [0] * len(texts)
+    remaining = list(range(len(texts)))
+    for row in seeds:
+        if not remaining:
+            break
+        given = [texts[i] for i in remaining], [row[i] for i in remaining]
+        voices = None if speakers is None else [speakers[i] for i in remaining]
+        found = _synthesize(synthesizer, *given, voices, transcriber)
+        for i, synthesis in zip(remaining, found, strict=True):
+            num_attempts[i] += 1
+            first[i] = first[i] or synthesis
+            if synthesis and (max_wer is None or synthesis.errors is None or synthesis.errors.rate <= max_wer):
+                kept[i] = synthesis
+        remaining = [i for i in remaining if kept[i] is None]
+    return [Outcome(*fields) for fields in zip(kept, first, num_attempts, strict=True)]
+
+
+def _synthesize(
+    synthesizer: CodesSynthesizer,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    speakers: Sequence[str] | None,
+    transcriber: CodesTranscriber | None,
+) -> list[Synthesis | None]:
+    found = synthesizer.synthesize(texts, seeds, speakers)
+    codes = [c if c is not None and len(c) else None for c in found]  # empty codes are not speech either
+    if transcriber is None:
+        return [None if c is None else Synthesis(c) for c in codes]
+    transcripts = iter(transcriber.transcribe([c for c in codes if c is not None]))
+    references = [synthesizer.normalize(text) for text in texts]
+    return [
+        None if c is None else Synthesis(c, _errors(reference, synthesizer.normalize(next(transcripts))))
+        for c, reference in zip(codes, references, strict=True)
+    ]
+
+
+def _errors(reference: str, transcript: str) -> SpanErrors | None:
+    """Return the errors of a transcript, None for a reference without words."""
+    spoken = spoken_form(reference)  # the normalizer of error rates would remove text in brackets
+    in_characters = is_unspaced(spoken)
+    errors, units = (character_errors if in_characters else word_errors)(spoken, transcript)
+    return SpanErrors(errors, units, in_characters) if units else None

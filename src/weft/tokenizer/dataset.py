@@ -1,0 +1,271 @@
+"""Transcribed speech of any amount as training batches.
+
+    with SpeechDataset(config, tokenizer, read_manifest(*config.speech), read_manifest(*config.pseudo)) as speech:
+        batch = speech.batch_at(step, part)      # the same for the same step in every run
+
+The lengths of all files are read from their headers first; audio is read when a batch needs it. Features are cached up
+to `cache_gb`: all of them before the first step if they fit, otherwise the first ones.
+
+A batch has utterances of similar length, up to `batch_sec` with padding. The batches are fixed; their order depends on
+seed and epoch, and the augmentation of an utterance on seed, step and utterance. Supervised and pseudo-labelled speech
+have separate batches and epochs and alternate by steps, because a mixture within a batch would need more padding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import orjson
+import torch
+from torch import Tensor
+
+from weft import progress
+from weft.audio import HOP_SAMPLES, load
+from weft.data.batching import batches_by_length
+from weft.data.skipped import Skipped
+from weft.data.speech import audio_lengths
+from weft.errors import UserError
+from weft.records import Utterance
+from weft.text.normalize import label_form
+from weft.tokenizer.augment import at_speed, mask, samples_at_speed
+from weft.tokenizer.config import TokenizerConfig
+from weft.tokenizer.encoder import BottleneckWhisper
+from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.training import distributed
+from weft.training.prefetch import data_threads
+
+_Features = tuple[Tensor, int]  # (M, 2T) in half precision, and the number of samples
+_Key = tuple[int, float]  # number of an item and its speed
+_Augmentation = tuple[float, np.random.Generator | None]  # speed, and the generator of the masks, if any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Data of a step: features (B, M, 2T), valid frames (B, T) and tokens (B, N), and transcripts.
+
+    `text_ids` are ids of the text decoder with the prompt, `chars` indices into the CTC alphabet.
+    """
+
+    features: Tensor
+    valid_frames: Tensor
+    valid: Tensor
+    text_ids: list[list[int]]
+    chars: list[list[int]]
+    quantize: bool
+
+    def __len__(self) -> int:
+        """Number of predicted text ids, over which the cross-entropy is a mean. It weights the parts of a step for all
+        losses, although the others are means over codes and characters."""
+        return sum(map(len, self.text_ids))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Item:
+    """An utterance to train on, with its transcript as in `Batch`. Compact, because there may be millions."""
+
+    number: int
+    id: str
+    audio: str
+    num_samples: int
+    text_ids: np.ndarray
+    chars: np.ndarray
+
+
+class SpeechDataset:
+    """Utterances as log-mel features and text ids, batched by length."""
+
+    def __init__(self, config: TokenizerConfig, tokenizer: SpeechTokenizer, *sources: Sequence[Utterance]) -> None:
+        """Scan the supervised and, if any, the pseudo-labelled utterances.
+
+        Raises UserError if a source is not empty but nothing in it can be trained on.
+        """
+        self._config, self._tokenizer = config, tokenizer
+        self.skipped, self._unreadable = Skipped(), dict[str, str]()
+        self._cache, self._cache_bytes, self._lock = dict[_Key, _Features](), 0, threading.Lock()
+        self._threads = data_threads(config.load_threads)
+        labels = [label_form([u.text or "" for u in source]) for source in sources]
+        self.alphabet = sorted({char for texts in labels for text in texts for char in text})
+        self._sources = [self._scan(*both) for both in zip(sources, labels, strict=True) if both[0]]
+        items = [item for source in self._sources for item in source]
+        num_mel_bins = tokenizer.model.whisper_config.num_mel_bins
+        if sum(2 * num_mel_bins * self._num_frames(item) for item in items) <= 1e9 * config.cache_gb:
+            self._read_all(items)
+        if not all(self._sources) or not self._sources:
+            self.skipped.check(config.max_bad_fraction)
+            raise UserError("no readable utterance with a transcript is left to train on: give more speech")
+        self._batches = [
+            batches_by_length([self._num_frames(i) for i in source], int(100 * config.batch_sec))
+            for source in self._sources
+        ]
+        self._order = lru_cache(2 * len(sources))(self._new_order)
+
+    # Scanning
+
+    def _scan(self, utterances: Sequence[Utterance], labels: Sequence[str]) -> list[Item]:
+        """Return the utterances that can be trained on, as far as headers and transcripts show."""
+        items = []
+        index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
+        for u, label, length in zip(utterances, labels, self._lengths(utterances), strict=True):
+            try:
+                if isinstance(length, str):
+                    raise UserError(length)
+                chars = np.array([index_of[char] for char in label], dtype=np.int32)
+                item = Item(self.skipped.num_good, u.id, u.audio, length, self._text_ids(u), chars)
+                if reason := self._unusable(item, 1.0):
+                    raise UserError(reason)
+            except UserError as e:
+                self.skipped.add(u.id, str(e))
+                continue
+            self.skipped.num_good += 1
+            items.append(item)
+        return items
+
+    def _lengths(self, utterances: Sequence[Utterance]) -> list[int | str]:
+        """Return the samples of each utterance, or why it cannot be read. Each rank reads its part of the headers."""
+        found: list[int | str] = [0] * len(utterances)
+        mine = audio_lengths(utterances[distributed.rank_slice()])
+        for rank, part in enumerate(distributed.all_gather_object(mine)):
+            found[rank :: distributed.world_size()] = part
+        return found
+
+    def _text_ids(self, utterance: Utterance) -> np.ndarray:
+        """Return the ids of the prompt and the transcript, without the end."""
+        prompt, text_tokenizer = self._tokenizer.prompt, self._tokenizer.text_tokenizer
+        language = utterance.language or self._config.language
+        ids = prompt.transcript_ids(text_tokenizer, utterance.text or "", language)
+        return np.array([*prompt.ids(language), *ids], dtype=np.int32)
+
+    def _unusable(self, item: Item, speed: float) -> str | None:
+        """Return why an utterance cannot be trained on at a speed, or None.
+
+        A transcript has at most one character per output of the CTC head, or without a head, per encoder frame.
+        """
+        tokenizer, chars = self._tokenizer, item.chars.tolist()
+        num_codes = -(-samples_at_speed(item.num_samples, speed) // tokenizer.samples_per_code)
+        repeats = sum(a == b for a, b in pairwise(chars))
+        max_ids = tokenizer.model.whisper_config.max_target_positions
+        if not chars:
+            return "it has no transcript"
+        if num_codes > tokenizer.codes_per_window:
+            return f"it is longer than {tokenizer.codes_per_window / tokenizer.frame_rate_hz:g} s: split it"
+        if len(chars) + repeats > num_codes * (self._config.ctc_outputs or tokenizer.model.config.pooling):
+            return "its transcript is too long for its duration"
+        if len(item.text_ids) > max_ids:
+            return f"its transcript has {len(item.text_ids)} tokens, more than the decoder's {max_ids}: split it"
+        return None
+
+    def _read_all(self, items: Sequence[Item]) -> None:
+        """Fill the cache, and drop items whose audio cannot be read."""
+        with progress.bar("features", len(items)) as advance:
+            for _ in self._threads.map(self._features, items):
+                advance()
+        self._sources = [[item for item in source if (item.number, 1.0) in self._cache] for source in self._sources]
+        self.skipped.bad += self._unreadable.items()
+        self.skipped.num_good -= len(self._unreadable)
+        self._unreadable.clear()
+
+    def _num_frames(self, item: Item) -> int:
+        """Return the feature frames of an item at the lowest speed, padded to whole codes."""
+        per_code = self._tokenizer.samples_per_code
+        num_samples = samples_at_speed(item.num_samples, min(1.0, *self._config.augment.speeds))
+        return -(-num_samples // per_code) * per_code // HOP_SAMPLES
+
+    # Batches
+
+    def batch_at(self, step: int, part: slice = slice(None)) -> Batch | None:
+        """Return a part of the batch of a step, None if it is empty. Unreadable items are left out."""
+        items = self._items(step)[part]
+        augmentations = [self._augmentation(item, step) for item in items]
+        return self._collate(items, augmentations, step >= self._config.quantize_from_step)
+
+    def _items(self, step: int) -> list[Item]:
+        """Return the items of a step: the supervised source's in `supervised_fraction` of the steps."""
+        fraction = self._config.supervised_fraction if len(self._sources) > 1 else 1.0
+        supervised_before, supervised_after = int(step * fraction), int((step + 1) * fraction)
+        source = int(supervised_before == supervised_after)
+        batches = self._batches[source]
+        epoch, index = divmod(step - supervised_before if source else supervised_before, len(batches))
+        return [self._sources[source][row] for row in batches[self._order(source, epoch)[index]]]
+
+    def _new_order(self, source: int, epoch: int) -> np.ndarray:
+        key = (self._config.train.seed, epoch, source)[: 2 + source]
+        return np.random.default_rng(key).permutation(len(self._batches[source]))
+
+    def _augmentation(self, item: Item, step: int) -> _Augmentation:
+        rng, speeds = np.random.default_rng((self._config.train.seed, step, item.number)), self._config.augment.speeds
+        speed = speeds[int(rng.integers(len(speeds)))]
+        return speed if speed == 1.0 or not self._unusable(item, speed) else 1.0, rng
+
+    def _collate(self, items: Sequence[Item], augmentations: Sequence[_Augmentation], quantize: bool) -> Batch | None:
+        found = self._threads.map(self._features, items, (speed for speed, _ in augmentations))
+        rows = [(f, item, rng) for f, item, (_, rng) in zip(found, items, augmentations, strict=True) if f is not None]
+        if not rows:
+            return None
+        features = [f.float() if rng is None else mask(f.float(), self._config.augment, rng) for (f, _), _, rng in rows]
+        batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _, _ in rows])
+        text_ids, chars = [i.text_ids.tolist() for _, i, _ in rows], [i.chars.tolist() for _, i, _ in rows]
+        return Batch(batch, frames, self._tokenizer.valid_codes(frames), text_ids, chars, quantize)
+
+    def _features(self, item: Item, speed: float = 1.0) -> _Features | None:
+        """Return an item's features (M, 2T) in half precision and its samples; None if its audio cannot be read."""
+        if (found := self._cache.get((item.number, speed))) is not None:
+            return found
+        try:
+            samples = load(item.audio)
+            if len(samples) > item.num_samples + self._tokenizer.samples_per_code:
+                raise UserError(f"{item.audio} is longer than its header says: convert it to WAV or FLAC")
+            samples = at_speed(samples[: item.num_samples], speed)
+            found = self._tokenizer.features([samples], [len(samples)])[0].half().cpu(), len(samples)
+        except UserError as e:
+            self._unreadable[item.id] = str(e)
+            return None
+        with self._lock:
+            if self._cache_bytes + found[0].nbytes <= 1e9 * self._config.cache_gb:
+                self._cache_bytes += found[0].nbytes
+                self._cache[item.number, speed] = found
+        return found
+
+    @torch.no_grad()
+    def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
+        """Return pooled hidden states (F, D) of random batches, `at_least` so many over all ranks if there are."""
+        rng = np.random.default_rng(self._config.train.seed)
+        width = model.whisper_config.d_model
+        found = [torch.zeros(0, width, device=model.positions_after.weight.device)]
+        batches = [
+            (source, rows) for source, all_rows in zip(self._sources, self._batches, strict=True) for rows in all_rows
+        ]
+        for index in rng.permutation(len(batches))[distributed.rank_slice()]:
+            source, rows = batches[index]
+            if batch := self._collate([source[row] for row in rows], [(1.0, None)] * len(rows), True):
+                found.append(model.to_bottleneck(batch.features, batch.valid_frames)[batch.valid])
+            if sum(map(len, found)) * distributed.world_size() >= at_least:
+                break
+        return torch.cat(found)
+
+    def check_unreadable(self, report: Path) -> int:
+        """List in `report` the unreadable items of all ranks, also before a resume, and return their number.
+
+        Raises UserError if they are too many.
+        """
+        found: dict[str, str] = {}
+        if report.exists():
+            found = {row["where"]: row["why"] for row in map(orjson.loads, report.read_bytes().splitlines())}
+        for unreadable in distributed.all_gather_object(dict(self._unreadable)):
+            found |= unreadable
+        found = distributed.broadcast_object(found)
+        skipped = Skipped(self.skipped.num_good - len(found), sorted(found.items()))
+        skipped.write(report)
+        skipped.check(self._config.max_bad_fraction, report)
+        return len(found)
+
+    def __enter__(self) -> SpeechDataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)

@@ -1,0 +1,116 @@
+"""Estimate of training a speech tokenizer: `weft train-tokenizer RECIPE --dry-run`.
+
+    print("\\n".join(estimate_lines(config)))
+
+The operations of a step and its memory follow from forward passes of a model of fake tensors; no weights are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from weft.asr.whisper import load_whisper_config
+from weft.audio import SAMPLE_RATE_HZ
+from weft.data.batching import batches_by_length
+from weft.data.speech import audio_lengths, read_manifest
+from weft.records import Utterance
+from weft.tokenizer.config import TokenizerConfig
+from weft.tokenizer.encoder import ENCODER_HZ, BottleneckWhisper, encoder_parameters
+from weft.tokenizer.init import train_text_tokenizer, whisper_config_of
+from weft.training.estimate import Estimate, Memory
+
+_TEXT_TOKENS_PER_SEC = 4.0
+_TYPICAL_SEC = 12.0  # length of an utterance if there is no manifest
+
+
+@dataclass(frozen=True)
+class Source:
+    """Speech of a recipe: the seconds of each utterance, and the number of steps per epoch."""
+
+    seconds: Sequence[float]
+    epoch_steps: float
+
+
+def estimate_lines(config: TokenizerConfig) -> list[str]:
+    """Return the estimate of training by `config` as text.
+
+    Manifests that do not exist are ignored. Raises UserError for a base that is not a Whisper, and for bad manifests.
+    """
+    sources, whisper, window_sec = _inputs(config)
+    details = {"encoder_parameters": f"{encoder_parameters(config.model, whisper):,}"}
+    for name, source in sources.items():
+        details[f"{name}_hours"] = f"{sum(source.seconds) / 3600:.2f} in {len(source.seconds):,} utterances"
+        details[f"{name}_epoch_steps"] = f"{source.epoch_steps:,.0f}"
+    all_seconds = [sec for source in sources.values() for sec in source.seconds]
+    return estimate(config, whisper, all_seconds, window_sec).lines(details)
+
+
+def estimate(config: TokenizerConfig, whisper: WhisperConfig, seconds: Sequence[float], window_sec: float) -> Estimate:
+    """Return the estimate of training on utterances of `seconds`, or if there are none, of up to `window_sec`."""
+    longest_sec = max(seconds, default=window_sec)
+    typical_sec = sum(seconds) / len(seconds) if seconds else min(longest_sec, _TYPICAL_SEC)
+    with FakeTensorMode():
+        model = BottleneckWhisper(config.model, WhisperForConditionalGeneration(whisper))
+        with FlopCounterMode(display=False) as counter:
+            forward(model, 1, typical_sec)
+        memory = Memory.of(model, lambda utterances: forward(model, utterances, longest_sec), config.train)
+    return Estimate(
+        parameters=sum(p.numel() for p in model.parameters()),
+        memory=memory,
+        flops=3 * counter.get_total_flops() * config.batch_sec / typical_sec * config.train.steps,
+        config=config.train,
+        items=config.batch_sec / longest_sec,
+        item=f"utterance of {longest_sec:.1f} s",
+    )
+
+
+def _inputs(config: TokenizerConfig) -> tuple[dict[str, Source], WhisperConfig, float]:
+    """Return the speech that exists by name, the Whisper's configuration, and the seconds of its window."""
+    paths = {"speech": config.speech, "pseudo": config.pseudo}
+    speech = {name: read_manifest(*ps) for name, ps in paths.items() if all(p.exists() for p in ps)}
+    fractions = {"speech": config.supervised_fraction, "pseudo": 1 - config.supervised_fraction}
+    if not config.pseudo:
+        fractions["speech"] = 1.0
+    whisper = _whisper_config(config, [u.text or "" for utterances in speech.values() for u in utterances])
+    pooling = config.model.pooling
+    window_sec = whisper.max_source_positions // pooling * pooling / ENCODER_HZ
+    sources = {
+        name: _source(utterances, config.batch_sec, window_sec, fractions[name])
+        for name, utterances in speech.items()
+        if utterances and fractions[name]
+    }
+    return sources, whisper, window_sec
+
+
+def _source(utterances: Sequence[Utterance], batch_sec: float, window_sec: float, fraction_of_steps: float) -> Source:
+    usable = [n for n in audio_lengths(utterances) if isinstance(n, int) and n <= window_sec * SAMPLE_RATE_HZ]
+    batches = batches_by_length(usable, int(batch_sec * SAMPLE_RATE_HZ))
+    return Source([n / SAMPLE_RATE_HZ for n in usable], len(batches) / fraction_of_steps)
+
+
+def _whisper_config(config: TokenizerConfig, texts: Sequence[str]) -> WhisperConfig:
+    if config.base:
+        return load_whisper_config(config.base)
+    shape = config.whisper
+    vocab_size = len(train_text_tokenizer(texts, shape.vocab_size)) if texts else shape.vocab_size
+    return whisper_config_of(shape, vocab_size)
+
+
+def forward(model: BottleneckWhisper, num_utterances: int, seconds: float) -> None:
+    """Run the forward pass over utterances of some seconds, without the quantizer, whose cost is small."""
+    config, whisper = model.config, model.whisper_config
+    num_codes = -(-round(seconds * ENCODER_HZ) // config.pooling)
+    features = torch.zeros(num_utterances, whisper.num_mel_bins, 2 * num_codes * config.pooling)
+    valid = torch.ones(num_utterances, num_codes, dtype=torch.bool)
+    num_ids = min(4 + round(seconds * _TEXT_TOKENS_PER_SEC), whisper.max_target_positions)
+    text_ids = torch.ones(num_utterances, num_ids, dtype=torch.int64)
+    encoded = model.from_bottleneck(model.to_bottleneck(features, valid), valid)
+    logits = model.text_logits(encoded, valid, text_ids)
+    F.cross_entropy(logits.float().flatten(0, 1), text_ids.flatten())

@@ -1,0 +1,66 @@
+"""The untrained tokenizer that training starts from: a Hugging Face Whisper, or random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
+
+from weft.asr.whisper import load_whisper
+from weft.errors import UserError
+from weft.text.normalize import label_normalizer
+from weft.tokenizer.config import WhisperShape
+from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
+from weft.tokenizer.tokenizer import SpeechTokenizer
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # the first ids of a text tokenizer trained here
+
+
+def from_whisper(folder: Path, model: BottleneckConfig) -> SpeechTokenizer:
+    """Return a tokenizer with the weights of a Hugging Face Whisper. Raises UserError as `load_whisper` does."""
+    whisper, text_tokenizer = load_whisper(folder)
+    return SpeechTokenizer(BottleneckWhisper(model, whisper), text_tokenizer)
+
+
+def from_scratch(shape: WhisperShape, model: BottleneckConfig, texts: Sequence[str]) -> SpeechTokenizer:
+    """Return a tokenizer with random weights, and a text tokenizer trained on `texts`."""
+    text_tokenizer = train_text_tokenizer(texts, shape.vocab_size)
+    whisper = WhisperForConditionalGeneration(whisper_config_of(shape, len(text_tokenizer)))
+    return SpeechTokenizer(BottleneckWhisper(model, whisper), text_tokenizer)
+
+
+def whisper_config_of(shape: WhisperShape, vocab_size: int) -> WhisperConfig:
+    """Return the configuration of a Whisper of this shape. Raises UserError if `heads` does not divide `width`."""
+    if shape.width % shape.heads:
+        raise UserError(f"whisper.width is {shape.width}: give a multiple of whisper.heads, {shape.heads}")
+    return WhisperConfig(
+        vocab_size=vocab_size,
+        num_mel_bins=shape.num_mels,
+        d_model=shape.width,
+        encoder_layers=shape.encoder_layers,
+        decoder_layers=shape.decoder_layers,
+        encoder_attention_heads=shape.heads,
+        decoder_attention_heads=shape.heads,
+        encoder_ffn_dim=4 * shape.width,
+        decoder_ffn_dim=4 * shape.width,
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
+        bos_token_id=SPECIAL_TOKENS.index("<s>"),
+        eos_token_id=SPECIAL_TOKENS.index("</s>"),
+        decoder_start_token_id=SPECIAL_TOKENS.index("<s>"),
+        init_std=shape.width**-0.5,
+    )
+
+
+def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a BPE tokenizer on the label form of `texts`; with few distinct words, its tokens are whole words."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.normalizer = label_normalizer()
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )

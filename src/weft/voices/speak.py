@@ -1,0 +1,160 @@
+"""Speech corpora synthesized from text: `weft speak`.
+
+    run(SpeakConfig(text=(Path("sentences.txt"),), out=Path("speech"), voice=("espeak:en-us", "espeak:en-gb")))
+    speak_lines([Line("a", "Good morning.", "espeak:en-gb+f3?speed=150")], Path("speech"))
+
+The result is an artifact of kind "audio": `audio/ID.flac` (mono, 16 kHz, 16 bit) and `manifest.jsonl`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from weft.artifacts import Manifest
+from weft.config import FLAT, NOT_IN_PLAN
+from weft.data import job
+from weft.data.job import JobConfig, Report
+from weft.errors import UserError
+from weft.files import content_id, write_bytes
+from weft.plan import Draft, Plan, create
+from weft.voices.engines import language_of, speak
+
+KIND = "audio"
+_SAMPLE_RATE_HZ = 16_000
+_LINES_PER_TASK = 32
+_LINES_PER_PROCESS = 50_000  # each call of espeak-ng leaks 2 KB
+_ROWS = "log/rows/{}.json"  # of a task, written after its audio
+_ID = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class SpeakConfig:
+    """Synthesis of lines of text."""
+
+    text: tuple[Path, ...]
+    """Text files with one utterance per line."""
+    out: Path
+    """Output directory for the audio and its manifest."""
+    voice: tuple[str, ...] = ("espeak:en-us",)
+    """Voices, used in turn: espeak:LANGUAGE[+VARIANT][?speed=..&pitch=..] or command:PROGRAM {text_file} {out}."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A text and its voice.
+
+    `id` names the audio file (letters, digits, `_`, `-`, `.`). Consecutive lines of one `source` form a document.
+    """
+
+    id: str
+    text: str
+    voice: str
+    source: str | None = None
+
+
+def run(config: SpeakConfig) -> Manifest:
+    """Create the artifact `config.out`. Raises UserError for files without text and for invalid voices."""
+    lines = [(path, n, line) for path in config.text for n, line in enumerate(_read(path), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{', '.join(map(str, config.text))}: all lines are empty: give files with text")
+    named = [
+        Line(f"{path.stem}-{n}", text.strip(), voice)
+        for (path, n, text), voice in zip(lines, cycle(config.voice), strict=False)
+    ]
+    return speak_lines(named, config.out, config.job)
+
+
+def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = None) -> Manifest:
+    """Synthesize every line into the artifact `out`, in the order of `lines`.
+
+    Counts: utterances, seconds, and the ids of `skipped` lines without anything to pronounce. Raises UserError for ids
+    that repeat or cannot be file names, for invalid voices, and if no line can be pronounced.
+    """
+    _check(lines)
+    tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
+    plan = Plan(KIND, {"lines": content_id([astuple(line) for line in lines]), "sample_rate_hz": _SAMPLE_RATE_HZ})
+
+    def write(draft: Draft) -> None:
+        (draft.folder / "audio").mkdir(exist_ok=True)
+        tasks_per_process = max(1, _LINES_PER_PROCESS * tasks // max(1, len(lines)))
+        work = _Speak(lines, draft.folder, tasks)
+        job.run(work, draft.folder, tasks, config or JobConfig(), "speak", tasks_per_process)
+        rows = [row for task in range(tasks) for row in json.loads((draft.folder / _ROWS.format(task)).read_bytes())]
+        if not rows:
+            raise UserError("no line contains a pronounceable character: give other text")
+        manifest = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_bytes(draft.folder / "manifest.jsonl", manifest.encode())
+        ids = {row["id"] for row in rows}
+        draft.counts["num_utterances"] = len(rows)
+        draft.counts["seconds"] = round(sum(row["seconds"] for row in rows), 3)
+        draft.counts["skipped"] = [line.id for line in lines if line.id not in ids]
+
+    return create(out, plan, write)
+
+
+def _check(lines: Sequence[Line]) -> None:
+    seen: set[str] = set()
+    for line in lines:
+        if not _ID.fullmatch(line.id):
+            raise UserError(f"id {line.id!r} cannot be a file name: use letters, digits, _, - and .")
+        if line.id in seen:
+            raise UserError(f"id {line.id!r} occurs twice: make ids unique")
+        seen.add(line.id)
+    for voice in {line.voice for line in lines}:
+        language_of(voice)
+
+
+@dataclass(frozen=True)
+class _Speak:
+    """A task: synthesize some of the lines."""
+
+    lines: Sequence[Line]
+    folder: Path
+    num_tasks: int
+
+    def __call__(self, task: int) -> Report:
+        own = job.task_range(len(self.lines), task, self.num_tasks)
+        rows = list(self._rows(self.lines[own.start : own.stop]))
+        write_bytes(self.folder / _ROWS.format(task), json.dumps(rows).encode())
+        return Report()
+
+    def _rows(self, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+        """Synthesize lines, and yield their rows of the manifest."""
+        for line in lines:
+            if not (text := line.text.strip()) or not (speech := speak(text, line.voice)).samples.any():
+                continue
+            samples = soxr.resample(speech.samples, speech.sample_rate_hz, _SAMPLE_RATE_HZ, quality="HQ")
+            audio = f"audio/{line.id}.flac"
+            buffer = io.BytesIO()
+            soundfile.write(buffer, np.clip(samples, -1, 1), _SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+            (self.folder / audio).write_bytes(buffer.getvalue())  # complete once the rows of the task exist
+            yield {
+                "id": line.id,
+                "audio": audio,
+                "text": text,
+                "speaker": line.voice,
+                "language": language_of(line.voice),
+                "seconds": round(len(samples) / _SAMPLE_RATE_HZ, 3),
+                **({"source": line.source} if line.source else {}),
+            }
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as e:
+        raise UserError(f"{path} does not exist: give a text file") from e
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not valid UTF-8 ({e.reason} at byte {e.start}): convert it") from e

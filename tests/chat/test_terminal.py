@@ -1,0 +1,46 @@
+"""`weft chat`: one spoken turn from file to file, and a conversation in the terminal."""
+
+import pytest
+
+from tests.chat.conftest import noise
+from weft.audio import load, save
+from weft.chat import terminal
+from weft.chat.session import ChatSession, respond
+from weft.chat.terminal import ChatConfig, run
+from weft.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _load_no_models(bundle, monkeypatch):
+    monkeypatch.setattr(terminal.Bundle, "from_pretrained", lambda folder: bundle)
+
+
+def test_one_spoken_turn_from_file_to_file(bundle, tmp_path, capsys):
+    save(tmp_path / "in.wav", noise(30_000), 16_000)
+    run(ChatConfig(tmp_path, wav=tmp_path / "in.wav", out=tmp_path / "out.wav", max_sec=1))
+    expected = respond(bundle, load(tmp_path / "in.wav"), max_sec=1)
+    assert expected.first_audio_ms > 0
+    assert expected.text in capsys.readouterr().out
+    assert len(load(tmp_path / "out.wav")) == len(expected.samples)
+
+
+def test_an_output_that_is_not_a_wav_file_is_an_error_before_the_bundle_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal.Bundle, "from_pretrained", lambda folder: pytest.fail("loaded"))
+    save(tmp_path / "in.wav", noise(100), 16_000)
+    with pytest.raises(UserError, match=r"must have the suffix \.wav"):
+        run(ChatConfig(tmp_path, wav=tmp_path / "in.wav", out=tmp_path / "out.mp3"))
+
+
+def test_a_conversation_in_the_terminal(bundle, tmp_path, monkeypatch, capsys):
+    lines = iter(["the cat", "the dog", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    run(ChatConfig(tmp_path, out=tmp_path / "answers", max_sec=1))
+    session = ChatSession(bundle)
+    for line in ("the cat", "the dog"):
+        session.add_text(line)
+        list(session.answer(1))
+    answers = [s.text for s in session.history if s.role == "assistant" and s.type == "text"]
+    shown = capsys.readouterr().out
+    assert len(answers) == 2
+    assert all(answer in shown for answer in answers)
+    assert [p.name for p in sorted((tmp_path / "answers").iterdir())] == ["answer-1.wav", "answer-2.wav"]

@@ -1,0 +1,111 @@
+"""Datasets of documents and codes: complete parts, any range of rows, and messages about damage."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from weft.artifacts import Manifest
+from weft.data.datasets import Rows, tokenizer_parent, write_codes_part, write_document_part
+from weft.errors import UserError
+from weft.records import CodedUtterance, Document, Meta, Segment
+
+DOCUMENTS = [
+    Document(
+        f"d{i}",
+        "interleaved",
+        (Segment.of_text(f"text {i}"), Segment.of_speech([i % 512] * (i % 5 + 1), " spoken", loss=False)),
+        Meta(speech_ratio=0.5, words=3),
+    )
+    for i in range(2500)
+]
+
+
+def test_documents_are_read_back_in_any_range_of_rows(tmp_path):
+    assert write_document_part(tmp_path, 0, DOCUMENTS[:1800]) == 1800
+    assert write_document_part(tmp_path, 1, []) == 0
+    assert write_document_part(tmp_path, 2, iter(DOCUMENTS[1800:])) == 700
+    rows = Rows.of(tmp_path)
+    assert len(rows) == 2500
+    assert list(rows.documents()) == DOCUMENTS
+    for start, stop in ((0, 0), (0, 1), (10, 20), (999, 1001), (1799, 1801), (2400, 2500), (500, 2300)):
+        assert list(rows.documents(range(start, stop))) == DOCUMENTS[start:stop]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
+
+
+def test_documents_of_an_older_version_without_span_wer_are_read(tmp_path):
+    write_document_part(tmp_path, 0, DOCUMENTS[:3])
+    part = tmp_path / "part-00000.parquet"
+    table = pq.read_table(part)
+    fields = [f for f in table.schema.field("meta").type if f.name != "span_wer"]
+    meta = [{f.name: row["meta"][f.name] for f in fields} for row in table.to_pylist()]
+    pq.write_table(table.set_column(3, "meta", pa.array(meta, pa.struct(fields))), part)
+    assert list(Rows.of(tmp_path).documents()) == DOCUMENTS[:3]
+
+
+def test_codes_are_read_back_from_lists_and_arrays(tmp_path):
+    utterances = [CodedUtterance(str(i), [i, 65535], None, i / 4, "s", "en", None) for i in range(3)]
+    arrays = [replace(u, codes=np.array(u.codes, np.uint16)) for u in utterances]
+    write_codes_part(tmp_path / "lists", 0, utterances)
+    write_codes_part(tmp_path / "arrays", 0, arrays)
+    assert list(Rows.of(tmp_path / "lists").utterances()) == utterances
+    assert list(Rows.of(tmp_path / "arrays").utterances()) == utterances
+    spoken = [Document("d", "speech", (Segment.of_speech(u.codes, "x"),)) for u in arrays]
+    write_document_part(tmp_path / "documents", 0, spoken)
+    assert [d.segments[0].codes for d in Rows.of(tmp_path / "documents").documents()] == [u.codes for u in utterances]
+
+
+def test_a_part_is_complete_or_absent(tmp_path):
+    def documents():
+        yield from DOCUMENTS[:1500]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_document_part(tmp_path, 0, documents())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_part_is_rejected(tmp_path):
+    write_document_part(tmp_path, 0, DOCUMENTS[:10])
+    part = tmp_path / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged"):
+        Rows.of(tmp_path)
+
+
+def test_a_part_with_damaged_pages_is_rejected(tmp_path):
+    write_document_part(tmp_path, 0, DOCUMENTS[:500])
+    part = tmp_path / "part-00000.parquet"
+    content = bytearray(part.read_bytes())
+    content[4 : len(content) // 3] = bytes(len(content) // 3 - 4)
+    part.write_bytes(content)
+    rows = Rows.of(tmp_path)  # the footer is not damaged
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged .*create the dataset again"):
+        list(rows.documents())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "d"}, "lacks columns .*kind"),
+        (
+            {"id": "d", "kind": "poem", "segments": [], "meta": None},
+            "document 'd' has kind 'poem'.*: create the dataset again",
+        ),
+        ({"id": "d", "kind": "text", "segments": "words", "meta": None}, "is damaged"),
+    ],
+)
+def test_rows_that_are_not_documents_are_rejected_with_their_part(tmp_path, row, message):
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "part-00000.parquet")
+    with pytest.raises(UserError, match=f"part-00000.parquet.* {message}"):
+        list(Rows.of(tmp_path).documents())
+
+
+def test_codes_of_different_tokenizers_are_rejected():
+    a, b, text = (Manifest("documents", "f", parents=p) for p in ({"tokenizer": "aa"}, {"tokenizer": "bb"}, {}))
+    assert tokenizer_parent({"x": text}) == {}
+    assert tokenizer_parent({"x": a, "y": text, "z": a})["tokenizer"].fingerprint == "aa"
+    with pytest.raises(UserError, match=r"different tokenizers \(x: aa, y: bb\): use one tokenizer"):
+        tokenizer_parent({"x": a, "y": b})

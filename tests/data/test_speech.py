@@ -1,0 +1,116 @@
+"""Manifests and directories of speech, and the identity of their contents."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.data.corpora import jsonl
+from weft.audio import save
+from weft.data.speech import audio_lengths, read_manifest, speech_id
+from weft.errors import UserError
+from weft.records import Utterance
+
+
+def test_the_fields_of_a_manifest_are_kept_and_its_paths_made_absolute(tmp_path):
+    row = {
+        "id": "u1",
+        "audio": "wav/u1.wav",
+        "text": "hi",
+        "speaker": "s",
+        "language": "en",
+        "seconds": 2,
+        "source": "b",
+    }
+    (tmp_path / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl([row, {"id": "u2", "audio": "/x.wav", "no": 1}]))
+    first, second = read_manifest(tmp_path)
+    assert (first.audio, first.text, first.speaker, first.language, first.seconds, first.source) == (
+        str(tmp_path / "wav/u1.wav"), "hi", "s", "en", 2.0, "b",
+    )  # fmt: skip
+    assert (second.audio, second.text, second.seconds) == ("/x.wav", None, None)
+    assert read_manifest(tmp_path / "manifest.jsonl") == [first, second]
+
+
+def test_a_directory_of_audio_files_is_read_like_a_manifest(tmp_path):
+    for name in ("b.flac", "s/a.WAV", "readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [(u.id, u.audio) for u in read_manifest(tmp_path)] == [
+        ("b", str(tmp_path / "b.flac")),
+        ("s/a", str(tmp_path / "s/a.WAV")),
+    ]
+    assert [u.id for u in read_manifest(tmp_path / "b.flac", tmp_path / "s/a.WAV")] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{oops", "line 2 is not valid JSON"),
+        (b"[]", "line 2 is not a JSON object"),
+        (b'{"id": "b"}', "line 2 lacks `audio`"),
+        (b'{"audio": "b.wav"}', "line 2 lacks `id`"),
+        (b'{"id": "b", "audio": "b.wav", "text": 3}', "line 2: `text` is 3"),
+        (b'{"id": "b", "audio": "b.wav", "seconds": "1"}', "line 2: `seconds` is '1'"),
+        (b'{"id": "a", "audio": "b.wav"}', "line 2: id 'a' also occurs in .*manifest.jsonl line 1"),
+        (b'{"id": "\xff", "audio": "b.wav"}', "line 2 is not valid JSON"),
+    ],
+)
+def test_a_bad_line_of_a_manifest_is_rejected_with_its_number(tmp_path, line, message):
+    (tmp_path / "manifest.jsonl").write_bytes(b'{"id": "a", "audio": "a.wav"}\n' + line + b"\n")
+    with pytest.raises(UserError, match=f"manifest.jsonl {message}"):
+        read_manifest(tmp_path)
+
+
+def test_missing_and_empty_inputs_are_rejected(tmp_path):
+    (tmp_path / "a.mid").touch()
+    (tmp_path / "empty.jsonl").touch()
+    for path, message in (
+        ("nowhere", "does not exist"),
+        ("a.mid", "neither a .jsonl"),
+        ("empty.jsonl", "is empty"),
+        (".", "contains neither manifest.jsonl"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_manifest(tmp_path / path)
+
+
+UTTERANCE = Utterance("u", "", "hi", "s", "en", 2.0, "book")
+
+
+def identity_of(folder, content=b"sound", name="a.wav", part="", **changes):
+    """Return the identity of an utterance whose audio is in `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return speech_id([replace(UTTERANCE, audio=f"{folder / name}{part}", **changes)])
+
+
+def test_the_identity_of_speech_follows_contents_and_not_the_location(tmp_path):
+    first = identity_of(tmp_path / "a")
+    assert first == identity_of(tmp_path / "b") == identity_of(tmp_path / "a", name="renamed.wav")
+    assert first == identity_of(tmp_path / "a", seconds=9.0)  # the duration is that of the audio
+    assert first != identity_of(tmp_path / "c", b"SOUND")
+    assert first != identity_of(tmp_path / "a", part="#t=0,1")
+    assert identity_of(tmp_path / "a", part="#t=0,1") == identity_of(tmp_path / "b", part="#t=0,1")
+    for name in ("id", "text", "speaker", "language", "source"):
+        assert identity_of(tmp_path / "a", **{name: "other"}) != first
+    assert identity_of(tmp_path / "a", text=None) != identity_of(tmp_path / "a", text="None") != first
+
+
+def test_the_identity_of_speech_follows_the_order_of_utterances(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    first, second = (replace(UTTERANCE, id=id_, audio=str(tmp_path / "a.wav")) for id_ in "ab")
+    assert speech_id([first, second]) == speech_id([first, second]) != speech_id([second, first])
+
+
+def test_missing_audio_has_an_identity_that_its_arrival_changes(tmp_path):
+    before = speech_id([replace(UTTERANCE, audio=str(tmp_path / "a.wav"))])
+    assert identity_of(tmp_path) != before
+
+
+def test_lengths_are_read_from_headers_and_errors_are_returned(tmp_path):
+    save(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
+    (tmp_path / "b.wav").write_bytes(b"this is not audio")
+    utterances = [Utterance("a", str(tmp_path / "a.wav")), Utterance("b", str(tmp_path / "b.wav"))]
+    found, problem = audio_lengths(utterances)
+    assert found == 8000
+    assert "b.wav cannot be read as audio" in problem

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.decoder.conftest import NUM_CODES, make_decoder
+from weft.artifacts import read
+from weft.decoder.decoder import SpeechDecoder
+from weft.errors import UserError
+
+DECODER = make_decoder()  # the properties below hold for any weights
+CODES = np.random.default_rng(0).integers(0, NUM_CODES, 14)
+WHOLE = DECODER.synthesize(CODES, seed=3)
+
+
+def in_chunks(sizes: list[int], codes: np.ndarray = CODES) -> np.ndarray:
+    stream, samples, start = DECODER.stream(seed=3), [], 0
+    for size in sizes:
+        samples.append(stream.push(codes[start : start + size]))
+        start += size
+    return np.concatenate([*samples, stream.push(codes[start:]), stream.finish()])
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 9), max_size=12))
+def test_any_division_into_pushes_gives_the_same_bits(sizes: list[int]) -> None:
+    assert np.array_equal(in_chunks(sizes), WHOLE)
+
+
+@pytest.mark.parametrize("num_codes", [0, 1, 2, 3, 7, 8, 11])
+def test_every_code_gives_its_number_of_samples(num_codes: int) -> None:
+    samples = DECODER.synthesize(CODES[:num_codes])
+    assert samples.shape == (num_codes * 1280,)
+    assert samples.dtype == np.float32
+    assert np.isfinite(samples).all()
+
+
+def test_the_audio_of_a_block_is_out_when_its_last_code_arrives() -> None:
+    stream, delay = DECODER.stream(), DECODER.vocoder.delay_samples
+    sizes = [len(stream.push([int(c)])) for c in CODES[:12]]
+    assert sizes == [0, 2 * 1280 - delay, 0, 0, 0, 0, 5 * 1280, 0, 0, 0, 0, 5 * 1280]
+    assert len(stream.finish()) == delay
+
+
+@pytest.mark.parametrize("changed_from", [2, 7, 10, 12])
+def test_later_codes_do_not_change_the_audio_that_is_out(changed_from: int) -> None:
+    other = CODES.copy()
+    other[changed_from:] = (other[changed_from:] + 7) % NUM_CODES
+    stream = DECODER.stream(seed=3)
+    out = stream.push(CODES[:changed_from])
+    changed = DECODER.synthesize(other, seed=3)
+    assert np.array_equal(changed[: len(out)], out)
+    assert not np.array_equal(changed, WHOLE)
+
+
+def test_a_block_depends_on_the_codes_and_the_audio_before_it() -> None:
+    other = CODES.copy()
+    other[6] = (other[6] + 7) % NUM_CODES  # the last code of the second block
+    changed = DECODER.synthesize(other[:12], seed=3)[7 * 1280 : 11 * 1280]
+    assert not np.array_equal(changed, WHOLE[7 * 1280 : 11 * 1280])
+
+
+def test_streams_are_independent_of_each_other_and_of_the_global_generator() -> None:
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    a, b = DECODER.stream(seed=3), DECODER.stream(seed=4)
+    samples = []
+    for c in CODES:
+        samples.append(a.push([int(c)]))
+        b.push([int(NUM_CODES - 1 - c)])
+        torch.rand(1)
+    samples.append(a.finish())
+    assert np.array_equal(np.concatenate(samples), WHOLE)
+    torch.random.set_rng_state(before)
+    DECODER.synthesize(CODES[:7], seed=5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_seed_determines_the_noise() -> None:
+    assert not np.array_equal(DECODER.synthesize(CODES, seed=4), WHOLE)
+    assert np.array_equal(DECODER.synthesize(CODES, seed=3), WHOLE)
+
+
+def test_the_state_has_the_same_size_after_every_block() -> None:
+    stream, sizes = DECODER.stream(), set()
+    for _ in range(4):
+        stream.push(CODES[:7])
+        tensors = (stream._codes, stream._mel, stream._vocoder.mel, stream._vocoder.samples)
+        sizes.add(tuple(t.shape for t in tensors))
+    assert len(sizes) == 1
+
+
+def test_a_code_outside_the_codebook_is_rejected_and_changes_nothing() -> None:
+    stream = DECODER.stream(seed=3)
+    for wrong in ([5, 32], [-1]):
+        with pytest.raises(UserError, match=r"code (32|-1) is outside the codebook 0\.\.31: "):
+            stream.push(wrong)
+    assert np.array_equal(np.concatenate([stream.push(CODES), stream.finish()]), WHOLE)
+
+
+def test_a_saved_decoder_gives_the_same_audio_and_manifest(tmp_path: Path) -> None:
+    manifest = DECODER.save_pretrained(tmp_path / "decoder")
+    loaded = SpeechDecoder.from_pretrained(tmp_path / "decoder", device="cpu")
+    assert loaded.manifest == manifest == read(tmp_path / "decoder", "decoder")
+    assert np.array_equal(loaded.synthesize(CODES, seed=3), WHOLE)
+    with pytest.raises(UserError, match="already exists"):
+        loaded.save_pretrained(tmp_path / "decoder")
+    (tmp_path / "decoder/decoder.json").unlink()
+    with pytest.raises(UserError, match="cannot be loaded as a decoder"):
+        SpeechDecoder.from_pretrained(tmp_path / "decoder")
+
+
+def test_a_decoder_has_the_rates_of_its_spectrogram() -> None:
+    assert (DECODER.mel_frames_per_code, DECODER.samples_per_code, DECODER.sample_rate_hz) == (5, 1280, 16_000)

@@ -1,0 +1,74 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weft.audio import load, save
+from weft.decoder.decoder import SpeechDecoder
+from weft.errors import UserError
+from weft.eval import resynth
+from weft.eval.resynth import ResynthConfig, run
+from weft.plan import Plan, open_draft
+from weft.tokenizer.tokenizer import SpeechTokenizer
+
+
+@pytest.fixture
+def config(bundle: Path, speech: Path, tmp_path: Path) -> ResynthConfig:
+    shutil.copytree(speech, tmp_path / "speech")
+    return ResynthConfig(
+        audio=(tmp_path / "speech",), tokenizer=bundle / "tokenizer", decoder=bundle / "decoder", out=tmp_path / "out"
+    )
+
+
+def test_audio_and_error_rates_are_those_of_the_codes(config: ResynthConfig) -> None:
+    manifest = run(config)
+    assert manifest.counts["utterances"] == 4
+    tokenizer, decoder = (
+        SpeechTokenizer.from_pretrained(config.tokenizer),
+        SpeechDecoder.from_pretrained(config.decoder),
+    )
+    for i in range(4):
+        codes = tokenizer.encode([load(str(config.audio[0] / f"{i}.wav"))])[0]
+        expected = decoder.synthesize(codes, seed=i).clip(-1, 1)
+        assert np.allclose(load(str(config.out / f"{i}.wav")), expected, atol=1e-4)
+    results = json.loads((config.out / "results.json").read_text())
+    assert {name: rate["rate"] for name, rate in results.items()} == {
+        name: manifest.counts[name] for name in ("wer", "wer_original")
+    }
+
+
+def test_audio_is_identified_by_its_contents(config: ResynthConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = run(config)
+    moved = config.audio[0].rename(config.out.parent / "moved")
+    with monkeypatch.context() as patch:
+        patch.setattr(resynth, "resynthesize", lambda *_: pytest.fail("it was resynthesized again"))
+        assert run(replace(config, audio=(moved,))) == manifest
+        with pytest.raises(UserError, match=r"was created with seed = 0 \(now 1\)"):
+            run(replace(config, audio=(moved,), seed=1))
+        save(moved / "2.wav", load(str(moved / "3.wav")), 16_000)
+        with pytest.raises(UserError, match="was created with other contents of audio"):
+            run(replace(config, audio=(moved,)))
+
+
+def test_speech_without_transcripts_has_no_error_rates(config: ResynthConfig) -> None:
+    (config.audio[0] / "manifest.jsonl").unlink()
+    manifest = run(config)
+    assert manifest.counts == {"utterances": 4}
+    assert not (config.out / "results.json").exists()
+
+
+def test_an_id_must_name_a_file_in_the_output_directory(config: ResynthConfig) -> None:
+    (config.audio[0] / "manifest.jsonl").write_text(json.dumps({"id": "../x", "audio": "0.wav"}))
+    with pytest.raises(UserError, match=r"id '\.\./x' cannot name a file in"):
+        run(config)
+
+
+def test_a_decoder_of_another_tokenizer_is_rejected(config: ResynthConfig, tmp_path: Path) -> None:
+    decoder = SpeechDecoder.from_pretrained(config.decoder)
+    with open_draft(tmp_path / "decoder", Plan("decoder", {})) as draft:
+        decoder.write_files(draft.folder)
+    with pytest.raises(UserError, match="this decoder was made with tokenizer None"):
+        run(replace(config, decoder=tmp_path / "decoder"))

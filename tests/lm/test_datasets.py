@@ -1,0 +1,95 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from weft.errors import UserError
+from weft.lm.datasets import check_epochs, mixture_of, open_datasets, show
+from weft.training.config import TrainConfig
+
+TRAIN = TrainConfig(steps=40)
+
+
+@pytest.fixture
+def copied(tmp_path, tokens):
+    """A copy of the token shards, for tests that change it."""
+    return Path(shutil.copytree(tokens, tmp_path / "tokens"))
+
+
+def set_counts(folder, datasets):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["counts"]["datasets"] = datasets
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def mixture(folder, weights=None, weights_from=None):
+    return mixture_of({folder: open_datasets(folder, 32)}, weights or {}, weights_from or {}, TRAIN, 256)
+
+
+@pytest.mark.parametrize("names", [["speech", "interleaved"], ["interleaved", "speech"]])
+def test_datasets_keep_the_order_in_which_they_were_packed(copied, names):
+    set_counts(copied, {name: {"documents": 60} for name in names})
+    assert list(open_datasets(copied, 32)) == names
+    assert mixture(copied).names == tuple(names)
+
+
+def test_the_order_of_datasets_determines_the_order_of_samples(copied):
+    found = []
+    for names in (["speech", "interleaved"], ["interleaved", "speech"]):
+        set_counts(copied, {name: {"documents": 60} for name in names})
+        samples = mixture(copied)
+        found.append([samples[j][0].tolist() for j in range(50)])
+    assert found[0] != found[1]
+
+
+def test_datasets_that_the_manifest_does_not_list_come_last(copied):
+    set_counts(copied, {"speech": {"documents": 60}})
+    assert list(open_datasets(copied, 32)) == ["speech", "interleaved"]
+
+
+def test_lost_shards_are_found(copied):
+    set_counts(copied, {"speech": {"documents": 90}})
+    with pytest.raises(UserError, match="speech contains 60 of 90 packed documents: copy it again"):
+        open_datasets(copied, 32)
+
+
+def test_datasets_are_weighted_by_their_size_without_weights(tokens):
+    uses = mixture(tokens).uses()
+    total = sum(use.tokens for use in uses.values())
+    for use in uses.values():
+        assert use.shares[0] == pytest.approx(use.tokens / total, abs=0.01)
+
+
+def test_two_datasets_of_one_name_are_rejected(tokens, held_out):
+    folders = {folder: open_datasets(folder, 32) for folder in (tokens, held_out)}
+    with pytest.raises(UserError, match="two directories in tokens have a dataset 'interleaved': rename one"):
+        mixture_of(folders, {}, {}, TRAIN, 256)
+
+
+@pytest.mark.parametrize("step", ["0", "40", "half"])
+def test_weights_from_a_step_outside_of_the_run_are_rejected(tokens, step):
+    with pytest.raises(UserError, match=f"weights_from.{step} is not a step of the run: give 1 to 39"):
+        mixture(tokens, weights_from={step: {"interleaved": 1.0, "speech": 0}})
+
+
+def test_a_dataset_that_is_read_more_than_max_epochs_is_rejected(tokens):
+    uses = mixture(tokens).uses()
+    check_epochs(uses, None)
+    check_epochs(uses, max(use.epochs for use in uses.values()))
+    with pytest.raises(
+        UserError,
+        match=r"the run would read interleaved [0-9.]+ times \([0-9,]+ tokens\), speech .*, more than max_epochs 2: "
+        'give them "2 epochs"',
+    ):
+        check_epochs(uses, 2.0)
+
+
+def test_the_mixture_is_shown_as_a_table(tokens, capsys):
+    weights = {"interleaved": 0.25, "speech": "rest"}
+    show(mixture(tokens, weights, {"20": {"interleaved": 1.0, "speech": 0.0}}).uses())
+    head, *rows = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert head == ["dataset", "documents", "tokens", "fraction", "from", "step", "20", "tokens", "drawn", "epochs"]
+    assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"]]
+    assert float(rows[0][3].rstrip("%")) == pytest.approx(25, abs=1)
+    assert [row[4] for row in rows] == ["100.00%", "0.00%"]

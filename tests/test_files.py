@@ -1,0 +1,86 @@
+"""Atomic writing of files, and identities that follow the contents."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from weft import files
+from weft.errors import UserError
+from weft.files import content_id, file_digests
+
+
+def names_in(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_file_is_complete_or_unchanged(tmp_path, monkeypatch):
+    path = tmp_path / "new/x.json"
+    files.write_json(path, {"a": "ü"})
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(path, {"a": "much longer than before"})
+    assert json.loads(path.read_text()) == {"a": "ü"}
+    assert names_in(tmp_path) == ["new/x.json"]
+
+
+def test_a_writer_that_fails_leaves_no_file(tmp_path):
+    def write():
+        with files.atomic_writer(tmp_path / "x") as f:
+            f.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert names_in(tmp_path) == []
+
+
+def test_a_path_that_cannot_be_written_is_rejected_before_the_work(tmp_path):
+    files.check_writable(tmp_path / "new/x.WAV", ".wav")
+    with pytest.raises(UserError, match="is a directory: give a file name"):
+        files.check_writable(tmp_path)
+    with pytest.raises(UserError, match=r"x.mp3 must have the suffix .wav: rename it"):
+        files.check_writable(tmp_path / "x.mp3", ".wav")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        files.check_writable(tmp_path / "file/x.json")
+    with pytest.raises(OSError, match="too long"):
+        files.check_writable(tmp_path / ("x" * 250 + ".json"))
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_digests_follow_contents_and_not_names(tmp_path):
+    for name, content in {"a": b"same", "b": b"same", "c": b"Same"}.items():
+        (tmp_path / name).write_bytes(content)
+    a, b, c, missing = (tmp_path / name for name in ("a", "b", "c", "missing"))
+    digests = file_digests([a, b, c, missing, a])
+    assert list(digests) == [a, b, c, missing]
+    assert digests[a] == digests[b] != digests[c]
+    assert digests[missing] == ""
+
+
+def test_large_files_are_sampled_at_fixed_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_HASHED_BYTES", 40_000)
+    monkeypatch.setattr(files, "_SAMPLE_BYTES", 1000)
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(bytes(200_000))
+    other.write_bytes(b"small")
+    before = file_digests([path, other])
+    assert file_digests([path, other]) == before
+    path.write_bytes(bytes(200_001))
+    assert file_digests([path])[path] != before[path]  # the size counts
+    path.write_bytes(bytes(100_000) + bytes([1]) * 20_000 + bytes(80_000))
+    assert file_digests([path, other])[path] != before[path]
+    other.write_bytes(b"Small")
+    assert file_digests([path, other])[other] != before[other]
+
+
+def test_an_identity_follows_the_value():
+    assert content_id([("a", 1)]) == content_id([("a", 1)]) != content_id([("a", 2)])
+    assert content_id("\udc80").startswith("sha256:")
+    assert len(content_id("x")) == len("sha256:") + 16

@@ -1,0 +1,55 @@
+"""Training: the loss falls, the artifact describes its inputs, and unusable data is an error before any training."""
+
+import pytest
+
+from tests.text_to_token.conftest import new_codes, new_tokenizer
+from weft import artifacts
+from weft.errors import UserError
+from weft.records import CodedUtterance
+from weft.text_to_token.train import TextToTokenConfig, run
+from weft.training.metrics import read_metrics
+
+
+def test_training_reduces_the_loss(trained):
+    losses = [line["loss"] for line in read_metrics(trained.out / "log")]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_manifest_describes_the_training_data(trained, synthesizer):
+    manifest = artifacts.read(trained.out)
+    artifacts.require_parent(manifest, "tokenizer", artifacts.read(trained.tokenizer))
+    assert (manifest.counts["utterances"], manifest.counts["left_out_utterances"]) == (400, 2)
+    assert synthesizer.frame_rate_hz == 12.5
+    assert run(trained) == manifest
+
+
+def test_speakers_are_counted_and_utterances_without_one_are_left_out(trained_with_speakers):
+    counts = artifacts.read(trained_with_speakers.out).counts
+    assert counts["speakers"] == {"low": 80, "high: up": 60}
+    assert (counts["utterances"], counts["left_out_utterances"]) == (140, 9)
+
+
+def test_a_dry_run_prints_an_estimate_and_creates_nothing(trained, tmp_path, capsys):
+    config = TextToTokenConfig(tmp_path / "out", trained.codes, trained.tokenizer, model=trained.model, dry_run=True)
+    assert run(config) is None
+    assert "parameters" in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+def test_unusable_codes_are_errors(trained, tmp_path):
+    other = new_tokenizer(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="was made with tokenizer"):
+        run(TextToTokenConfig(tmp_path / "out", trained.codes, other))
+    without_texts = [CodedUtterance(str(i), [1, 2, 3], None) for i in range(50)]
+    codes = new_codes(tmp_path / "codes", trained.tokenizer, without_texts)
+    with pytest.raises(UserError, match="only 0 utterances"):
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer))
+    short = [CodedUtterance(str(i), [1, 2, 3], "etc.") for i in range(50)]
+    codes = new_codes(tmp_path / "short", trained.tokenizer, short)
+    with pytest.raises(UserError, match="only 0 utterances"):  # no text is left after its normalization
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("etc.", ""),)))
+    with pytest.raises(UserError, match="abbreviations contain an empty written form for 'x'"):
+        run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("", "x"),)))
+    with pytest.raises(UserError, match="max_seq_len is 4096: give 2 to 2048"):
+        run(TextToTokenConfig(tmp_path / "out", trained.codes, trained.tokenizer, max_seq_len=4096))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,204 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.ranks import in_ranks
+from tests.tokenizer.conftest import make_tokenizer, write_speech
+from weft.audio import load, save
+from weft.data.speech import read_manifest
+from weft.errors import UserError
+from weft.tokenizer.augment import AugmentConfig
+from weft.tokenizer.config import TokenizerConfig
+from weft.tokenizer.dataset import Batch, SpeechDataset
+from weft.training import distributed
+from weft.training.config import TrainConfig
+
+CONFIG = TokenizerConfig(Path("out"), (), batch_sec=4.0, ctc_outputs=3, train=TrainConfig(steps=100, seed=5))
+AUGMENTED = replace(CONFIG, augment=AugmentConfig(2, 20, 2, 20, speeds=(0.9, 1.0, 1.1)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_speech(tmp_path_factory.mktemp("speech") / "speech", 15)
+
+
+def read(config: TokenizerConfig, *folders: Path) -> SpeechDataset:
+    return SpeechDataset(config, make_tokenizer(), *map(read_manifest, folders))
+
+
+def same(a: Batch | None, b: Batch | None) -> bool:
+    assert a is not None
+    assert b is not None
+    return torch.equal(a.features, b.features) and torch.equal(a.valid, b.valid) and a.text_ids == b.text_ids
+
+
+def ids(speech: SpeechDataset, step: int) -> list[str]:
+    return [item.id for item in speech._items(step)]
+
+
+def test_every_epoch_has_every_utterance_once_in_a_new_order(folder: Path) -> None:
+    with read(CONFIG, folder) as speech:
+        num = len(speech._batches[0])
+        epochs = [[tuple(ids(speech, epoch * num + i)) for i in range(num)] for epoch in range(4)]
+        for epoch in epochs:
+            assert sorted(id for batch in epoch for id in batch) == sorted(f"speech-{i}" for i in range(15))
+        assert len(set(map(tuple, epochs))) > 1
+    with read(replace(CONFIG, train=TrainConfig(steps=100, seed=6)), folder) as other:
+        assert [[tuple(ids(other, epoch * num + i)) for i in range(num)] for epoch in range(4)] != epochs
+
+
+@pytest.mark.parametrize("config", [CONFIG, AUGMENTED])
+def test_no_batch_is_longer_than_batch_sec(folder: Path, config: TokenizerConfig) -> None:
+    with read(config, folder) as speech:
+        batches = [speech.batch_at(step) for step in range(12)]
+    assert all(batch and batch.features.shape[0] * batch.features.shape[2] <= 400 for batch in batches)
+    assert any(batch and batch.features.shape[0] > 1 for batch in batches)
+
+
+@pytest.mark.parametrize("config", [CONFIG, AUGMENTED])
+@pytest.mark.parametrize("cache_gb", [0.0, 1e-4])
+def test_a_batch_depends_only_on_its_step(folder: Path, config: TokenizerConfig, cache_gb: float) -> None:
+    """Neither the batches before nor the size of the cache change it."""
+    with read(config, folder) as first, read(replace(config, cache_gb=cache_gb), folder) as other:
+        steps = range(12)
+        expected = {step: first.batch_at(step) for step in steps}
+        assert all(same(other.batch_at(step), expected[step]) for step in reversed(steps))
+        assert sum(f.nbytes for f, _ in other._cache.values()) <= 1e9 * cache_gb
+        assert (len(other._cache) > 0) == (cache_gb > 0)
+
+
+def test_speech_that_does_not_fit_the_cache_is_read_when_a_step_needs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("weft.tokenizer.dataset.load", lambda audio: opened.append(audio) or load(audio))
+    with read(replace(AUGMENTED, cache_gb=0.0), folder) as speech:
+        assert not opened
+        for step in (3, 7):
+            opened.clear()
+            speech.batch_at(step)
+            assert sorted(opened) == sorted(item.audio for item in speech._items(step))
+        assert not speech._cache
+
+
+def test_augmentation_differs_from_step_to_step(folder: Path) -> None:
+    with (
+        read(replace(AUGMENTED, batch_sec=0.1), folder) as speech,
+        read(replace(CONFIG, batch_sec=0.1), folder) as plain,
+    ):
+        text_ids = {ids(plain, step)[0]: batch.text_ids for step in range(15) if (batch := plain.batch_at(step))}
+        seen: dict[str, list[torch.Tensor]] = {}
+        for step in range(45):
+            batch = speech.batch_at(step)
+            assert batch is not None
+            assert batch.text_ids == text_ids[ids(speech, step)[0]]
+            seen.setdefault(ids(speech, step)[0], []).append(batch.features)
+        lengths = {tuple(f.shape[2] for f in found) for found in seen.values()}
+        assert any(len(set(several)) > 1 for several in lengths)
+        assert not any(torch.equal(found[0][..., :60], found[1][..., :60]) for found in seen.values())
+
+
+def test_an_utterance_keeps_its_speed_if_another_would_make_it_unusable(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    (tmp_path / "speech").mkdir()
+    rows = []
+    for id, num_samples, text in (("long", 38_400, "cat"), ("short", 5 * 1280, "abcdefghijklm o")):
+        save(tmp_path / f"speech/{id}.wav", np.full(num_samples, 0.1, np.float32), 16_000)
+        rows.append({"id": id, "audio": f"{id}.wav", "text": text})
+    (tmp_path / "speech/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(CONFIG, augment=AugmentConfig(speeds=(0.7, 1.5)), batch_sec=0.1)
+    with SpeechDataset(config, tokenizer, read_manifest(tmp_path / "speech")) as speech:
+        found = {}
+        for step in range(40):
+            item, batch = speech._items(step)[0], speech.batch_at(step)
+            assert batch is not None
+            found.setdefault(item.id, set()).add(batch.features.shape[2])
+    assert found["long"] == {240, 160}
+    assert found["short"] == {40, 64}
+
+
+@pytest.mark.parametrize(("ctc_outputs", "max_chars"), [(3, 6), (0, 8)])
+def test_a_transcript_too_long_for_its_audio_is_left_out(tmp_path: Path, ctc_outputs: int, max_chars: int) -> None:
+    save(tmp_path / "two_codes.wav", np.full(2 * 1280, 0.1, np.float32), 16_000)
+    texts = {"fits": "tatatata"[:max_chars], "too long": "tatatatat"[: max_chars + 1]}
+    rows = [{"id": id, "audio": "two_codes.wav", "text": text} for id, text in texts.items()]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with read(replace(CONFIG, ctc_outputs=ctc_outputs), tmp_path) as speech:
+        assert speech.skipped.bad == [("too long", "its transcript is too long for its duration")]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.4, 1.0])
+def test_supervised_and_pseudo_labelled_speech_alternate_by_the_fraction(tmp_path: Path, fraction: float) -> None:
+    folders = write_speech(tmp_path / "supervised", 6), write_speech(tmp_path / "pseudo", 9, seed=1)
+    with read(replace(CONFIG, supervised_fraction=fraction), *folders) as speech:
+        seen = [{id.split("-")[0] for id in ids(speech, step)} for step in range(200)]
+        times = Counter(id for step in range(200) for id in ids(speech, step))
+    assert all(len(kinds) == 1 for kinds in seen)
+    for num in (40, 200):
+        assert sum("supervised" in kinds for kinds in seen[:num]) == round(fraction * num)
+    for kind in ("supervised", "pseudo"):
+        each = [n for id, n in times.items() if id.startswith(kind)]
+        assert not each or max(each) - min(each) <= 1
+
+
+def parts_of_steps(folder: Path) -> list[Any]:
+    with read(AUGMENTED, folder) as speech:
+        found = [speech.batch_at(step, distributed.rank_slice(i, 2)) for step in range(6) for i in range(2)]
+        return [batch and [batch.features, batch.text_ids] for batch in found]
+
+
+def test_ranks_and_micro_batches_divide_the_batch_of_a_step(folder: Path, tmp_path: Path) -> None:
+    """Each utterance is in exactly one part, with the same features except for padding."""
+    by_rank = in_ranks(parts_of_steps, tmp_path, folder)
+    with read(AUGMENTED, folder) as speech:
+        for step in range(6):
+            whole = speech.batch_at(step)
+            assert whole is not None
+            rows = [
+                (ids, features)
+                for found in by_rank
+                for part in found[2 * step : 2 * step + 2]
+                if part
+                for features, ids in zip(*part, strict=True)
+            ]
+            assert sorted(ids for ids, _ in rows) == sorted(whole.text_ids)
+            for ids, features in rows:
+                several = [
+                    f[:, : features.shape[1]] for f, i in zip(whole.features, whole.text_ids, strict=True) if i == ids
+                ]
+                assert any(torch.equal(f, features) for f in several)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 4.0])
+def test_unreadable_audio_is_left_out_and_listed(tmp_path: Path, cache_gb: float) -> None:
+    """Audio with a valid header is found to be unreadable only when a step needs it."""
+    folder, report = write_speech(tmp_path / "speech", 6), tmp_path / "unreadable.jsonl"
+    soundfile.write(folder / "3.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    config = replace(CONFIG, cache_gb=cache_gb, max_bad_fraction=0.2)
+    with read(config, folder) as speech:
+        batches = [speech.batch_at(step) for step in range(len(speech._batches[0]))]
+        found = speech.skipped.bad or [(row["where"], row["why"]) for row in _listed(speech, report)]
+        assert sum(len(batch.text_ids) for batch in batches if batch) == 5
+        assert [where for where, _ in found] == ["speech-3"]
+        assert "not finite" in found[0][1]
+        assert speech.skipped.num_good - speech.check_unreadable(report) == 5
+    with read(replace(config, max_bad_fraction=0.1), folder) as speech:
+        for step in range(len(speech._batches[0])):
+            speech.batch_at(step)
+        with pytest.raises(UserError, match="1 of 6 items"):
+            speech.skipped.check(0.1) if cache_gb else speech.check_unreadable(report)
+    if not cache_gb:  # a resumed run has not read it yet
+        with read(config, folder) as speech:
+            assert speech.check_unreadable(report) == 1
+
+
+def _listed(speech: SpeechDataset, report: Path) -> list[dict[str, str]]:
+    speech.check_unreadable(report)
+    return [json.loads(line) for line in report.read_text().splitlines()]

@@ -158,3 +158,10 @@ def test_two_ranks_compute_the_gradients_of_one(tmp_path: Path):
         losses = [plain(nn.functional.embedding(t.flip(0), weight), weight, None, t).sum() for t in targets]
         (sum(losses) / num).backward()
         torch.testing.assert_close(first, weight.grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_targets", [1, 7, 8191, 8192, 50_001, 1 << 20])
+def test_rows_of_logits_are_aligned_on_a_gpu(num_targets):
+    num_ids = cross_entropy._block_ids("cuda", num_targets)
+    assert num_ids % 256 == 0
+    assert num_ids == 512 or (1 << 25) < num_ids * num_targets <= cross_entropy.GPU_BLOCK_LOGITS

@@ -7,7 +7,7 @@ On a GPU, launching the kernels of a step takes longer than running them, so the
 needs fixed tensors: `num_rows` rows with caches of `width` positions. Every `_STEPS_PER_CHECK` steps, finished rows are
 given to new requests. If the step cannot be compiled, for lack of a C compiler, it is captured as it is.
 
-Status: compiled on a CPU, it returns the results of `weft.engine.continuous`. It has not been run on a GPU yet.
+On an H200 (PyTorch 2.11) and on a CPU, a model in fp32 gives the results of `weft.engine.continuous`.
 """
 
 from __future__ import annotations

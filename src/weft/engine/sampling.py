@@ -54,7 +54,7 @@ def draw(logits: Tensor, draws: Tensor, sampling: Sampling, allowed: Tensor | No
     order = None
     if sampling.top_k is not None or sampling.top_p < 1:
         logits, order = logits.topk(min(sampling.top_k or logits.shape[1], logits.shape[1]))
-    cumulative = logits.softmax(-1).cumsum(-1)  # the last column is 1 up to rounding
+    cumulative = _cumsum(logits.softmax(-1))  # the last column is 1 up to rounding
     total = cumulative[:, -1:]
     if sampling.top_p < 1:
         num_kept = (cumulative < sampling.top_p).sum(-1, keepdim=True)
@@ -62,6 +62,17 @@ def draw(logits: Tensor, draws: Tensor, sampling: Sampling, allowed: Tensor | No
     # The first column that reaches a positive number has a positive probability.
     chosen = torch.searchsorted(cumulative, draws[:, None].to(cumulative.dtype) * total)
     return (chosen if order is None else order.gather(1, chosen))[:, 0]
+
+
+@torch.library.custom_op("weft::cumsum", mutates_args=())
+def _cumsum(x: Tensor) -> Tensor:
+    """Return cumulative sums of rows. TorchInductor (2.11) fails to compile those of wide rows on a GPU."""
+    return x.cumsum(-1)
+
+
+@_cumsum.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def uniform_draws(rng: np.random.Generator, count: int) -> np.ndarray:

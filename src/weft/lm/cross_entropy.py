@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 GPU_BLOCK_LOGITS = 1 << 26
 """Logits per block. A GPU needs large products."""
 _BLOCK_LOGITS = {"cpu": 1 << 22}  # 16 MiB in fp32, about the size of a cache
+_GPU_ID_MULTIPLE = 256  # products of other matrices are several times slower
 _MIN_BLOCK_IDS = 512  # smaller blocks would spend their time on sums
 
 
@@ -31,8 +32,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     `hidden` (N, D), `weight` (V, D), `bias` (V,). Products have the dtype of autocast or, without it, of `weight`; the
     rest is float32, as in plain cross-entropy of `logits.float()`, which is used if all logits fit in one block.
     """
-    block_logits = _BLOCK_LOGITS.get(hidden.device.type, GPU_BLOCK_LOGITS)
-    num_ids = max(_MIN_BLOCK_IDS, block_logits // max(1, len(targets)))
+    num_ids = _block_ids(hidden.device.type, len(targets))
     if num_ids >= len(weight):
         logits = nn.functional.linear(hidden, weight, bias).float()
         return nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -41,6 +41,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
     losses: Tensor = _InBlocks.apply(hidden, weight, bias, targets, dtype, num_ids)  # type: ignore[no-untyped-call]
     return losses
+
+
+def _block_ids(device_type: str, num_targets: int) -> int:
+    """Return the number of ids of a block; on a GPU, a multiple for which rows of logits are aligned in memory."""
+    num_ids = max(_MIN_BLOCK_IDS, _BLOCK_LOGITS.get(device_type, GPU_BLOCK_LOGITS) // max(1, num_targets))
+    return num_ids if device_type == "cpu" else num_ids // _GPU_ID_MULTIPLE * _GPU_ID_MULTIPLE
 
 
 class _InBlocks(torch.autograd.Function):

@@ -46,7 +46,14 @@ from weft.training.loop import fit
 TEXT_IDS, NUM_IDS = 151_936, 151_936 + 16_384 + 8
 SAMPLING = Sampling(temperature=0.8)
 DEVICE = default_device()
-METHODS = ("weft", "weft, compiled", "weft, short documents", "weft, short documents, compiled", "transformers")
+METHODS = (
+    "weft",
+    "weft, checkpointing",
+    "weft, compiled",
+    "weft, short documents",
+    "weft, short documents, compiled",
+    "transformers",
+)
 
 
 def qwen(quick: bool, **settings: Any) -> PreTrainedModel:
@@ -249,7 +256,7 @@ def train(method: str, quick: bool) -> tuple[float, float, float]:
         return {}
 
     config = TrainConfig(steps=5, warmup_steps=0, precision="bf16", grad_accum_steps=num_sequences)
-    mode = training_mode(model, False, compiled="compiled" in method) if own else nullcontext()
+    mode = training_mode(model, "checkpointing" in method, compiled="compiled" in method) if own else nullcontext()
     with TemporaryDirectory() as folder, mode:
         fit(model, batch_at, loss_of, config, Path(folder), method, after_step)
     num_tokens, sec = max_seq_len * num_sequences, (ends[4] - ends[1]) / 3

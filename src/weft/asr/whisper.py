@@ -19,6 +19,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from weft.artifacts import loading
 from weft.errors import UserError
+from weft.pretrained import load_pretrained
 
 _ENGLISH_VOCAB_SIZE = 51_864  # of OpenAI's English-only Whispers, whose text tokenizers have language tokens too
 _UNSPACED_LANGUAGES = ("zh", "ja", "th", "lo", "my", "yue")  # as in Whisper's own code
@@ -33,12 +34,12 @@ def load_whisper(
     """
     with loading(folder, "a Hugging Face Whisper"):
         load_whisper_config(folder)
-        loaded: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        loaded: Any = load_pretrained(WhisperForConditionalGeneration, folder, dtype=dtype, output_loading_info=True)
         whisper, info = loaded
         for keys, problem in (("missing_keys", "lacks weights of"), ("unexpected_keys", "has weights unknown to")):
             if names := sorted(info[keys]):
                 raise UserError(f"{folder} {problem} its config.json, {first_few(names)}: copy it again")
-        return whisper, AutoTokenizer.from_pretrained(folder)
+        return whisper, load_pretrained(AutoTokenizer, folder)
 
 
 def load_whisper_config(folder: Path) -> WhisperConfig:
@@ -50,14 +51,15 @@ def load_whisper_config(folder: Path) -> WhisperConfig:
         if kind != "whisper":
             found = f"its model type is {kind}" if kind else "it has no config.json"
             raise UserError(f"{folder} is not a Hugging Face Whisper ({found}): give the directory of one")
-        return WhisperConfig.from_pretrained(folder)
+        config: WhisperConfig = load_pretrained(WhisperConfig, folder)
+        return config
 
 
 def load_prompt(folder: Path) -> Prompt:
     """Load the prompt of a Hugging Face Whisper. Raises UserError for a directory without one."""
     config = load_whisper_config(folder)
     with loading(folder, "a Hugging Face Whisper"):
-        return Prompt.of(AutoTokenizer.from_pretrained(folder), config)
+        return Prompt.of(load_pretrained(AutoTokenizer, folder), config)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from weft.data.job import JobConfig, Report
 from weft.data.token_shards import write_tokens
 from weft.errors import UserError
 from weft.plan import Draft, Plan, create
+from weft.pretrained import load_pretrained
 from weft.vocab import SpeechVocab
 
 _ROWS_PER_TASK = 20_000
@@ -73,7 +74,7 @@ def _vocab(lm: Path) -> SpeechVocab:
     if not lm.is_dir():
         raise UserError(f"{lm} does not exist: give the directory of a language model")
     with artifacts.loading(lm, "a language model"):
-        return SpeechVocab.of(AutoTokenizer.from_pretrained(lm, local_files_only=True))
+        return SpeechVocab.of(load_pretrained(AutoTokenizer, lm))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from weft.errors import UserError
 from weft.lm.cross_entropy import GPU_BLOCK_LOGITS
 from weft.lm.lora import LoraConfig, speech_ids
 from weft.lm.packing import check_seq_len
+from weft.pretrained import load_pretrained
 from weft.training.config import TrainConfig
 from weft.training.estimate import Estimate, Memory, ModelFlops
 from weft.vocab import SpeechVocab
@@ -32,7 +33,8 @@ def config_of(base: Path) -> PretrainedConfig:
     if not (base / "config.json").is_file():
         raise UserError(f"{base} has no config.json: give a Hugging Face model directory (this file is enough)")
     with artifacts.loading(base, "a causal language model"):
-        return AutoConfig.from_pretrained(base, local_files_only=True)
+        config: PretrainedConfig = load_pretrained(AutoConfig, base)
+        return config
 
 
 def estimate_lm(
@@ -106,7 +108,7 @@ def _speech_parameters(base: Path, model: PreTrainedModel) -> int:
     if not (base / "tokenizer_config.json").is_file():
         return 0
     with artifacts.loading(base, "a causal language model"):
-        vocab = SpeechVocab.of(AutoTokenizer.from_pretrained(base, local_files_only=True))
+        vocab = SpeechVocab.of(load_pretrained(AutoTokenizer, base))
     inputs, outputs = _ends(model)
     return len(speech_ids(vocab)) * inputs.shape[1] * (1 if outputs is inputs else 2)
 

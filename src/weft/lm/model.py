@@ -24,6 +24,7 @@ from weft.artifacts import Manifest
 from weft.config import PositiveInt
 from weft.device import attn_implementation
 from weft.errors import UserError
+from weft.pretrained import load_pretrained
 from weft.vocab import SpeechVocab, extend_tokenizer
 from weft.weights import require_finite
 
@@ -204,11 +205,10 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedMo
     # None is the fused kernel where a model has one. Gemma 2 does not load with "sdpa".
     attention = None if attn_implementation() == "sdpa" else attn_implementation()
     with artifacts.loading(folder, "a causal language model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
+        model, info = load_pretrained(
+            AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model, info = loaded
+        tokenizer = load_pretrained(AutoTokenizer, folder)
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {missing[0]} ({len(missing)} are missing): copy it again")
     require_finite(model.state_dict(), folder)

@@ -25,6 +25,7 @@ from weft.engine.generate import Engine
 from weft.engine.sampling import Request, Sampling
 from weft.errors import UserError
 from weft.lm.model import load_causal_lm, save
+from weft.pretrained import load_pretrained
 from weft.text.normalize import spoken_form, text_normalizer
 from weft.text_to_token.prompt import KIND, max_codes, prompt_ids
 from weft.vocab import SpeechVocab
@@ -83,8 +84,8 @@ class Synthesizer:
             engine = Engine(model.to(device))  # type: ignore[arg-type]
         else:
             with loading(folder, "a text-to-token model"):
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                config = AutoConfig.from_pretrained(folder, local_files_only=True)
+                tokenizer = load_pretrained(AutoTokenizer, folder)
+                config = load_pretrained(AutoConfig, folder)
             encode = partial(tokenizer.encode, add_special_tokens=False)
             engine = CompletionsEngine(url, config.max_position_embeddings, encode)
         with loading(folder, "a text-to-token model"):

@@ -33,6 +33,7 @@ from weft.data.batching import batches_by_length
 from weft.device import Precision, default_device, uses_bf16
 from weft.errors import UserError
 from weft.files import write_json
+from weft.pretrained import load_pretrained
 from weft.tokenizer.artifact import CONFIG, KIND, WEIGHTS, load_bottleneck_config
 from weft.tokenizer.decoding import greedy_decode
 from weft.tokenizer.encoder import ENCODER_HZ, SAMPLES_PER_FRAME, BottleneckWhisper
@@ -113,7 +114,7 @@ class SpeechTokenizer:
         with loading(folder, "a tokenizer"):
             config = load_bottleneck_config(folder)
             with torch.device("meta"):  # allocates no memory before the weights are read
-                whisper = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder / "whisper"))
+                whisper = WhisperForConditionalGeneration(load_pretrained(WhisperConfig, folder / "whisper"))
                 model = BottleneckWhisper(config, whisper).eval()
             load_weights(model, folder / WEIGHTS, leave_out=_TIED)
             if uses_bf16(precision, device):
@@ -121,7 +122,7 @@ class SpeechTokenizer:
             if not config.encoder_only:
                 whisper.proj_out.weight = whisper.model.decoder.embed_tokens.weight
             model.to(device)
-            text = None if config.encoder_only else AutoTokenizer.from_pretrained(folder / "text_tokenizer")
+            text = None if config.encoder_only else load_pretrained(AutoTokenizer, folder / "text_tokenizer")
             return cls(model, text, manifest)
 
     def save_pretrained(self, folder: str | Path) -> Manifest:

@@ -1,0 +1,56 @@
+"""Loading a model executes nothing that comes with it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+import weft
+from weft.errors import UserError
+from weft.lm.model import load_causal_lm
+from weft.pretrained import load_pretrained
+
+CODE = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\nclass A: pass\n"
+
+
+def edit(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    ).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [AutoConfig, AutoModelForCausalLM, AutoTokenizer])
+def test_code_in_the_directory_is_not_executed(folder: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (folder / "code.py").write_text(CODE)
+    edit(folder, model_type="own", auto_map=dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "code.A"))
+    with pytest.raises((ValueError, OSError)):
+        load_pretrained(kind, folder)
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        load_causal_lm(folder, "auto")
+    assert not list(folder.rglob("executed"))
+
+
+@pytest.mark.parametrize("name", ["somebody/kernel", {"": "somebody/kernel"}])
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_an_unknown_attention_implementation_is_rejected(folder: Path, key: str, name: object) -> None:
+    edit(folder, text_config={key: name})
+    with pytest.raises(ValueError, match="'somebody/kernel', which is not part of transformers"):
+        load_pretrained(AutoConfig, folder)
+    edit(folder, text_config={}, **{key: "eager"})
+    assert load_pretrained(AutoConfig, folder).vocab_size == 8
+
+
+def test_no_other_module_loads_models_of_transformers() -> None:
+    call = re.compile(r"\b(?:Auto|Whisper|Llama|PreTrained)\w*\.from_pretrained\(")
+    package = Path(weft.__file__).parent
+    assert [p.name for p in package.rglob("*.py") if call.search(p.read_text()) and p.name != "vocab.py"] == []

@@ -1,0 +1,40 @@
+"""Properties of the descriptions of errors."""
+
+import time
+
+import pytest
+
+from weft.errors import printable, reason_of, without_secrets
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("bad value:\nmore"), "bad value"),
+        (ValueError(), "ValueError"),
+        (MemoryError(), "not enough memory"),
+        (KeyError("weights"), "missing 'weights'"),
+        (OSError("https://me:secret@host/file?token=abc failed"), "https://host/file failed"),
+        (ValueError("a\x1b[31mred\x00"), "a\\x1b[31mred\\x00"),
+    ],
+)
+def test_a_reason_is_one_printable_line_without_secrets(error, reason):
+    assert reason_of(error) == reason
+
+
+def test_printable_text_is_unchanged_and_other_characters_are_escaped():
+    assert printable("père 語 a b") == "père 語 a b"
+    assert printable("\u202etxt.exe\udcff\n") == "\\u202etxt.exe\\udcff\\n"
+
+
+def test_urls_keep_their_host_and_path():
+    assert without_secrets("s3://bucket/key a.txt") == "s3://bucket/key a.txt"
+    assert without_secrets("hf://datasets/me/books@main/a.parquet") == "hf://datasets/me/books@main/a.parquet"
+    assert without_secrets("(https://u:p@h.org/x.gz?X-Amz-Signature=1&b=2)") == "(https://h.org/x.gz)"
+
+
+def test_the_time_is_linear_in_the_length():
+    start = time.perf_counter()
+    for text in ("://" * 100_000, "a" * 300_000, "a://" + "b" * 300_000, "a://b@" * 50_000):
+        without_secrets(text)
+    assert time.perf_counter() - start < 2

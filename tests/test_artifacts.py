@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from weft import artifacts
 from weft.artifacts import FORMAT_VERSION, MANIFEST, Manifest, base_manifest, fingerprint, loading, read
@@ -111,7 +112,7 @@ def test_a_model_that_weft_did_not_create_has_a_manifest_of_its_contents(tmp_pat
     ("error", "reason"),
     [
         (KeyError("model"), "missing 'model'"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError("no file named model.safetensors"), "no file named model.safetensors"),
         (ValueError("line one.\nline two"), "line one"),
         (RuntimeError(), "RuntimeError"),
     ],
@@ -123,6 +124,21 @@ def test_an_exception_of_a_library_becomes_one_line(tmp_path, error, reason):
     ):
         raise error
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_an_error_of_the_machine_passes_through_loading(tmp_path, error):
+    with pytest.raises(type(error)) as found, loading(tmp_path, "a tokenizer"):
+        raise error
+    assert found.value is error
 
 
 def test_a_user_error_passes_through_loading(tmp_path):

@@ -1,12 +1,22 @@
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from weft import cli, info
+from weft.artifacts import with_article
+from weft.config import recipe_path
+from weft.errors import UserError, line_and_status
 
 
 def test_help_is_fast_and_loads_no_large_library() -> None:
@@ -65,24 +75,126 @@ def test_an_unknown_key_of_a_recipe_is_rejected(tmp_path: Path, capsys: pytest.C
     assert "learning_rte" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_reported_in_one_line(
+def failing(error: BaseException) -> Callable[[object], None]:
+    def fail(_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            2,
+            "runs/x: No space left on device; free some space, and run the same command again to resume",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            2,
+            "Input/output error; check the disk or the network file system, and run the same command again to resume",
+        ),
+        (OSError(errno.ENOENT, "No such file or directory", "a\n\x1b[2Jb"), 2, r"a\\n\\x1b\[2Jb: No such file.*"),
+        (UserError("a\n\x1b[2J\u202e.txt is empty: fix it"), 2, r"a\\n\\x1b\[2J\\u202e.txt is empty: fix it"),
+        (MemoryError(), 2, r"not enough memory \(not enough memory\): reduce .*"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore."), 2, r"not enough memory \(CUDA out .*"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 2, r"not enough memory \(Default.*"),
+        (TypeError("bad\nline"), 1, r"internal error: TypeError: bad \(\S+\.py:\d+\); run with WEFT_DEBUG=1 .*"),
+        (OSError("no number"), 1, r"internal error: OSError: no number \(\S+\.py:\d+\); .*"),
+        (OSError(errno.ENOTCONN, "not connected"), 1, r"internal error: OSError: .*not connected .*"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, r"internal error: BrokenPipeError: .*"),
+        (RecursionError("too deep"), 1, r"internal error: RecursionError: too deep .*"),
+        (AssertionError(), 1, r"internal error: AssertionError: AssertionError .*"),
+    ],
+)
+def test_every_error_is_one_printable_line_that_keeps_its_cause(
+    error: Exception, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(info, "run", failing(error))
+    assert cli.run(["info", "anything"]) == status
+    assert re.fullmatch(rf"weft: {line}\n", capsys.readouterr().err)
+
+
+def test_tracebacks_are_printed_on_request_with_the_cause_of_a_user_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
-
-    monkeypatch.setattr(info, "run", fail)
+    error = UserError("x is damaged: copy it again")
+    error.__cause__ = ValueError("the cause")
+    monkeypatch.setattr(info, "run", failing(error))
+    monkeypatch.setenv("WEFT_DEBUG", "1")
     assert cli.run(["info", "anything"]) == 2
-    assert capsys.readouterr().err == (
-        "weft: runs/x: No space left on device; free some space, and run the same command again to resume\n"
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "ValueError: the cause" in printed
+    assert printed.endswith("\nweft: x is damaged: copy it again\n")
+
+
+def test_the_location_of_an_error_in_a_worker_process_is_that_in_the_worker() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        error = pool.submit(recipe_path, 1, 2).exception()
+        assert error is not None
+        assert re.search(r"process.py:\d+", line_and_status(error)[0])  # called there, with wrong arguments
+        error = pool.submit(with_article, 1).exception()
+        assert error is not None
+        assert re.search(r"artifacts.py:\d+", line_and_status(error)[0])
+
+
+def start(body: str, **streams: Any) -> subprocess.Popen[str]:
+    """Start a process in which `weft info x` is a function with this body."""
+    program = (
+        f"import os, signal, sys, atexit\nfrom weft import cli, info\ndef run(_):\n    {body}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
+        "info.run = run\ncli.main(['info', 'x'])"
     )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.Popen([sys.executable, "-c", program], text=True, **streams)
+
+
+@pytest.mark.parametrize("body", ["print('x' * 10**6)", "print('x')", "print('x' * 10**6, file=sys.stderr)"])
+def test_a_reader_that_ends_first_ends_the_command_quietly(body: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    to_stdout = "stderr" not in body
+    process = start(body, **{"stdout" if to_stdout else "stderr": writer})
+    os.close(writer)
+    out, errors = process.communicate(timeout=60)
+    assert (out, errors) == ((None, "") if to_stdout else ("", None))
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_an_interruption(sign: signal.Signals) -> None:
+    process = start("print('ready', flush=True); signal.pause()")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(sign)
+    assert process.communicate(timeout=60)[1] == "weft: interrupted; run the same command again to resume\n"
+    assert process.returncode == cli.EXIT_INTERRUPTED
+
+
+def test_a_second_interruption_prints_no_traceback() -> None:
+    interrupt = "os.kill(os.getpid(), signal.SIGINT)"
+    process = start(f"atexit.register(lambda: {interrupt}); {interrupt}; signal.pause()")
+    assert process.communicate(timeout=60)[1] == "weft: interrupted; run the same command again to resume\n"
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("descriptors", [(0,), (1,), (2,), (0, 1, 2)])
+def test_no_file_takes_the_place_of_a_closed_stream(descriptors: tuple[int, ...], tmp_path: Path) -> None:
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    body = f"f = open({str(tmp_path / 'f')!r}, 'w'); print('x'); print('x', file=sys.stderr); f.write(str(f.fileno()))"
+    process = start(body, preexec_fn=close)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert int((tmp_path / "f").read_text()) > 2
 
 
 def test_an_interruption_has_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(info, "run", interrupt)
+    monkeypatch.setattr(info, "run", failing(KeyboardInterrupt()))
     assert cli.run(["info", "anything"]) == 130
     assert "weft: interrupted; run the same command again to resume" in capsys.readouterr().err
 

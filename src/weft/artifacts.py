@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from weft.errors import UserError
+from weft.errors import UserError, is_of_machine, reason_of
 from weft.files import content_id, file_digests
 
 FORMAT_VERSION = 1
@@ -110,9 +110,11 @@ def loading(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(":. ")
-        reason = f"missing {reason}" if isinstance(e, KeyError) else reason
-        raise UserError(f"{folder} cannot be loaded as {what} ({reason}): copy it again, or create it again") from e
+        if is_of_machine(e):
+            raise
+        raise UserError(
+            f"{folder} cannot be loaded as {what} ({reason_of(e)}): copy it again, or create it again"
+        ) from e
 
 
 def kind_name(kind: str) -> str:

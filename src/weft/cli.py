@@ -1,26 +1,28 @@
 """The `weft` command. Each subcommand is imported only when it runs.
 
 Training commands take a recipe, `RECIPE.toml [--key value ...]`. The others take flags, optionally after a recipe.
-User errors are printed as one line with exit status 2; an interruption has exit status 130. Training commands can run
-in several processes by torchrun: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml`.
+Every error is printed as one line. The exit status is 2 for an error that a user can fix, 1 for one in weft itself, and
+130 for an interruption, by Ctrl-C or SIGTERM; WEFT_DEBUG=1 prints tracebacks too. Training commands can run in several
+processes by torchrun: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml`.
 """
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
+import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from types import ModuleType
 from typing import Annotated, Any
 
 from weft import __version__, launch
-from weft.errors import UserError
+from weft.errors import UserError, line_and_status
 
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -72,7 +74,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    if launch.world_size() > 1:  # torchrun sends SIGTERM when another process has ended; handle it as an interruption
+    _open_standard_streams()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # as torchrun sends it when another process has ended
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -84,45 +87,57 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         _dispatch(list(arguments))
+        sys.stdout.flush()
         if launch.world_size() > 1:
             _distributed().shutdown()
         return 0
-    except UserError as e:
-        return _report(str(e))
-    except OSError as e:
-        if e.errno is None:
-            raise
-        where = f"{e.filename}: " if e.filename else ""
-        return _report(f"{where}{e.strerror}; {_REMEDIES.get(e.errno, 'check this path and its disk')}")
-    except KeyboardInterrupt:
-        _print_error("\nweft: interrupted; run the same command again to resume")
-        return EXIT_INTERRUPTED
+    except (Exception, KeyboardInterrupt) as e:  # noqa: BLE001 - the last place that can report it
+        try:
+            return _report(e)
+        except BrokenPipeError:
+            return _end_quietly()
 
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space, and run the same command again to resume",
-    errno.EDQUOT: "free some space, and run the same command again to resume",
-    errno.EACCES: "choose a directory that you can write to",
-    errno.EPERM: "choose a directory that you can write to",
-    errno.EROFS: "choose a directory that you can write to",
-    errno.EEXIST: "a part of this path is a file: choose another path",
-    errno.ENOTDIR: "a part of this path is a file: choose another path",
-    errno.EISDIR: "it is a directory: give a file",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
-
-
-def _report(message: str) -> int:
-    _print_error(f"weft: {' '.join(message.split())}")
-    return EXIT_USER_ERROR
-
-
-def _print_error(line: str) -> None:
-    """Print a line to stderr, once for all processes of a run."""
+def _report(error: BaseException) -> int:
+    """Print an error as one line, after its traceback if WEFT_DEBUG is 1, and return the exit status."""
     if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # set by `main`; finish printing first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if launch.world_size() == 1 or _distributed().claim_error_report():
-        print(line, file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
+    if isinstance(error, BrokenPipeError) and _has_no_reader():
+        return _end_quietly()
+    line, status = "interrupted; run the same command again to resume", EXIT_INTERRUPTED
+    if not isinstance(error, KeyboardInterrupt):
+        line, status = line_and_status(error)
+    if os.environ.get("WEFT_DEBUG") == "1":
+        traceback.print_exception(error)
+    if launch.world_size() == 1 or _distributed().claim_error_report():  # once for all processes of a run
+        print(f"weft: {line}", file=sys.stderr, flush=True)
+    return status
+
+
+def _open_standard_streams() -> None:
+    """Open closed standard streams on /dev/null, so that no other file gets their descriptors and their output."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            assert os.open(os.devnull, os.O_RDWR) == descriptor
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+
+
+def _has_no_reader() -> bool:
+    """Whether stdout or stderr is a pipe whose reader has ended, as in `weft ... | head`."""
+    pipes = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError, OSError):  # tests replace them by streams without a descriptor
+            pipes.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in pipes.poll(0))
+
+
+def _end_quietly() -> int:
+    """Discard all further output, also what is flushed at exit, and return the status of a process ended by SIGPIPE."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _distributed() -> ModuleType:

@@ -105,7 +105,7 @@ def test_a_killed_job_is_reported_and_resumed(slurm, monkeypatch, capsys):
 
     with monkeypatch.context() as patched:
         patched.setattr(cluster.time, "sleep", kill)
-        assert create("out", *FLAGS, "--workers", "2") == cli.EXIT_USER_ERROR
+        assert create("out", *FLAGS, "--workers", "2") == 2
     assert "tasks did not finish" in capsys.readouterr().err
     assert not Path("out").exists()
     assert create("out", *FLAGS) == 0
@@ -115,7 +115,7 @@ def test_a_killed_job_is_reported_and_resumed(slurm, monkeypatch, capsys):
 
 def test_the_error_of_a_task_is_reported(slurm, capsys):
     pq.write_table(pa.table({"body": ["no text"]}), "books/z.parquet")
-    assert create("out", *FLAGS) == cli.EXIT_USER_ERROR
+    assert create("out", *FLAGS) == 2
     [message] = [line for line in capsys.readouterr().err.split("\n") if line.startswith("weft:")]
     assert "z.parquet has no column `text` (it has body)" in message
 

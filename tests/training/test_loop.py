@@ -58,7 +58,7 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(
 
 def test_checkpoints_remain_until_they_are_discarded(tmp_path: Path) -> None:
     fit(model(), data, loss, CONFIG, tmp_path, "test")
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000003", "step-00000006"]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000006", "step-00000009"]
     discard_checkpoints(tmp_path)
     discard_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
@@ -97,14 +97,24 @@ def test_a_step_that_is_not_finite_is_skipped_and_reported(tmp_path: Path, capsy
     assert ["loss" in line for line in lines] == [True, False, False, False, True]
     reported = capsys.readouterr().err
     assert [step for step in range(9) if f"step {step} is skipped: the loss or its" in reported] == unchanged
-    # No checkpoint follows step 2, because it is skipped.
-    (path,) = (tmp_path / "checkpoints").iterdir()
-    assert path.name == "step-00000006"
-    m = model()
-    optimizer, guard = Optimizers.of(m, CONFIG), StepGuard(CONFIG)
-    checkpoint.restore(tmp_path / "checkpoints", m, optimizer, guard)
-    assert {int(count) for name, count in optimizer.state_dict(m).items() if name.endswith(".step")} == {4}
-    assert guard.skipped_steps == 2
+    restored = model()
+    optimizer, guard = Optimizers.of(restored, CONFIG), StepGuard(CONFIG)
+    assert checkpoint.restore(tmp_path / "checkpoints", restored, optimizer, guard) == 9
+    assert {int(count) for name, count in optimizer.state_dict(restored).items() if name.endswith(".step")} == {6}
+    assert guard.skipped_steps == 3
+
+
+@pytest.mark.parametrize(("bad", "saved"), [((2,), [4, 6, 9]), ((2, 3), [5, 6, 9]), ((5, 8), [3, 7, 9])])
+def test_a_checkpoint_due_after_a_skipped_step_follows_the_next_good_step(
+    bad: tuple[int, ...], saved: list[int], tmp_path: Path
+) -> None:
+    """And one follows the last step in any case."""
+    harmful, m = Harmful(*bad), model()
+    fit(m, harmful.data, harmful.loss, replace(CONFIG, keep_checkpoints=9), tmp_path, "test")
+    assert sorted(checkpoint.step_of(path) for path in (tmp_path / "checkpoints").iterdir()) == saved
+    restored = model()
+    assert fit(restored, lambda step, part: pytest.fail("trained again"), loss, CONFIG, tmp_path, "test") >= 0
+    assert all_equal(weights_of(restored), weights_of(m))
 
 
 def test_a_run_stopped_by_skipped_steps_resumes_from_before_them(tmp_path: Path) -> None:

@@ -1,43 +1,42 @@
-"""Checkpoints of a training run in the format of torch.distributed.checkpoint.
+"""Checkpoints of a training run: safetensors files and their checksums, without pickled data.
 
     first_step = restore(folder, model, optimizer, guard)       # 0 if there is none
     save(folder, step, model, optimizer, guard, keep=2)         # after `step` finished steps
 
-All ranks call both, with the directory that rank 0 gives. Every tensor is stored under its parameter's name, so that
-any number of ranks can load a checkpoint, with DDP or FSDP. A checkpoint is written under a temporary name,
-synced to disk, and renamed by rank 0 when all ranks have written.
+All ranks call both, with the directory that rank 0 gives. Each rank writes the parts of the tensors that it holds, and
+rank 0 those that all hold (`weft.training.tensor_files`). Every tensor is stored under its parameter's name, so that
+any number of ranks can load a checkpoint, with DDP or FSDP.
+
+`sha256.json`, written last, has the SHA-256 of every file. A checkpoint is written under a temporary name, synced to
+disk, and renamed by rank 0 when all ranks have written. Nothing of it is read before the checksums are compared.
+
+The format of torch.distributed.checkpoint would need less code here, but its metadata and values are pickled, which
+execute code when a prepared file is loaded, and it has no checksums.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import re
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from weft.errors import UserError
-from weft.files import sync
+from weft.errors import UserError, reason_of
+from weft.files import sync, write_json
 from weft.training import distributed
 from weft.training.guard import StepGuard
 from weft.training.optimizers import Optimizers
+from weft.training.tensor_files import Part, PartReader, Stored, digest_of, read_headers, write_parts
 
-# What a truncated or overwritten file may raise. Unpickling may raise nearly anything.
-_UNREADABLE = (
-    OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, LookupError, ValueError, TypeError,
-    ArithmeticError, RuntimeError, AssertionError,
-)  # fmt: skip
+_DIGESTS = "sha256.json"
+_THREADS = 4  # that compute checksums
 
 
 def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, guard: StepGuard, keep: int) -> None:
@@ -48,22 +47,11 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizers, guard
     folder = distributed.broadcast_object(folder.resolve())
     final = folder / f"step-{step:08d}"
     temporary = _temporary(final)
-    state: dict[str, Any] = {
-        "model": _tensors(model),
-        "optimizer": optimizer.state_dict(model),
-        "guard": guard.state_dict(),
-    }
     try:
-        with _collective():
-            # Values that several ranks hold are written by the lowest.
-            planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-            dcp.save(state, storage_writer=_Writer(temporary), planner=planner)
+        temporary.mkdir(parents=True, exist_ok=True)
+        digests = _write(temporary, _parts(model, optimizer, guard))
         if distributed.is_main_process():
-            if reason := _damage(temporary):
-                raise UserError(f"{temporary}: {reason}: use an output directory that all processes share")
-            sync(temporary)
-            os.replace(temporary, final)
-            sync(folder)
+            _finish(temporary, final, digests)
     finally:
         if distributed.is_main_process():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -84,8 +72,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: StepGu
     found = distributed.broadcast_object(_all(folder))
     damaged: dict[Path, str] = {}
     for path in found:
-        reason = distributed.compute_once(lambda path=path: _damage(path))  # type: ignore[misc]
-        if not (reason := reason or _load(path, model, optimizer, guard)):
+        if not (reason := _damage(path) or _load(path, model, optimizer, guard)):
             break
         damaged[path] = reason
     else:
@@ -103,8 +90,8 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: StepGu
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None."""
-    return next((path for path in _all(folder) if not _damage(path)), None)
+    """Return the newest complete checkpoint, or None. Its checksums are not compared."""
+    return next((path for path in _all(folder) if isinstance(_digests(path), dict)), None)
 
 
 def step_of(path: Path) -> int:
@@ -112,53 +99,94 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
+def _parts(model: nn.Module, optimizer: Optimizers, guard: StepGuard) -> dict[str, Part]:
+    """Return what this rank writes: its parts of sharded tensors, and on rank 0 all other tensors."""
+    state = {"model": _tensors(model), "optimizer": optimizer.state_dict(model), "guard": guard.state_dict()}
+    parts = {f"{kind}.{name}": Part.of(tensor) for kind, tensors in state.items() for name, tensor in tensors.items()}
+    if distributed.is_main_process():
+        return parts
+    return {name: part for name, part in parts.items() if part.rows.shape != part.shape}
+
+
+def _write(temporary: Path, parts: dict[str, Part]) -> dict[str, str]:
+    """Write the parts of every rank; return the checksums of all files. Raises the OSError of any rank."""
+    name = f"rank-{distributed.rank():05d}.safetensors"
+    result: dict[str, str] | OSError = {}
+    if parts:
+        try:
+            result = {name: write_parts(temporary / name, parts)}
+        except OSError as e:
+            result = e
+    digests: dict[str, str] = {}
+    for of_rank in distributed.all_gather_object(result):
+        if isinstance(of_rank, OSError):
+            raise of_rank
+        digests |= of_rank
+    return digests
+
+
+def _finish(temporary: Path, final: Path, digests: dict[str, str]) -> None:
+    """Write the checksums and rename the directory."""
+    for name in digests:
+        if not (temporary / name).is_file():
+            raise UserError(f"{temporary / name} is missing: use an output directory that all processes share")
+    write_json(temporary / _DIGESTS, digests)
+    sync(temporary)
+    os.replace(temporary, final)
+    sync(final.parent)
+
+
 def _load(path: Path, model: nn.Module, optimizer: Optimizers, guard: StepGuard) -> str | None:
-    """Load a checkpoint on all ranks, or on none and return the reason."""
-    if not all(distributed.all_gather_object((path / ".metadata").is_file())):  # rank 0 has seen it
-        raise UserError(f"{path} does not exist: all processes must see the directory that rank 0 writes to")
-    metadata = distributed.compute_once(dcp.FileSystemReader(path).read_metadata)
-    tensors = _tensors(model)
-    state: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "guard": {}}
-    if reason := _allocate(state, metadata, tensors, dict(model.named_parameters())):
+    """Load an intact checkpoint on all ranks, or on none and return why it does not fit the model."""
+    stored = distributed.compute_once(lambda: _stored(path))
+    if isinstance(stored, str):
+        return stored
+    tensors, parameters = _tensors(model), dict(model.named_parameters())
+    if reason := _misfit(stored, tensors, parameters):
         return reason
-    try:
-        with _collective():
-            dcp.load(dict(state), storage_reader=dcp.FileSystemReader(path))
-    except _UNREADABLE as e:
-        return str(e).splitlines()[0] if str(e) else type(e).__name__
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(state["model"][name])
-    optimizer.load_state_dict(model, state["optimizer"])
-    guard.load_state_dict(state["guard"])
+    targets = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    for full_name, found in stored.items():
+        part, _, name = full_name.partition(".")
+        if part == "guard":
+            targets[full_name] = torch.empty(found.shape, dtype=found.dtype)
+        elif part == "optimizer":
+            owner = parameters[name.rpartition(".")[0]]
+            # A moment is sharded as its parameter is, a step count is not.
+            like = owner.detach() if found.shape == owner.shape else torch.empty(found.shape, device=owner.device)
+            targets[full_name] = torch.empty_like(like, dtype=found.dtype)
+    with PartReader(path) as reader:
+        for full_name, found in stored.items():
+            reader.read_into(found, full_name, targets[full_name])
+    optimizer.load_state_dict(model, _under("optimizer.", targets))
+    guard.load_state_dict(_under("guard.", targets))
     return None
 
 
-def _allocate(
-    state: dict[str, dict[str, Tensor]],
-    metadata: Metadata,
-    tensors: dict[str, Tensor],
-    parameters: dict[str, nn.Parameter],
-) -> str | None:
-    """Fill `state` with empty tensors to load into, or return why the checkpoint does not fit the model."""
-    for full_name, stored in metadata.state_dict_metadata.items():
+def _stored(path: Path) -> dict[str, Stored] | str:
+    """Return the tensors of a checkpoint, or why its files are not those of a checkpoint."""
+    try:
+        return read_headers(path, sorted(_digests(path)))
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as e:
+        return reason_of(e)
+
+
+def _misfit(stored: dict[str, Stored], tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> str | None:
+    """Return why a checkpoint does not fit the model, or None."""
+    for full_name, found in stored.items():
         part, _, name = full_name.partition(".")
-        if not isinstance(stored, TensorStorageMetadata):
-            return f"{full_name} is not a tensor"
         if part == "guard":
-            state[part][name] = torch.empty(stored.size, dtype=stored.properties.dtype)
             continue
         owner = tensors.get(name) if part == "model" else parameters.get(name.rpartition(".")[0])
         if owner is None:
             return f"the model has no {full_name}"
-        if part == "model" and stored.size != owner.shape:
-            return f"{full_name} has shape {tuple(stored.size)}, and the model's has {tuple(owner.shape)}"
-        # A moment is sharded as its parameter is, a step count is not.
-        like = owner if stored.size == owner.shape else torch.empty(stored.size, device=owner.device)
-        state[part][name] = torch.empty_like(like, dtype=stored.properties.dtype)
-    if missing := tensors.keys() - state["model"].keys():
-        return f"{min(missing)} is missing"
-    return None
+        if part == "model" and found.shape != owner.shape:
+            return f"{full_name} has shape {tuple(found.shape)}, and the model's has {tuple(owner.shape)}"
+    missing = [name for name in tensors if f"model.{name}" not in stored]
+    return f"{min(missing)} is missing" if missing else None
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -167,43 +195,40 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(reversed(by_id.values()))
 
 
-@contextmanager
-def _collective() -> Iterator[None]:
-    """Raise the error of one rank on all ranks, as itself."""
-    try:
-        with distributed.peer_errors(computing=True), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # in a single process
-            yield
-    except CheckpointException as e:
-        errors = [error for error, _ in e.failures.values()]
-        raise next((error for error in errors if isinstance(error, OSError)), errors[0]) from None
-
-
-class _Writer(dcp.FileSystemWriter):
-    """The library's writer, which hides a full disk behind a RuntimeError."""
-
-    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Any:
-        try:
-            return super().write_data(plan, planner)
-        except RuntimeError as e:
-            raise e.__context__ if isinstance(e.__context__, OSError) else e from None
-
-
 def _damage(path: Path) -> str | None:
-    """Return what is wrong with the names and sizes of a checkpoint's files, or None."""
+    """Return what is wrong with the files of a checkpoint, or None. Each rank reads a share of them."""
+    if not all(distributed.all_gather_object(path.is_dir())):  # rank 0 has seen it
+        raise UserError(f"{path} does not exist: all processes must see the directory that rank 0 writes to")
+    digests = distributed.compute_once(lambda: _digests(path))
+    if isinstance(digests, str):
+        return digests
+    own = sorted(digests.items())[distributed.rank_slice()]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        reasons = [reason for reason in threads.map(lambda item: _file_damage(path, *item), own) if reason]
+    return next((reason for of_rank in distributed.all_gather_object(reasons) for reason in of_rank), None)
+
+
+def _digests(path: Path) -> dict[str, str] | str:
+    """Return the checksums of a checkpoint's files, or why they cannot be read."""
     try:
-        stored = dcp.FileSystemReader(path).read_metadata().storage_data
-        ends: dict[str, int] = {}
-        for part in stored.values():
-            ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
-    except _UNREADABLE as e:
-        return f".metadata cannot be read: {type(e).__name__}"
-    for name, end in ends.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if (size := (path / name).stat().st_size) < end:
-            return f"{name} has {size} bytes, expected {end}"
-    return None
+        digests = json.loads((path / _DIGESTS).read_bytes())
+        if not digests or not all(map(re.compile(r"rank-\d{5}\.safetensors").fullmatch, digests)):
+            raise ValueError("other names")
+    except FileNotFoundError:
+        is_old = (path / ".metadata").exists()
+        return "it was written by an older version of weft" if is_old else f"{_DIGESTS} is missing"
+    except (OSError, ValueError, TypeError) as e:
+        return f"{_DIGESTS} cannot be read: {type(e).__name__}"
+    return digests
+
+
+def _file_damage(path: Path, name: str, digest: str) -> str | None:
+    try:
+        return None if digest_of(path / name) == digest else f"{name} has changed since it was written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as e:
+        return f"{name} cannot be read: {type(e).__name__}"
 
 
 def _all(folder: Path) -> list[Path]:

@@ -46,7 +46,7 @@ class TrainConfig:
     grad_accum_steps: Annotated[PositiveInt, NOT_IN_PLAN] = 1
     """Micro-batches per step, to fit less memory."""
     checkpoint_every_steps: Annotated[PositiveInt, NOT_IN_PLAN] = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints; the last step is followed by one, too."""
     keep_checkpoints: Annotated[PositiveInt, NOT_IN_PLAN] = 2
     """Number of checkpoints kept; the previous one is used if the last is damaged."""
     log_every_steps: Annotated[PositiveInt, NOT_IN_PLAN] = 20
@@ -57,8 +57,8 @@ class TrainConfig:
         return step % self.log_every_steps == 0 or step == self.steps - 1
 
     def is_checkpointed(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step`."""
-        return (step + 1) % self.checkpoint_every_steps == 0 and step + 1 < self.steps
+        """Whether a checkpoint is due after `step`: at regular intervals, and after the last."""
+        return (step + 1) % self.checkpoint_every_steps == 0 or step + 1 == self.steps
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of `step`, counted from 0."""

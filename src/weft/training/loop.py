@@ -54,8 +54,9 @@ def fit(
         folder: `folder/log` receives the metrics. A run resumes from `folder/checkpoints`.
         after_step: `after_step(step)` is called once per step on every rank and may return more metrics.
 
-    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). No checkpoint
-    is written after a skipped step. Raises UserError after more than `config.max_skipped_steps` in a row.
+    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
+    that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
+    Raises UserError after more than `config.max_skipped_steps` in a row.
     """
     start_sec = time.monotonic()
     distributed.init()
@@ -68,6 +69,7 @@ def fit(
         MetricLog(folder / "log", first_step) if distributed.is_main_process() else nullcontext() as log,
         progress.bar(title, config.steps, first_step) as advance,
     ):
+        is_due = False
         for step in range(first_step, config.steps):
             # Dropout is a function of the step, as the batch is, and differs between items.
             torch.manual_seed(hash((config.seed, step)) + distributed.rank())
@@ -86,7 +88,9 @@ def fit(
                     log.write(step, {**values, **more, "lr": config.lr_at(step), "grad_norm": norm, **skipped})
                 note = f"loss {values['loss']:.3f}" if values else ""  # empty if the step had no items
             advance(1, note)
-            if config.is_checkpointed(step) and guard.last_step_ok:
+            is_due = is_due or config.is_checkpointed(step)
+            if is_due and (guard.last_step_ok or step + 1 == config.steps):
+                is_due = False
                 checkpoint.save(folder / "checkpoints", step + 1, model, optimizer, guard, keep=config.keep_checkpoints)
     model.eval()
     return time.monotonic() - start_sec

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.decoder.conftest import FLOW, LENGTHS, write_tokenizer
+from tests.training.skipped import changed_steps
 from weft import artifacts
 from weft.decoder import train
 from weft.decoder.decoder import SpeechDecoder
@@ -134,3 +135,9 @@ def test_training_runs_on_the_default_device(config: DecoderConfig, monkeypatch:
     monkeypatch.setattr(SpeechDecoder, "to", lambda self, device: devices.append(device) or self)
     run(config)
     assert devices == ["the default device"]
+
+
+def test_a_skipped_step_changes_neither_model_nor_optimizer(config: DecoderConfig) -> None:
+    config = replace(config, train=replace(config.train, grad_accum_steps=2))
+    changed = changed_steps(train, lambda: run(config), {(1, 0, 0), (3, 1, 0)})
+    assert changed == [step not in (1, 3) for step in range(config.train.steps)]

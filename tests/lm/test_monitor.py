@@ -35,7 +35,7 @@ def metrics_of(model, vocab, mixture, folder, micro_batches=1):
             part = monitor.micro_batch(step, samples, pack([mixture[j] for j in samples]))
             with torch.no_grad():
                 monitor.add(part, token_losses(model, part.batch))
-        steps.append(monitor.after_step(step))
+        steps.append(monitor.after_step(step, True))
     assert monitor.num_tokens == sum(len(mixture[j][0]) for step in range(7) for j in mixture.samples(step))
     return steps
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.ranks import in_ranks
+from tests.training.skipped import changed_steps
 from weft import artifacts
 from weft.data.datasets import write_document_part
 from weft.engine.generate import Engine, Request, Sampling
@@ -427,3 +428,8 @@ def test_a_base_of_any_family_can_be_extended_and_trained(family, tmp_path, spee
     prompt = after.vocab.document_ids(DOCUMENTS[0])[0].tolist()
     sampled = Engine(after.model).generate([Request(prompt, 30)], Sampling())[0].ids
     assert max(sampled) < after.vocab.size
+
+
+def test_a_skipped_step_changes_neither_model_nor_optimizer(config):
+    config = replace(config, train=replace(config.train, steps=4, grad_accum_steps=2))
+    assert changed_steps(pretrain, lambda: pretrain.run(config), {(0, 0, 0), (2, 1, 0)}) == [False, True, False, True]

@@ -1,11 +1,15 @@
 """Training: the loss falls, the artifact describes its inputs, and unusable data is an error before any training."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.text_to_token.conftest import new_codes, new_tokenizer
+from tests.training.skipped import changed_steps
 from weft import artifacts
 from weft.errors import UserError
 from weft.records import CodedUtterance
+from weft.text_to_token import train
 from weft.text_to_token.train import TextToTokenConfig, run
 from weft.training.metrics import read_metrics
 
@@ -53,3 +57,8 @@ def test_unusable_codes_are_errors(trained, tmp_path):
     with pytest.raises(UserError, match="max_seq_len is 4096: give 2 to 2048"):
         run(TextToTokenConfig(tmp_path / "out", trained.codes, trained.tokenizer, max_seq_len=4096))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_skipped_step_changes_neither_model_nor_optimizer(trained, tmp_path):
+    config = replace(trained, out=tmp_path / "out", train=replace(trained.train, steps=4, grad_accum_steps=2))
+    assert changed_steps(train, lambda: run(config), {(1, 0, 0), (3, 1, 0)}) == [True, False, True, False]

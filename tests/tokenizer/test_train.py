@@ -14,6 +14,7 @@ from transformers import WhisperForConditionalGeneration
 
 from tests.ranks import in_ranks
 from tests.tokenizer.conftest import save_whisper
+from tests.training.skipped import Where, changed_steps
 from weft.artifacts import Manifest
 from weft.audio import load, save
 from weft.config import settings_of
@@ -306,3 +307,41 @@ def test_a_collapsed_codebook_is_reported_with_the_settings_to_change(
     collapsed = run(replace(healthy, out=tmp_path / "collapsed", model=replace(healthy.model, quantizer=quantizer)))
     assert "has collapsed: only 1 of 16 codes" in collapsed.notes["warnings"]
     assert re.search(r"weft: step \d: the codebook has collapsed.*restart_every_steps", capsys.readouterr().err)
+
+
+QUANTIZERS = {
+    "vq": QuantizerConfig(num_codes=16, decay=0.9, commitment=1.0, restart_every_steps=2),
+    "fsq": QuantizerConfig(kind="fsq", levels=(5, 3)),
+}
+BAD = {(1, 0, 0), (2, 1, 0), (4, 1, 0), (5, 0, 0)}  # before, at the start of, and with quantization and restarts
+
+
+def changed_steps_of(recipe: TokenizerConfig, bad: set[Where]) -> list[bool]:
+    return changed_steps(train, lambda: run(recipe), bad)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_a_skipped_step_changes_neither_model_nor_codebook_nor_optimizer(
+    kind: str, speech: Path, tmp_path: Path
+) -> None:
+    recipe = config(speech, tmp_path / "out", steps=8, grad_accum_steps=2, max_skipped_steps=2)
+    recipe = replace(recipe, held_out=(), quantize_from_step=2, model=replace(recipe.model, quantizer=QUANTIZERS[kind]))
+    skipped = {step for step, _, _ in BAD}
+    assert changed_steps_of(recipe, BAD) == [step not in skipped for step in range(8)]
+    lines = list(read_metrics(tmp_path / "out/log"))
+    assert [line.get("skipped_steps", 0) for line in lines] == [0, 1, 2, 2, 3, 4, 4, 4]
+    assert ["codes_used" in line for line in lines] == [step >= 2 and step not in skipped for step in range(8)]
+
+
+def changed_steps_by_kind(recipe: TokenizerConfig, bad: set[Where]) -> dict[str, list[bool]]:
+    recipes = {
+        kind: replace(recipe, out=recipe.out / kind, model=replace(recipe.model, quantizer=quantizer))
+        for kind, quantizer in QUANTIZERS.items()
+    }
+    return {kind: changed_steps_of(each, bad) for kind, each in recipes.items()}
+
+
+def test_a_bad_micro_batch_on_one_rank_is_skipped_on_all_ranks(speech: Path, tmp_path: Path) -> None:
+    recipe = replace(config(speech, tmp_path, steps=5), held_out=(), batch_sec=8.0, quantize_from_step=1)
+    found = in_ranks(changed_steps_by_kind, tmp_path, recipe, {(2, 0, 1), (3, 0, 1)})
+    assert found == [{kind: [True, True, False, False, True] for kind in QUANTIZERS}] * 2

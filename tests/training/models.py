@@ -144,7 +144,7 @@ def train_tower(
         assert parallel.shard_model(m, "cpu", bf16=False) is m
         assert parallel.is_sharded(m) == (distributed.world_size() > 1)
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         gradients.append([None if p.grad is None else full(p.grad) for p in m.parameters()])
         return {}
 

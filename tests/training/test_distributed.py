@@ -76,7 +76,7 @@ def train_with_bad_steps_in_one_rank(folder: Path) -> tuple[list[Tensor], list[i
         bad = harmful.step in (2, 5) and distributed.rank() == 1
         return {"loss": harmful.loss(m, x)["loss"] + (float("nan") if bad else 0)}
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         after.append(weights_of(m))
         return {}
 

@@ -85,7 +85,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_reported(tmp_path: Path, capsy
     after: list[list[Tensor]] = []
     m, harmful = model(), Harmful(2, 4, 7)
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         after.append(weights_of(m))
         return {}
 
@@ -181,7 +181,9 @@ def test_a_step_in_micro_batches_has_the_gradient_of_the_whole_step(grad_accum_s
         m, seen = Half(), []
         config = replace(CONFIG, steps=4, grad_accum_steps=parts, max_grad_norm=1e9, lr=1e-3)
 
-        def after_step(step: int, m: Half = m, seen: list[list[Tensor | None]] = seen) -> dict[str, float]:
+        def after_step(
+            step: int, updated: bool, m: Half = m, seen: list[list[Tensor | None]] = seen
+        ) -> dict[str, float]:
             seen.append([None if p.grad is None else p.grad.clone() for p in m.parameters()])
             return {"noted": float(step)}
 

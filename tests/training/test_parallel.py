@@ -63,7 +63,7 @@ def train_fork(folder: Path) -> dict[str, Any]:
         # the other branch is in a loss that is only logged
         return {"loss": m.branches[branch](h).square().mean(), "logged": m.branches[1 - branch](h).square().mean()}
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         gradients.append([torch.zeros(0) if p.grad is None else p.grad.clone() for p in m.parameters()])
         return {}
 
@@ -93,7 +93,9 @@ def train_cases(folder: Path, cases: list[Case]) -> dict[str, Result]:
     for grad_accum_steps, num, optimizer in cases:
         m, gradients = Half(), []
 
-        def after_step(step: int, m: Half = m, gradients: list[list[Tensor | None]] = gradients) -> dict[str, float]:
+        def after_step(
+            step: int, updated: bool, m: Half = m, gradients: list[list[Tensor | None]] = gradients
+        ) -> dict[str, float]:
             gradients.append([None if p.grad is None else p.grad.clone() for p in m.parameters()])
             return {}
 

@@ -76,7 +76,7 @@ class TrainingMonitor:
             self._meter.add(losses, micro_batch.batch.targets, micro_batch.sources)
             micro_batch.sources = None  # a sharded model may repeat a slice with weight 0
 
-    def after_step(self, step: int) -> dict[str, float]:
+    def after_step(self, step: int, updated: bool) -> dict[str, float]:
         """Return the metrics to log after a step."""
         if self._config.is_checkpointed(step) and time.monotonic() - self._last_plot_sec > _MIN_PLOT_SEC:
             self.plot()

@@ -62,20 +62,26 @@ class FiniteScalarQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Project hidden states (F, D) of rank 0 to their whitened principal components, and back by least squares."""
+        """Project hidden states (F, D) to their whitened principal components, and back by least squares."""
         x = vectors.float()
-        if distributed.is_main_process():
-            mean = x.mean(0)
-            variance, directions = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-            largest = torch.arange(-1, -1 - len(self.levels), -1, device=x.device) % len(variance)
-            scale = variance[largest].clamp(min=1e-6 * float(variance[-1]) + 1e-12).rsqrt()
-            self.down.weight.copy_(directions.T[largest] * scale[:, None])
-            self.down.bias.copy_(-self.down.weight @ mean)
-            grid = self._scale(self._bound(x).round())
-            gram = grid.T @ grid / len(x) + _RIDGE * torch.eye(grid.shape[1], device=x.device)
-            self.up.weight.copy_(torch.linalg.solve(gram, grid.T @ (x - mean) / len(x)).T)
-            self.up.bias.copy_(mean)
-        distributed.broadcast(*self.parameters())
+        num = distributed.all_reduce_sum(len(x))
+
+        def mean_of(sums: Tensor) -> Tensor:
+            distributed.all_reduce(sums)
+            return sums / num
+
+        mean = mean_of(x.sum(0))
+        variance, directions = torch.linalg.eigh(mean_of((x - mean).T @ (x - mean)))
+        largest = torch.arange(-1, -1 - len(self.levels), -1, device=x.device) % len(variance)
+        scale = variance[largest].clamp(min=1e-6 * float(variance[-1]) + 1e-12).rsqrt()
+        self.down.weight.copy_(directions.T[largest] * scale[:, None])
+        self.down.bias.copy_(-self.down.weight @ mean)
+        distributed.broadcast(*self.down.parameters())  # the signs of directions may differ between processors
+        grid = self._scale(self._bound(x).round())
+        gram = mean_of(grid.T @ grid) + _RIDGE * torch.eye(grid.shape[1], device=x.device)
+        self.up.weight.copy_(torch.linalg.solve(gram, mean_of(grid.T @ (x - mean))).T)
+        self.up.bias.copy_(mean)
+        distributed.broadcast(*self.up.parameters())
 
     def _bound(self, hidden: Tensor) -> Tensor:
         """Return projections (..., L) between half a step below the lowest and half a step above the highest value."""
@@ -86,7 +92,8 @@ class FiniteScalarQuantizer(Quantizer):
             return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
     def _to_codes(self, rounded: Tensor) -> Tensor:
-        return ((rounded.long() + self.levels // 2) * self.place_values).sum(-1)
+        digits = rounded.nan_to_num().long() + self.levels // 2  # the loss of a NaN is NaN, and its step is skipped
+        return (digits * self.place_values).sum(-1)
 
     def _project_up(self, rounded: Tensor) -> Tensor:
         with torch.autocast(rounded.device.type, enabled=False):

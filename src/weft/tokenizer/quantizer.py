@@ -3,11 +3,11 @@
     quantizer = VectorQuantizer(QuantizerConfig(num_codes=16384), width=1280)
     quantizer.initialize(hidden[valid], generator)          # once, from real hidden states
     out = quantizer(hidden, valid)                          # any number of times per training step
-    usage = quantizer.update()                             # at the end of the step
+    usage = quantizer.update()                             # at the end of the step, or discard() if it is skipped
     hidden = quantizer.decode(out.codes)
 
-`weft.tokenizer.fsq` is the other kind of quantizer. In distributed training, every rank calls `initialize` and
-`update`, and all ranks have the same bits afterwards.
+`weft.tokenizer.fsq` is the other kind of quantizer. A forward pass changes no buffer; it collects what `update` needs.
+In distributed training, every rank calls `initialize` and `update`, and all ranks have the same bits afterwards.
 
 Shapes: B batch, N tokens, D width, K codes, F valid frames (without padding).
 
@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft import progress
 from weft.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from weft.errors import UserError
 from weft.tokenizer.codebook import CodebookUsage, usage_of
@@ -114,7 +115,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def initialize(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Initialize from hidden states (F, D), of which rank 0 has at least one."""
+        """Initialize from hidden states (F, D), of which at least one rank has some."""
 
     @torch.no_grad()
     def update(self) -> CodebookUsage:
@@ -124,6 +125,10 @@ class Quantizer(nn.Module, ABC):
             counts = torch.zeros(self.num_codes, device=next(iter(self.state_dict().values())).device)
         distributed.all_reduce(counts)
         return usage_of(counts)
+
+    def discard(self) -> None:
+        """End a skipped training step: forget what its forward passes have collected."""
+        self._counts = None
 
     def remove_training_state(self) -> None:
         """Remove the state that only training needs."""
@@ -179,17 +184,24 @@ class VectorQuantizer(Quantizer):
         """Initialize the codebook from hidden states (F, D), by sampling or k-means. F should be many times K."""
         flat = vectors.float()
         self.codebook.copy_(_sample(flat, self.num_codes, generator))
-        for _ in range(iterations if self.config.init == "kmeans" else 0):
-            codes = self.encode(flat)
-            counts = torch.bincount(codes, minlength=self.num_codes).float()
-            sums = torch.zeros_like(self.codebook).index_add_(0, codes, flat)
-            distributed.all_reduce(counts, sums)
-            empty = counts == 0
-            means = sums / counts.clamp(min=1)[:, None]
-            means[empty] = _sample(flat, int(empty.sum()), generator)
-            self.codebook.copy_(means)
+        if self.config.init == "kmeans":
+            self._k_means(flat, generator, iterations)
         self.ema_count.fill_(1.0)
         self.ema_sum.copy_(self.codebook)
+
+    def _k_means(self, vectors: Tensor, generator: torch.Generator, iterations: int) -> None:
+        """Move every code to the mean of the vectors (F, D) nearest to it, and one without any to a random vector."""
+        with progress.bar("k-means", iterations) as advance:
+            for _ in range(iterations):
+                codes = self.encode(vectors)
+                counts = torch.bincount(codes, minlength=self.num_codes).float()
+                sums = torch.zeros_like(self.codebook).index_add_(0, codes, vectors)
+                distributed.all_reduce(counts, sums)
+                empty = counts == 0
+                means = sums / counts.clamp(min=1)[:, None]
+                means[empty] = _sample(vectors, int(empty.sum()), generator)
+                self.codebook.copy_(means)
+                advance()
 
     def remove_training_state(self) -> None:
         """Keep the codebook and remove the moving averages."""
@@ -202,7 +214,7 @@ class VectorQuantizer(Quantizer):
         counts = torch.zeros_like(self.ema_count) if self._counts is None else self._counts
         sums = torch.zeros_like(self.ema_sum) if self._sums is None else self._sums
         frames = torch.cat([self.ema_sum[:0], *self._frames])
-        self._counts, self._sums, self._frames = None, None, []
+        self.discard()
         distributed.all_reduce(counts, sums)
         self.ema_count.lerp_(counts, 1 - config.decay)
         self.ema_sum.lerp_(sums, 1 - config.decay)
@@ -213,6 +225,10 @@ class VectorQuantizer(Quantizer):
         smooth = (self.ema_count + config.epsilon) / (total + config.num_codes * config.epsilon) * total
         self.codebook.copy_(self.ema_sum / smooth[:, None])
         return replace(usage_of(counts), restarts=int(self.num_restarts))
+
+    def discard(self) -> None:
+        super().discard()
+        self._sums, self._frames = None, []
 
     def _accumulate(self, frames: Tensor, codes: Tensor) -> None:
         self._count(codes)
@@ -227,15 +243,14 @@ class VectorQuantizer(Quantizer):
         return bool(every) and (int(self.num_updates) + 1) % every == 0
 
     def _restart(self, frames: Tensor) -> None:
-        """Replace unused codes by random frames (F, D) of rank 0, the least used codes first if frames are few."""
+        """Replace unused codes by random frames (F, D), the least used codes first if frames are few."""
         config, mean = self.config, float(self.ema_count.mean())
         # A count of 1 decays to decay ** R in R steps, up to rounding; that of a code used once stays above this.
         threshold, count = config.decay**config.restart_every_steps * (1 + (1 - config.decay) / 2), 1.0
         if config.restart_fraction is not None:
             threshold, count = config.restart_fraction * mean, mean
-        num_unused = (self.ema_count < threshold).sum().clamp(max=len(frames))
-        distributed.broadcast(num_unused)
-        unused = self.ema_count.argsort(stable=True)[: int(num_unused)]
+        num_unused = min(int((self.ema_count < threshold).sum()), distributed.all_reduce_sum(len(frames)))
+        unused = self.ema_count.argsort(stable=True)[:num_unused]
         generator = torch.Generator().manual_seed(int(self.num_updates) + 1)
         self.ema_sum[unused] = count * _sample(frames, len(unused), generator)
         self.ema_count[unused] = count
@@ -255,11 +270,17 @@ def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _sample(vectors: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """Return `num` random vectors (F, D) of rank 0, the same on all ranks; without repetition if F is large enough."""
+    """Return `num` random vectors (F, D) of all ranks; without repetition if there are enough.
+
+    They depend on the vectors in the order of the ranks, and not on the number of ranks.
+    """
     sampled = vectors.new_zeros(num, vectors.shape[1])
-    if num and distributed.is_main_process():
-        rounds = [torch.randperm(len(vectors), generator=generator) for _ in range(-(-num // len(vectors)))]
-        sampled = vectors[torch.cat(rounds)[:num].to(vectors.device)]
     if num:
-        distributed.broadcast(sampled)
+        counts = distributed.all_gather_object(len(vectors))
+        total, first = sum(counts), sum(counts[: distributed.rank()])
+        rounds = [torch.randperm(total, generator=generator) for _ in range(-(-num // total))]
+        chosen = (torch.cat(rounds)[:num] - first).to(vectors.device)
+        here = (chosen >= 0) & (chosen < len(vectors))
+        sampled[here] = vectors[chosen[here]]
+        distributed.all_reduce(sampled)  # every row is that of one rank, plus zeros
     return sampled

@@ -105,8 +105,6 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
     objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
     objective.to(default_device())
     bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
-    if not config.quantize_from_step:
-        bottleneck.initialize()
     with Prefetch(speech.batch_at, config.train) as prefetch:
         fit(
             objective,
@@ -116,6 +114,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
             draft.folder,
             "tokenizer",
             bottleneck.after_step,
+            bottleneck.before_step,
         )
     draft.counts["utterances"] = speech.skipped.num_good - speech.check_unreadable(bottleneck.unreadable)
     if bottleneck.monitor.warning:
@@ -124,7 +123,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
 
 @dataclass
 class _Bottleneck:
-    """The quantizer during training: initialized after some steps, then updated after each."""
+    """The quantizer during training: initialized before a step, then updated after each that is not skipped."""
 
     tokenizer: SpeechTokenizer
     speech: SpeechDataset
@@ -133,21 +132,23 @@ class _Bottleneck:
     """The list of audio that could not be read during training."""
     monitor: CodebookMonitor = field(default_factory=CodebookMonitor)
 
-    def initialize(self) -> None:
-        """Initialize the quantizer from the current hidden states."""
+    def before_step(self, step: int) -> None:
+        """Initialize the quantizer from the current hidden states before the first step that uses it."""
+        if step != self.config.quantize_from_step:
+            return
         model = self.tokenizer.model
         hidden = self.speech.hidden_states(model, at_least=16 * model.quantizer.num_codes)
         model.quantizer.initialize(hidden, torch.Generator().manual_seed(self.config.train.seed))
 
-    def after_step(self, step: int) -> dict[str, float]:
-        """Update the quantizer; return the use of the codes in the step."""
+    def after_step(self, step: int, updated: bool) -> dict[str, float]:
+        """Update the quantizer, and return the use of the codes in the step; or discard those of a skipped step."""
         if (step + 1) % self.config.train.checkpoint_every_steps == 0:
             self.speech.check_unreadable(self.unreadable)
-        if step + 1 == self.config.quantize_from_step:
-            self.initialize()
-        if step < self.config.quantize_from_step:
+        quantizer = self.tokenizer.model.quantizer
+        if not updated or step < self.config.quantize_from_step:
+            quantizer.discard()
             return {}
-        usage = self.tokenizer.model.quantizer.update()
+        usage = quantizer.update()
         if (warning := self.monitor.add(usage)) and distributed.is_main_process():
             print(f"weft: step {step}: {warning}", file=sys.stderr, flush=True)
         return {

@@ -30,7 +30,8 @@ from weft.training.optimizers import Optimizers
 
 BatchAt = Callable[[int, slice], Sized | None]
 LossOf = Callable[[nn.Module, Any], dict[str, Tensor]]
-AfterStep = Callable[[int], Mapping[str, float]]
+BeforeStep = Callable[[int], None]
+AfterStep = Callable[[int, bool], Mapping[str, float]]
 
 FIRST_ITEM = slice(1)
 """The slice of a step for a rank without items, with weight 0: all ranks must run the passes of a sharded model."""
@@ -43,7 +44,8 @@ def fit(
     config: TrainConfig,
     folder: Path,
     title: str,
-    after_step: AfterStep = lambda step: {},
+    after_step: AfterStep = lambda step, updated: {},
+    before_step: BeforeStep = lambda step: None,
 ) -> float:
     """Train `model` in place and return the elapsed seconds of this call.
 
@@ -52,7 +54,9 @@ def fit(
         loss_of: `loss_of(model, batch)` returns scalars. "loss" is minimized and all are logged. They should be means
             over `len(batch)` of something, because parts of a step are weighted by it.
         folder: `folder/log` receives the metrics. A run resumes from `folder/checkpoints`.
-        after_step: `after_step(step)` is called once per step on every rank and may return more metrics.
+        after_step: `after_step(step, updated)` is called once per step on every rank and may return more metrics.
+            `updated` is false after a skipped step; what the forward passes have collected must then be discarded.
+        before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
     that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
@@ -71,6 +75,7 @@ def fit(
     ):
         is_due = False
         for step in range(first_step, config.steps):
+            before_step(step)
             # Dropout is a function of the step, as the batch is, and differs between items.
             torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             optimizer.set_lr(config.lr_at(step))
@@ -79,7 +84,7 @@ def fit(
             norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
             if guard.should_step(step, norm, title):
                 optimizer.step()
-            more = after_step(step)
+            more = after_step(step, guard.last_step_ok)
             note = ""
             if config.is_logged(step) or not guard.last_step_ok:
                 values = _mean(losses)

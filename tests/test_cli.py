@@ -50,6 +50,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["info", "a", "true"], ["true belongs to no flag", "A switch is --NAME"]),
         (["info"], ["info: --path is missing, see --help"]),
         (["speak", "missing.txt", "--out", "x"], ["missing.txt", "does not exist"]),
+        (["say", "caf\udce9", "--out", "x.wav"], ["caf\\udce9 is not UTF-8"]),
     ],
 )
 def test_user_errors_are_one_line_with_status_2(

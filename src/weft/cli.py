@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from weft import __version__, launch
-from weft.errors import UserError, line_and_status
+from weft.errors import UserError, line_and_status, printable
+from weft.text.inputs import valid_text
 
 EXIT_INTERRUPTED = 130
 
@@ -145,6 +146,8 @@ def _distributed() -> ModuleType:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if wrong := next((a for a in arguments if not a.isascii() and a != valid_text(a)), None):
+        raise UserError(f"{printable(wrong)} is not UTF-8: convert the text, or rename the file")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
     elif arguments[0] in ("-V", "--version"):

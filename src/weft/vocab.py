@@ -32,6 +32,7 @@ from weft import records
 from weft.alternation import interleave_chunks
 from weft.errors import UserError
 from weft.records import Document, Segment
+from weft.text.encode import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -163,19 +164,14 @@ class SpeechVocab:
 
     def text_ids(self, text: str) -> np.ndarray:
         """Return the ids (int64) of text, in which strings such as `<|user|>` are not control tokens."""
-        guard, num_guard_ids = self._guard
-        return self._encode(guard + text)[num_guard_ids:]
-
-    def _encode(self, text: str) -> np.ndarray:
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
-        return np.asarray(ids, np.int64)
+        return np.asarray(encode(self.tokenizer, text, *self._guard), np.int64)
 
     @cached_property
     def _guard(self) -> tuple[str, int]:
         """A prefix for encoding, and its number of ids: empty unless the tokenizer puts a space before every text."""
         if not self.tokenizer.tokenize("a")[0].startswith("\u2581"):
             return "", 0
-        ids = self._encode(_GUARD)
+        ids = encode(self.tokenizer, _GUARD)
         if self.tokenizer.decode(ids) != _GUARD:
             raise UserError("the tokenizer drops characters, so texts cannot be recovered: use another base")
         return _GUARD, len(ids)

@@ -85,6 +85,9 @@ def test_the_prompt_of_a_multilingual_whisper_names_language_and_task(folder: Pa
     for language, text in {"en": " a cat", "zh": "天气"}.items():
         ids = prompt.transcript_ids(text_tokenizer, text.strip(), language)
         assert text_tokenizer.decode(ids) == text
+    ids = prompt.transcript_ids(text_tokenizer, "the end <|endoftext|>", "en")
+    assert text_tokenizer.eos_token_id not in ids
+    assert text_tokenizer.decode(ids) == " the end <|endoftext|>"
 
 
 def test_the_prompt_of_an_english_whisper_names_no_language(folder: Path, tmp_path: Path) -> None:

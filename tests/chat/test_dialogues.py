@@ -181,7 +181,7 @@ def test_the_voices_of_both_roles_can_be_set(create, speakers, monkeypatch):
 
 
 BAD = [
-    ("{", "unexpected end"),
+    ("{", "not JSON"),
     ("[]", "no list of `turns`"),
     (json.dumps({"turns": "hello"}), "no list of `turns`"),
     (json.dumps({"turns": turns(("user", "hi"))}), "it has no turn of the assistant"),

@@ -1,5 +1,7 @@
 """`weft chat`: one spoken turn from file to file, and a conversation in the terminal."""
 
+import io
+
 import pytest
 
 from tests.chat.conftest import noise
@@ -22,6 +24,16 @@ def test_one_spoken_turn_from_file_to_file(bundle, tmp_path, capsys):
     assert expected.first_audio_ms > 0
     assert expected.text in capsys.readouterr().out
     assert len(load(tmp_path / "out.wav")) == len(expected.samples)
+
+
+def test_typed_text_that_is_not_utf8_is_answered(bundle, tmp_path, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"the c\xff\0at\n\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", stdin)
+    typed = []
+    monkeypatch.setattr(ChatSession, "add_text", lambda self, text: typed.append(text))
+    monkeypatch.setattr(ChatSession, "answer", lambda self, max_sec: iter(()))
+    run(ChatConfig(tmp_path))
+    assert typed == ["the c\ufffdat"]
 
 
 def test_an_output_that_is_not_a_wav_file_is_an_error_before_the_bundle_is_loaded(tmp_path, monkeypatch):

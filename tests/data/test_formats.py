@@ -1,5 +1,8 @@
 """Text files of every format: split at the same places by any number of tasks, and bad items reported."""
 
+import os
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,8 +13,10 @@ from tests.data.corpora import BOOK, ROWS, jsonl, read_in_tasks, write_corpus
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20), st.integers(1, 60))
+
+@given(st.lists(TEXTS, max_size=20), st.integers(1, 60))
 def test_any_text_of_a_jsonl_is_read_by_any_number_of_tasks(tmp_path_factory, texts, num_tasks):
     path = tmp_path_factory.mktemp("c") / "a.jsonl"
     path.write_bytes(jsonl({"text": text} for text in [*texts, "end"]))
@@ -40,7 +45,7 @@ def test_a_txt_without_paragraphs_is_split_without_loss(tmp_path, unit):
     assert "".join("".join(d.text.split()) for d in documents) == "".join(text.split())
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 9))
+@given(TEXTS.filter(bool), st.integers(1, 9))
 def test_any_txt_is_split_without_loss(tmp_path_factory, piece, num_tasks):
     text = "begin " + piece * (9000 // len(piece.encode()))
     path = tmp_path_factory.mktemp("c") / "a.txt"
@@ -59,7 +64,7 @@ def test_bad_items_are_skipped_with_their_place_and_reason(tmp_path):
     first = len(jsonl(ROWS[:2]))
     assert [where for where, _ in skipped.bad][:2] == [f"{path} byte {first}", f"{path} byte {first + 17}"]
     assert [why.split(":")[0] for _, why in skipped.bad] == [
-        "not JSON", "no `text`", "empty", "no `text`", "not JSON", "`text` is not a string",
+        "not JSON", "no `text`", "empty", "no `text`", "not UTF-8", "`text` is not a string",
     ]  # fmt: skip
 
 
@@ -110,6 +115,34 @@ def test_only_damaged_parts_are_lost_and_they_are_counted(tmp_path, name, num_ta
     else:
         assert (texts * 10)[: len(documents) - 300] == [d.text for d in documents[:-300]]
         assert [where for where, _ in skipped.bad] == [str(path)]
+
+
+def test_json_that_other_writers_emit_is_read(tmp_path):
+    lines = [
+        b'\xef\xbb\xbf{"id": 12, "text": "one", "score": NaN}', b'{"text": "tw\\ud800o\\u0000"}',
+        b'{"id": NaN, "text": "three"}', b'{"text": NaN}', b'{"text": "four"}'.decode().encode("utf-16"),
+    ]  # fmt: skip
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    documents, skipped = read_in_tasks(TextCorpus.of(tmp_path), 2)
+    assert [d.text for d in documents] == ["one", "tw\ufffdo", "three"]
+    assert [d.id for d in documents] == ["12", "a.jsonl:43", "a.jsonl:71"]
+    assert [why for _, why in skipped.bad] == ["no `text`", "it is UTF-16: convert it to UTF-8"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_txt_in_another_unicode_encoding_is_a_bad_item(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("A text that is short.".encode(encoding))
+    _, skipped = read_in_tasks(TextCorpus.of(tmp_path), 1)
+    assert "UTF-16" in skipped.bad[0][1]
+
+
+def test_a_file_whose_name_is_not_utf8_is_read_with_an_id_that_can_be_stored(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl"))
+    path.write_bytes(b'{"text": "good"}\n{"text": bad}\n')
+    documents, skipped = read_in_tasks(TextCorpus.of(tmp_path), 1)
+    assert [d.id for d in documents] == ["caf\\udce9.jsonl:0"]
+    skipped.write(tmp_path / "skipped.jsonl")
+    assert "caf\\\\udce9" in (tmp_path / "skipped.jsonl").read_text()
 
 
 def test_texts_of_a_table_that_are_not_utf8_are_bad_items(tmp_path):

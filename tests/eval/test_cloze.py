@@ -55,7 +55,7 @@ def test_a_failed_synthesis_gives_no_codes():
         (b"[1]", "line 2 is not a pair"),
         (b'{"id": "c", "beginning": "x", "right": "y"}', "line 2 is not a pair .*wrong"),
         (json.dumps({**LINE, "extra": 1}).encode(), "line 2 is not a pair .*extra"),
-        (json.dumps({**LINE, "id": 3}).encode(), "line 2: `id` is 3: give a string"),
+        (json.dumps({**LINE, "id": None}).encode(), "line 2: `id` is '': give a string"),
         (json.dumps({**LINE, "right": " "}).encode(), "line 2: `right` is ' ': give a string that is not empty"),
         (b'{"id": "\xff"}', "line 2 is not a pair"),
     ],

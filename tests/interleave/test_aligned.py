@@ -214,7 +214,7 @@ def test_without_transcripts_the_words_are_the_text(corpus: Path, times: Path, t
         ('{"id": "u0"', "line 1 is not"),
         ('{"id": "u0", "words": [["the", 0.1, 0.2]]}', "line 1 is not"),
         ('{"id": "u0", "words": null}', "line 1 is not"),
-        ('{"id": 7, "words": []}', "line 1 has an `id` or a `word` that is not a string"),
+        ('{"id": [7], "words": []}', "line 1 has an `id` or a `word` that is not a string"),
         ('{"id": "u0", "words": []}\n{"id": "u0", "words": []}', "line 2: id 'u0' occurs twice"),
     ],
 )

@@ -80,7 +80,11 @@ def test_lines_of_files_take_the_voices_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist: give a text file"), (b"\n \n", "all lines are empty"), (b"\xff", "not valid UTF-8")],
+    [
+        (None, "does not exist: give a text file"),
+        (b"\n \n", "all lines are empty"),
+        (b"\xff", "cannot be read: not UTF-8"),
+    ],
 )
 def test_a_file_without_text_is_rejected(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:

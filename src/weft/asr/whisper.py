@@ -20,6 +20,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from weft.artifacts import loading
 from weft.errors import UserError
 from weft.pretrained import load_pretrained
+from weft.text.encode import encode
 
 _ENGLISH_VOCAB_SIZE = 51_864  # of OpenAI's English-only Whispers, whose text tokenizers have language tokens too
 _UNSPACED_LANGUAGES = ("zh", "ja", "th", "lo", "my", "yue")  # as in Whisper's own code
@@ -107,9 +108,12 @@ class Prompt:
         return code
 
     def transcript_ids(self, text_tokenizer: PreTrainedTokenizerBase, text: str, language: str | None) -> list[int]:
-        """Return the ids of a transcript. A real Whisper's begins with a space in languages that have spaces."""
+        """Return the ids of a transcript, in which strings such as `<|endoftext|>` are not control tokens.
+
+        A real Whisper's begins with a space in languages that have spaces.
+        """
         spaced = self.rest and not (self.languages and self.code(language) in _UNSPACED_LANGUAGES)
-        return text_tokenizer(f" {text.strip()}" if spaced else text, add_special_tokens=False).input_ids
+        return encode(text_tokenizer, f" {text.strip()}" if spaced else text)
 
 
 def first_few(names: Sequence[str], limit: int = 3) -> str:

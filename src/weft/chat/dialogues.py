@@ -19,7 +19,6 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import pyarrow as pa
 
 from weft import artifacts
@@ -35,6 +34,7 @@ from weft.interleave.interleave import load_synthesizer
 from weft.interleave.spans import hash64
 from weft.plan import Draft, Plan, create
 from weft.records import ROLES, Document, Meta, Segment
+from weft.text.inputs import id_of, numbered_lines, parse_json
 from weft.text.segment import num_words
 from weft.text_to_token.wer_filter import CodesSynthesizer
 
@@ -94,9 +94,7 @@ def _lines(corpus: TextCorpus) -> Iterator[tuple[FileRange, int, bytes]]:
             raise UserError(f"{file.path} is not a file of dialogues: give JSON lines ({', '.join(_SUFFIXES)})")
         try:
             with file.open() as f, unpacked(f, file.path) as lines:
-                for number, line in enumerate(lines, 1):
-                    if line := line.removeprefix(b"\xef\xbb\xbf").strip():
-                        yield file, number, line
+                yield from ((file, number, line) for number, line in numbered_lines(lines))
         except (OSError, pa.ArrowException) as e:
             raise UserError(f"{file.path} cannot be read ({str(e).splitlines()[0]}): copy it again") from e
 
@@ -180,7 +178,7 @@ def _before_failure(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[in
 
 def _parse(line: bytes, default_id: str) -> Document:
     """Parse a line of JSON. Raises ValueError, with the reason, for one that is not a dialogue."""
-    row = orjson.loads(line)
+    row = parse_json(line)
     turns = row.get("turns") if isinstance(row, Mapping) else None
     if not isinstance(turns, list):
         raise ValueError("it has no list of `turns`")
@@ -190,7 +188,7 @@ def _parse(line: bytes, default_id: str) -> Document:
         raise ValueError("it has no turn of the assistant")
     if repeated := [role for role, following in pairwise(roles) if role == following]:
         raise ValueError(f"it has two consecutive turns of {repeated[0]}: merge them")
-    return Document(default_id if row.get("id") is None else str(row["id"]), "dialogue", segments)
+    return Document(id_of(row.get("id")) or default_id, "dialogue", segments)
 
 
 def _turn(turn: Any, number: int) -> Segment:

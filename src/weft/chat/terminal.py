@@ -5,6 +5,8 @@ run(ChatConfig(model=Path("runs/demo"), wav=Path("question.wav"), out=Path("answ
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,6 +18,7 @@ from weft.chat.bundle import Bundle
 from weft.chat.session import MAX_ANSWER_SEC, ChatSession, respond
 from weft.config import NonNegativeInt, PositiveFloat
 from weft.files import check_writable
+from weft.text.inputs import valid_text
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,11 @@ def run(config: ChatConfig) -> None:
 def _converse(bundle: Bundle, config: ChatConfig) -> None:
     print("Write to the model. An empty line ends the conversation.")
     session = ChatSession(bundle, config.seed)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # typed text that is not UTF-8
     for turn in count(1):
         try:
-            text = input("> ").strip()
+            text = valid_text(input("> ")).strip()
         except EOFError:
             return
         if not text:

@@ -23,6 +23,7 @@ from weft.data.skipped import Skipped
 from weft.data.storage import File, files_under, identities_of, path_of
 from weft.errors import UserError
 from weft.files import content_id
+from weft.text.inputs import id_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class TextCorpus:
         found = [file for file in found if file.size_bytes]
         if not found:
             raise UserError(f"{', '.join(map(str, paths))}: all text files are empty: give files with text")
-        files = [FileRange(f.path, f.path.removeprefix(root), 0, f.size_bytes, f.size_bytes) for f in found]
+        names = [id_of(f.path.removeprefix(root)) or "" for f in found]
+        files = [FileRange(f.path, n, 0, f.size_bytes, f.size_bytes) for f, n in zip(found, names, strict=True)]
         return cls(tuple(files), tuple(found))
 
     @property

@@ -17,17 +17,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weft.data.skipped import Skipped
 from weft.data.storage import is_url, open_file
 from weft.errors import UserError
+from weft.text.inputs import BOM, decode, id_of, parse_json, valid_text
 
 TXT_DOCUMENT_BYTES = 4096  # about 700 English words
 _TABLE_ROWS = 1000
-_BOM = b"\xef\xbb\xbf"
 # Places to split a .txt after an even boundary, in this order: a blank line, or before the next boundary the first end
 # of a line, a sentence or a word, or the first character.
 _SPLITS = [
@@ -110,7 +109,7 @@ def _txt(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
             ends = (found.end() for pattern in _SPLITS if (found := pattern.search(chunk)))
             split = next(ends, 0) if 0 < i < num_chunks else 0
             if i > rows.start:
-                text = (document + chunk[:split]).removeprefix(_BOM).strip()
+                text = (document + chunk[:split]).strip()
                 if text or num_chunks == 1:
                     name = file.name if num_chunks == 1 else f"{file.name}:{i - 1}"
                     yield from _checked(name, text, f"{file.path} byte {start}", skipped)
@@ -145,15 +144,15 @@ def _json_lines(lines: Any, offset: int, stop: int | None, file: FileRange, skip
     while (stop is None or offset < stop) and (line := lines.readline()):
         where, name = f"{file.path} byte {offset}", f"{file.name}:{offset}"
         offset += len(line)
-        if not (line := line.removeprefix(_BOM).strip()):
+        if not (line := line.removeprefix(BOM).strip()):
             continue
         try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as e:
-            skipped.add(where, f"not JSON: {e}")
+            row = parse_json(line)
+        except ValueError as e:
+            skipped.add(where, str(e))
             continue
         row = row if isinstance(row, Mapping) else {}
-        yield from _checked(_id(row.get("id"), name), row.get("text"), where, skipped)
+        yield from _checked(id_of(row.get("id")) or name, row.get("text"), where, skipped)
 
 
 def _parquet(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
@@ -207,7 +206,7 @@ def _table(table: pa.Table, first: int, rows: range, file: FileRange, skipped: S
         texts = _values(part["text"])
         ids = _values(part["id"]) if "id" in part.schema.names else [None] * len(texts)
         for i, (name, text) in enumerate(zip(ids, texts, strict=True), start):
-            yield from _checked(_id(name, f"{file.name}:{i}"), text, f"{file.path} row {i}", skipped)
+            yield from _checked(id_of(name) or f"{file.name}:{i}", text, f"{file.path} row {i}", skipped)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
@@ -216,18 +215,12 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     return (column.cast(pa.large_binary()) if is_text else column).to_pylist()
 
 
-def _id(value: Any, default: str) -> str:
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    return default if value is None else str(value)
-
-
 def _checked(name: str, text: Any, where: str, skipped: Skipped) -> Iterator[TextDocument]:
     """Yield the document if `text` is valid, or add it to `skipped`."""
     try:
-        text = text.decode() if isinstance(text, bytes) else text
-    except UnicodeDecodeError as e:
-        skipped.add(where, f"not UTF-8: {e.reason} at byte {e.start} of the document")
+        text = decode(text) if isinstance(text, bytes) else valid_text(text) if isinstance(text, str) else text
+    except ValueError as e:
+        skipped.add(where, str(e))
         return
     if isinstance(text, str) and text.strip():
         skipped.num_good += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from weft.errors import UserError
+from weft.errors import UserError, printable, without_secrets
 from weft.files import write_bytes
 
 EARLY_ITEMS = 1000
@@ -35,7 +35,7 @@ class Skipped:
 
     def add(self, where: str, reason: str, num_items: int = 1) -> None:
         """Add a bad item, or a run of them."""
-        self.bad.append((where, reason))
+        self.bad.append((printable(without_secrets(where)), printable(without_secrets(reason))))
         self.num_unlisted += num_items - 1
 
     def __iadd__(self, other: Skipped) -> Skipped:

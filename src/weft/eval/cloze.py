@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from weft.data.datasets import Rows
@@ -20,6 +20,7 @@ from weft.errors import UserError
 from weft.eval.likelihood import DIRECTIONS, Accuracy, Pair, choose_likelier
 from weft.lm.model import LanguageModel
 from weft.records import Segment
+from weft.text.inputs import id_of, numbered_lines, parse_json
 from weft.text.segment import sentences_of
 from weft.text_to_token.synthesize import Synthesizer
 
@@ -44,8 +45,8 @@ def read_pairs(path: Path) -> list[ClozePair]:
     """Read pairs from JSONL. Raises UserError for a file without any, and for a line that is not a pair."""
     if not path.is_file():
         raise UserError(f"{path} is not a file: give pairs as JSON lines")
-    lines = enumerate(path.read_bytes().splitlines(), 1)
-    pairs = [_pair(line, f"{path} line {number}") for number, line in lines if line.strip()]
+    lines = numbered_lines(path.read_bytes().splitlines())
+    pairs = [_pair(line, f"{path} line {number}") for number, line in lines]
     if not pairs:
         raise UserError(f"{path} is empty: write one JSON object per line, with id, beginning, right and wrong")
     return pairs
@@ -53,7 +54,8 @@ def read_pairs(path: Path) -> list[ClozePair]:
 
 def _pair(line: bytes, where: str) -> ClozePair:
     try:
-        pair = ClozePair(**json.loads(line))
+        pair = ClozePair(**parse_json(line))
+        pair = replace(pair, id=id_of(pair.id) or "")
     except (ValueError, TypeError) as e:
         raise UserError(f"{where} is not a pair ({e}): give id, beginning, right and wrong") from e
     for name, text in asdict(pair).items():

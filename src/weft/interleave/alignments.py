@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from weft.errors import UserError
 from weft.records import Utterance
+from weft.text.inputs import BOM, id_of, parse_json
 
 _UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: a word outside the aligner's vocabulary
 
@@ -54,7 +54,7 @@ class Alignments:
         total, offset = hashlib.sha256(), 0
         with path.open("rb") as f:
             for number, line in enumerate(f, 1):
-                if line.strip():
+                if line.removeprefix(BOM).strip():
                     name = _row(line, f"{path} line {number}")["id"]
                     if name in offsets:
                         raise UserError(f"{path} line {number}: id {name!r} occurs twice: make ids unique")
@@ -116,9 +116,10 @@ def _chars(text: str) -> str:
 def _row(line: bytes, where: str) -> dict[str, Any]:
     """Parse a line. Raises UserError for another format."""
     try:
-        row = orjson.loads(line)
-        has_strings = isinstance(row["id"], str) and all(isinstance(word["word"], str) for word in row["words"])
-    except (orjson.JSONDecodeError, LookupError, TypeError) as e:
+        row = parse_json(line)
+        row["id"] = id_of(row["id"])
+        has_strings = row["id"] is not None and all(isinstance(word["word"], str) for word in row["words"])
+    except (ValueError, LookupError, TypeError) as e:
         raise UserError(f'{where} is not {{"id": ..., "words": [{{"word", "start", "end"}}, ...]}}: fix it') from e
     if not has_strings:
         raise UserError(f"{where} has an `id` or a `word` that is not a string: fix it")

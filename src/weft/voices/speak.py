@@ -28,6 +28,7 @@ from weft.data.job import JobConfig, Report
 from weft.errors import UserError
 from weft.files import content_id, write_bytes
 from weft.plan import Draft, Plan, create
+from weft.text.inputs import decode
 from weft.voices.engines import language_of, speak
 
 KIND = "audio"
@@ -153,8 +154,8 @@ class _Speak:
 
 def _read(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return decode(path.read_bytes()).splitlines()
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist: give a text file") from e
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not valid UTF-8 ({e.reason} at byte {e.start}): convert it") from e
+    except ValueError as e:
+        raise UserError(f"{path} cannot be read: {e}") from e

@@ -21,6 +21,14 @@ def test_a_line_is_printed_every_ten_seconds_without_a_terminal(capsys, clock):
     assert capsys.readouterr().err == "train: 20/40, 20 s left loss 0.5\ntrain: 30/40, 10 s left loss 0.5\n"
 
 
+def test_a_line_has_the_last_note(capsys, clock):
+    with progress.bar("train", total=40) as advance:
+        for note in ("loss 0.7", "loss 0.5", *[""] * 8):
+            clock[0] += 1
+            advance(1, note)
+    assert capsys.readouterr().err == "train: 10/40, 30 s left loss 0.5\n"
+
+
 def test_a_terminal_shows_the_last_note_and_the_count(capsys, monkeypatch):
     monkeypatch.setattr(
         progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=100, color_system=None)

@@ -27,7 +27,10 @@ Advance = Callable[..., None]
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Yield `advance(count=1, note="")`. `done` of the `total` items were finished by an earlier run."""
+    """Yield `advance(count=1, note="")`. `done` of the `total` items were finished by an earlier run.
+
+    A note is shown until another replaces it.
+    """
     console = Console(stderr=True)
     if launch.rank():
         yield lambda count=1, note="": None
@@ -64,17 +67,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _lines(title: str, total: int, done: int) -> Advance:
     """Return a function that prints a line every ten seconds."""
     start_sec = printed_sec = time.monotonic()
-    num_done = done
+    num_done, last_note = done, ""
 
     def advance(count: int = 1, note: str = "") -> None:
-        nonlocal num_done, printed_sec
-        num_done += count
+        nonlocal num_done, last_note, printed_sec
+        num_done, last_note = num_done + count, note or last_note
         now_sec = time.monotonic()
         if now_sec - printed_sec < _PRINT_EVERY_SEC:
             return
         printed_sec = now_sec
         rate = (num_done - done) / (now_sec - start_sec)
         left = f"{(total - num_done) / rate:.0f} s left" if rate else "time left unknown"
-        print(f"{title}: {num_done}/{total}, {left} {note}".rstrip(), file=sys.stderr, flush=True)
+        print(f"{title}: {num_done}/{total}, {left} {last_note}".rstrip(), file=sys.stderr, flush=True)
 
     return advance

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tokenizer.conftest import save_whisper, tiny_whisper
-from weft.asr.transcribe import Transcriber, split_at_pauses
+from weft.asr.transcribe import Transcriber, must_end, split_at_pauses
 from weft.errors import UserError
 from weft.tokenizer.init import train_text_tokenizer
 
@@ -92,3 +92,47 @@ def test_a_recording_is_split_where_it_is_quiet() -> None:
     samples = recordings(60_000)[0]
     samples[33_000:35_500] = 0
     assert 33_800 <= split_at_pauses(samples, WINDOW)[0].stop <= 34_700
+
+
+def length_of(ids: list[int], seconds: float) -> int:
+    """The number of ids at which a transcript ends."""
+    for length in range(1, len(ids) + 1):
+        if must_end(torch.tensor([ids[:length]]), torch.tensor([seconds]))[0]:
+            return length
+    return len(ids)
+
+
+@given(
+    start=st.lists(st.integers(10, 99), max_size=30),
+    phrase=st.lists(st.integers(0, 9), min_size=1, max_size=32, unique=False),
+)
+def test_a_loop_ends_after_a_few_repetitions(start: list[int], phrase: list[int]) -> None:
+    ids = [*start, *phrase * 200]
+    first, num = len(start), len(phrase)
+    assert first + 16 < length_of(ids, 30.0) <= first + max(16, 3 * num) + num + 7
+
+
+@given(st.integers(0, 50), st.integers(1, 15))
+def test_words_that_are_said_a_few_times_are_no_loop(num_before: int, num_words: int) -> None:
+    before, phrase = list(range(100, 100 + num_before)), list(range(num_words))
+    said = phrase * 3 if num_words > 5 else phrase * (16 // num_words)
+    assert length_of([*before, *said, 77, 78], 30.0) == num_before + len(said) + 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 2.55, 9.0])
+def test_a_transcript_is_limited_by_the_duration_of_its_speech(seconds: float) -> None:
+    ids = torch.randint(0, 50_000, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    length = length_of(ids, seconds)
+    assert 20 + 30 * seconds <= length < 21 + 30 * seconds
+
+
+def test_a_looping_whisper_is_stopped_and_the_others_are_not(multilingual: Transcriber) -> None:
+    """Whatever the other windows of a batch are."""
+    windows = recordings(16_000, 20_000)
+    alone = [multilingual([w], ["en"])[0].text for w in windows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weft.asr.transcribe.must_end", lambda ids, sec: (sec < 1.1) & (ids.shape[1] >= 5))
+        stopped = multilingual(windows, ["en", "en"])
+    assert stopped[1].text == alone[1]
+    assert len(stopped[0].text) < len(alone[0])
+    assert alone[0].startswith(stopped[0].text.rstrip("\ufffd"))

@@ -4,6 +4,8 @@
     transcript = transcriber([samples], ["en"])[0]     # transcript.text, transcript.log_prob
     texts = transcriber.long([samples], [None])        # recordings of any length; None detects the language
 
+`must_end` is the limit of all transcripts, also of those from codes.
+
 Shapes: B windows, S samples, L text tokens, V vocabulary.
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, WhisperFeatureExtractor
+from transformers import GenerationMixin, StoppingCriteria, StoppingCriteriaList, WhisperFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutput
 
 from weft.asr.whisper import Prompt, load_whisper
@@ -27,6 +29,10 @@ from weft.errors import UserError
 
 _CUT_WITHIN = 0.2  # of a window, at its end
 _QUIET_SAMPLES = 1600  # 100 ms
+# A longer transcript is no speech: byte-level text of Whisper's most costly languages has 25 ids per second.
+_MAX_IDS_PER_SEC, _MAX_EXTRA_IDS = 30, 20
+_MIN_REPEATED_IDS, _MIN_REPEATS, _MAX_PERIOD_IDS = 16, 3, 32
+_CHECK_EVERY_IDS = 8  # a check for repetition takes as long as a small layer
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,24 @@ class Transcript:
     text: str
     log_prob: float
     language: str | None
+
+
+def must_end(ids: Tensor, seconds: Tensor) -> Tensor:
+    """Return which transcripts (B,), with the text ids (B, L) so far, must end.
+
+    These are longer than speech of their duration, `seconds` (B,), can be, or end in a repetition: in at least 16 ids
+    that equal those up to 32 ids before, three times in a row. Greedy decoding never leaves such a loop.
+    """
+    length = ids.shape[1]
+    ended = length >= _MAX_EXTRA_IDS + _MAX_IDS_PER_SEC * seconds
+    if length % _CHECK_EVERY_IDS:
+        return ended
+    for period in range(1, _MAX_PERIOD_IDS + 1):
+        repeated = max(_MIN_REPEATED_IDS, _MIN_REPEATS * period)
+        if repeated + period <= length:
+            tail = ids[:, -repeated - period :]
+            ended = ended | (tail[:, period:] == tail[:, :-period]).all(1)
+    return ended
 
 
 class Transcriber:
@@ -95,6 +119,8 @@ class Transcriber:
             encoder_outputs=encoded,
             decoder_input_ids=prompts,
             max_new_tokens=whisper.config.max_target_positions - prompts.shape[1],
+            stopping_criteria=StoppingCriteriaList([_Limit(prompts.shape[1], windows)]),
+            pad_token_id=whisper.config.eos_token_id,
             do_sample=False,
             num_beams=1,
             return_dict_in_generate=True,
@@ -115,6 +141,16 @@ class Transcriber:
         logits = self._whisper(encoder_outputs=encoded, decoder_input_ids=start).logits[:, -1]
         likeliest = logits[:, list(prompt.languages.values())].argmax(-1).tolist()
         return [prompt.code(name) if name else known[i] for name, i in zip(languages, likeliest, strict=True)]
+
+
+class _Limit(StoppingCriteria):
+    """Ends the transcripts of windows that `must_end`."""
+
+    def __init__(self, prompt_ids: int, windows: Sequence[np.ndarray]) -> None:
+        self._prompt_ids, self._seconds = prompt_ids, torch.tensor([len(x) / SAMPLE_RATE_HZ for x in windows])
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:  # type: ignore[override]
+        return must_end(input_ids[:, self._prompt_ids :], self._seconds.to(input_ids.device))
 
 
 def split_at_pauses(samples: np.ndarray, max_samples: int) -> list[range]:

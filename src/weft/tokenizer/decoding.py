@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from weft.asr.transcribe import must_end
 from weft.asr.whisper import Prompt
 from weft.tokenizer.encoder import ENCODER_HZ, BottleneckWhisper
-
-# Maximum length of a transcript: faster than any speech, so a longer one is a repetition loop.
-_MAX_IDS_PER_SEC, _MAX_EXTRA_IDS = 50, 20
 
 
 def greedy_decode(
@@ -24,19 +22,19 @@ def greedy_decode(
 ) -> list[list[int]]:
     """Decode the encoder output (B, N, D) with valid tokens (B, N) into text ids, including the prompt.
 
-    A language of None is detected. Raises UserError for a language that the Whisper lacks.
+    A language of None is detected. A transcript ends where it `must_end`. Raises UserError for a language that the
+    Whisper lacks.
     """
     whisper = model.whisper_config
     end_id: Any = whisper.eos_token_id
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     ids = _prompt_ids(model, prompt, encoded, valid, languages)
     decoded, ended = [ids], torch.zeros(len(encoded), 1, dtype=torch.bool, device=encoded.device)
-    frame_rate_hz = ENCODER_HZ / model.config.pooling
-    max_ids = _MAX_EXTRA_IDS + _MAX_IDS_PER_SEC / frame_rate_hz * valid.sum(1, keepdim=True)
-    for num in range(1, whisper.max_target_positions - ids.shape[1] + 1):
+    seconds = valid.sum(1) * (model.config.pooling / ENCODER_HZ)
+    for _ in range(whisper.max_target_positions - ids.shape[1]):
         ids = model.text_logits(encoded, valid, ids, cache)[:, -1:].argmax(-1)
         decoded.append(ids.masked_fill(ended, end_id))
-        ended |= (ids == end_id) | (num >= max_ids)
+        ended |= (ids == end_id) | must_end(torch.cat(decoded[1:], dim=1), seconds)[:, None]
         if ended.all():
             break
     return torch.cat(decoded, dim=1).tolist()

@@ -19,7 +19,7 @@ from weft.text.error_rate import character_error_rate, word_error_rate
 from weft.tokenizer.codebook import usage_of
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
-_UTTERANCES_PER_CALL = 256  # in memory at once
+_UTTERANCES_PER_CALL = 32  # between two updates of the progress bar
 
 
 @dataclass(frozen=True)

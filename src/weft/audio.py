@@ -23,47 +23,54 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.files import write_bytes
+from weft.sound_files.reader import Reader
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
 WINDOW_SAMPLES = 400
 HALF_WINDOW_SAMPLES = WINDOW_SAMPLES // 2
 LOOK_AHEAD_SAMPLES = HALF_WINDOW_SAMPLES - HOP_SAMPLES
+_MAX_SEC = 12 * 3600.0  # of one item: 2.8 GB
+_MAX_FRAMES = 1 << 62  # more than any file has
+_QUALITY = "HQ"
 _MAX_SAMPLE = 100.0  # 40 dB over full scale: larger samples are in other units, such as 16-bit integers
-_MIN_FRACTION = 0.99  # of the length in the header, which some formats only estimate
-# Signs of a truncated file in the log of libsndfile: less data than the header says, or an incomplete last page.
-_LESS_DATA = re.compile(r"^\s*(?:data|riff|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_INCOMPLETE_OGG = "Junk after the last page"
-_UNKNOWN_BYTES = 0x7F000000  # a program that writes to a pipe puts about this size or more into the header
+_MIN_MEAN_ENERGY = 1e-4  # of that of the channels: 64 channels of unrelated noise have 0.016
 _TIME_RANGE = re.compile(r"(?P<file>.+)#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<stop>\d+(?:\.\d+)?))?", re.DOTALL)
 
 
 def load(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     """Read a file, or the time range after its name, as mono float32 samples (S,) in [-1, 1] at `sample_rate_hz`.
 
-    Raises UserError for a file that is missing, not audio, empty, truncated, not finite or in other units.
+    Channels are averaged. Memory is that of the result and a block. Raises UserError for a file that is missing, not
+    audio, empty, truncated, not finite, in other units, longer than 12 hours, or with channels that cancel each other.
     """
-    with _open(audio) as (file, frames):
-        rate_hz, log = file.samplerate, file.extra_info
-        if frames.start:
-            file.seek(frames.start)
-        samples = file.read(len(frames) if frames.stop < file.frames else -1, dtype="float32", always_2d=True)
-    _check_length(audio, len(samples), len(frames), log)
-    if not np.isfinite(samples).all():
-        raise UserError(f"{audio} contains samples that are not finite: export it again")
-    if (largest := float(np.abs(samples).max())) > _MAX_SAMPLE:
-        raise UserError(f"{audio} contains samples up to {largest:.3g}: scale them to [-1, 1]")
-    return resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
+    with _open(audio) as (reader, frames):
+        convert = None
+        if reader.rate_hz != sample_rate_hz:
+            convert = soxr.ResampleStream(reader.rate_hz, sample_rate_hz, 1, quality=_QUALITY)
+        pieces, energy = [], np.zeros(2)  # of the mean and of the channels
+        for block in _blocks(audio, reader, frames):
+            _check_samples(audio, block)
+            mono = block.mean(axis=1)
+            if block.shape[1] > 1:
+                energy += np.vdot(mono, mono), np.vdot(block, block) / block.shape[1]
+            pieces.append(mono if convert is None else convert.resample_chunk(mono))
+        if convert is not None:
+            pieces.append(convert.resample_chunk(np.zeros(0, np.float32), last=True))
+    if energy[0] < _MIN_MEAN_ENERGY * energy[1]:
+        raise UserError(f"{audio} has channels that cancel each other: export one of them")
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def num_samples(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
-    """Return the number of samples that `load` returns, from the file's header; an estimate in some formats.
+    """Return the number of samples that `load` returns: from the header where it is exact, or by decoding the file.
 
-    Raises UserError for a file that is missing, not audio, empty or truncated, as far as the header shows it.
+    The headers of WAV, AIFF, CAF, AU, W64 and FLAC are exact, except those of compressed audio in WAV and AIFF. Raises
+    UserError as `load` does, as far as the header or the length shows the problem.
     """
-    with _open(audio) as (file, frames):
-        found, rate_hz, log = len(frames), file.samplerate, file.extra_info
-    _check_length(audio, found, found, log)
+    with _open(audio) as (reader, frames):
+        rate_hz, is_exact = reader.rate_hz, reader.num_frames is not None
+        found = len(frames) if is_exact else sum(map(len, _blocks(audio, reader, frames)))
     return (2 * found * sample_rate_hz + rate_hz) // (2 * rate_hz)  # rounded, as the resampler does
 
 
@@ -86,42 +93,56 @@ def _split(audio: str | Path) -> tuple[Path, re.Match[str] | None]:
 
 
 @contextmanager
-def _open(audio: str | Path) -> Iterator[tuple[soundfile.SoundFile, range]]:
-    """Open an audio file, and yield it with the range of frames to read."""
+def _open(audio: str | Path) -> Iterator[tuple[Reader, range]]:
+    """Open an audio file, and yield it with the range of frames to read, which may end after the file."""
     path, time_range = _split(audio)
-    if not path.is_file():
+    if not path.is_file():  # a device or a named pipe is not opened, which could wait forever
         problem = "does not exist" if not path.exists() else "is not a file"
         raise UserError(f"{path} {problem}: give an audio file, or fix the manifest that contains it")
-    try:
-        with soundfile.SoundFile(path) as file:
-            frames = range(file.frames)
-            if time_range:
-                start = round(float(time_range["start"] or 0) * file.samplerate)
-                stop = round(float(time_range["stop"] or 1e9) * file.samplerate)
-                frames = frames[start:stop]
-                if not frames:
-                    length_sec = file.frames / file.samplerate
-                    raise UserError(f"{audio} is empty or outside of the {length_sec:.3f} s of the file: fix the times")
-            yield file, frames
-    except soundfile.LibsndfileError as e:
-        raise UserError(f"{audio} cannot be read as audio ({e.error_string.rstrip('.')}): check the file") from e
+    with Reader(path) as reader:
+        frames = range(_MAX_FRAMES if reader.num_frames is None else reader.num_frames)
+        if time_range:
+            start = round(float(time_range["start"] or 0) * reader.rate_hz)
+            stop = round(float(time_range["stop"] or 1e9) * reader.rate_hz)
+            frames = frames[start:stop]
+        if reader.num_frames is not None:
+            _check_length(audio, reader, frames, len(frames))
+        yield reader, frames
 
 
-def _check_length(audio: str | Path, num_found: int, num_expected: int, log: str) -> None:
-    """Raise UserError for an empty or truncated file. `log` is libsndfile's."""
-    if num_found == 0:
+def _blocks(audio: str | Path, reader: Reader, frames: range) -> Iterator[np.ndarray]:
+    """Yield the frames in a range as blocks (F, C)."""
+    found = 0
+    for block in reader.blocks(frames.start, frames.stop):
+        found += len(block)
+        if found > _MAX_SEC * reader.rate_hz:
+            break
+        yield block
+    _check_length(audio, reader, frames, found)
+
+
+def _check_length(audio: str | Path, reader: Reader, frames: range, found: int) -> None:
+    if found > _MAX_SEC * reader.rate_hz:
+        raise UserError(f"{audio} is longer than {_MAX_SEC / 3600:g} hours: split it, or give time ranges (#t=0,3600)")
+    if not found and file_of(audio) != Path(audio):
+        length = "" if reader.num_frames is None else f"{reader.num_frames / reader.rate_hz:.3f} s of the "
+        raise UserError(f"{audio} is empty or outside of the {length}file: fix the times")
+    if not found:
         raise UserError(f"{audio} contains no samples: copy or export it again")
-    less = _LESS_DATA.search(log)
-    is_cut = _INCOMPLETE_OGG in log or (less is not None and int(less[2]) < int(less[1]) < _UNKNOWN_BYTES)
-    if is_cut or num_found < _MIN_FRACTION * num_expected:
-        raise UserError(f"{audio} is cut off, it is shorter than its header says: copy or export it again")
+
+
+def _check_samples(audio: str | Path, samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise UserError(f"{audio} contains samples that are not finite: export it again")
+    if (largest := float(np.abs(samples).max())) > _MAX_SAMPLE:
+        raise UserError(f"{audio} contains samples up to {largest:.3g}: scale them to [-1, 1]")
 
 
 def resample(samples: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     """Return mono samples (S,) at another rate."""
     if from_hz == to_hz:
         return samples
-    return soxr.resample(samples, from_hz, to_hz, quality="HQ").astype(np.float32)
+    return soxr.resample(samples, from_hz, to_hz, quality=_QUALITY).astype(np.float32)
 
 
 def save(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:

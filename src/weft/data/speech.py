@@ -57,7 +57,7 @@ def speech_id(utterances: Sequence[Utterance]) -> str:
 
 
 def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
-    """Return the number of 16 kHz samples of each utterance by its header, or the error message."""
+    """Return the number of 16 kHz samples of each utterance, or the error message. Compressed audio is decoded."""
 
     def length_of(utterance: Utterance) -> int | str:
         try:

@@ -3,8 +3,8 @@
     with SpeechDataset(config, tokenizer, read_manifest(*config.speech), read_manifest(*config.pseudo)) as speech:
         batch = speech.batch_at(step, part)      # the same for the same step in every run
 
-The lengths of all files are read from their headers first; audio is read when a batch needs it. Features are cached up
-to `cache_gb`: all of them before the first step if they fit, otherwise the first ones.
+The lengths of all files are measured first, from their headers where these are exact; audio is read when a batch needs
+it. Features are cached up to `cache_gb`: all of them before the first step if they fit, otherwise the first ones.
 
 A batch has utterances of similar length, up to `batch_sec` with padding. The batches are fixed; their order depends on
 seed and epoch, and the augmentation of an utterance on seed, step and utterance. Supervised and pseudo-labelled speech

@@ -1,0 +1,43 @@
+"""Bad inputs and their expected outcome for bench/faults.py, as a flat list of cases."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fault_audio
+import fault_dialogues
+import fault_manifests
+import fault_models
+import fault_settings
+import fault_texts
+from fault_cases import Case
+from fault_runs import Options, Trial, finish, unreadable
+from fault_world import World
+
+_QUICK_STRIDE = 20
+
+
+def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
+    """Run every case in a directory of its own, which it may not leave."""
+    folder.mkdir()
+    modules = (fault_audio, fault_manifests, fault_texts, fault_dialogues, fault_settings, fault_models)
+    cases = [case for module in modules for case in module.cases(world)]
+    for i, case in enumerate(cases):
+        if (options.is_quick and i % _QUICK_STRIDE) or options.only not in f"{case.group} {case.name}":
+            continue
+        own = folder / f"{i:04d}/work"
+        own.mkdir(parents=True)
+        yield Trial("inputs", case.group, case.name, _problem(case, own))
+        shutil.rmtree(own.parent)
+
+
+def _problem(case: Case, folder: Path) -> str | None:
+    ended = finish(case.arguments(folder), folder, case.stdin, case.max_sec)
+    problem = unreadable(ended) or case.check(ended, folder)
+    if (folder / "canary").exists():
+        return "code that came with the input was executed"
+    if outside := [path.name for path in folder.parent.iterdir() if path != folder]:
+        return f"wrote outside of its directory: {', '.join(outside)}"
+    return problem

@@ -68,12 +68,12 @@ def _changes() -> Iterator[tuple[str, Change, Check]]:
     yield (
         "NaN weights",
         lambda f: _tensors(f, lambda t: max(t.values(), key=torch.numel).view(-1)[:9].fill_(torch.nan)),
-        named,
+        refused(),
     )
     yield (
         "infinite weights",
         lambda f: _tensors(f, lambda t: max(t.values(), key=torch.numel).view(-1)[:9].fill_(torch.inf)),
-        named,
+        refused(),
     )
     yield "integer weights", lambda f: _tensors(f, lambda t: t.update({n: w.int() for n, w in t.items()})), either
     yield "pickled weights", _pickled, named

@@ -73,7 +73,8 @@ class Ended:
     @property
     def messages(self) -> list[str]:
         """The lines that report errors."""
-        return [line for line in self.output.splitlines() if line.startswith("weft: ")]
+        lines = (line.removeprefix("> ") for line in self.output.splitlines())  # the prompt of `weft chat`
+        return [line for line in lines if line.startswith("weft: ")]
 
 
 Check = Callable[[Ended, Path], str | None]

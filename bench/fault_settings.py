@@ -55,7 +55,7 @@ def _recipes(world: World) -> Iterator[Case]:
         "weights of an unknown dataset": (good + "\n[weights]\nnothing = 1.0\n", refused("nothing")),
         "weights NaN": (good + "\n[weights]\ninterleave = nan\n", refused()),
         "negative weights": (good + "\n[weights]\ninterleave = -1.0\n", refused()),
-        "weights of words": (good + '\n[weights]\ninterleave = "much"\n', refused("much")),
+        "weights of words": (good + '\n[weights]\ninterleave = "much"\n', refused()),
         "deep nesting": ("a = " + "[" * 100_000, named),
     }
     for name, (content, check) in recipes.items():
@@ -220,7 +220,7 @@ def _outputs(world: World) -> Iterator[Case]:
     yield case("symlink to nothing", "link", any_of(refused("link"), succeeds), lambda f: (f / "link").symlink_to("no"))
     yield case("in /proc", "/proc/weft", refused("/proc"))
     yield case("in /dev/null", "/dev/null/out", refused("/dev/null"))
-    yield case("URL", "s3://bucket/out", refused("s3://bucket/out"))
+    yield case("URL", "s3://bucket/out", refused("URL"))
     yield case("another kind of artifact", world["tokenize"], refused("tokenize"))
 
 
@@ -262,7 +262,7 @@ def _voices() -> Iterator[Case]:
         "NUL": (b"Good\0 morning.\n", any_of(succeeds, refused("lines"))),
         "BOM": (b"\xef\xbb\xbfGood morning.\n", makes(num_utterances=1)),
         "CRLF": (b"Good morning.\r\nGood night.\r\n", makes(num_utterances=2)),
-        "punctuation": (b"...\n!!!\n", refused()),
+        "punctuation": (b"...\n!!!\n", any_of(succeeds, refused())),
         "form feeds": (b"Good\x0cmorning.\x0b\x1c\n", any_of(succeeds, refused())),
         "markup": (b'<speak><break time="9999s"/></speak> [[h@]] hello\n', succeeds),
         "long line": (b"word " * 4000 + b"\n", any_of(succeeds, refused("lines"))),

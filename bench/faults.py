@@ -19,12 +19,14 @@ the passed cases; each failed case is listed below it. The exit status is 1 if a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,14 +34,17 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a fork must not have threads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from weft import cli
+
+with redirect_stdout(io.StringIO()):
+    cli.run(["--version"])  # sets the environment of transformers before it is imported
+
 from fault_damage import damage
 from fault_inputs import inputs
 from fault_kills import disk, kills, writers
 from fault_runs import Options, Trial
 from fault_world import World
 from figures import write
-
-from weft import cli
 
 Section = Callable[[World, Path, Options], Iterator[Trial]]
 SECTIONS: dict[str, tuple[Section, int]] = {

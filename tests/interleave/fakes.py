@@ -29,6 +29,7 @@ class FakeSynthesizer:
     """
 
     frame_rate_hz = 12.5
+    language = "en"
 
     def __init__(self, slow_sec=0.0, speakers=()):
         self.slow_sec, self.speakers = slow_sec, speakers
@@ -58,7 +59,8 @@ class FakeSynthesizer:
 class FakeTranscriber:
     """Transcribes the first of each four codes."""
 
-    def transcribe(self, codes):
+    def transcribe(self, codes, languages):
+        assert languages == ["en"] * len(codes)
         return [" ".join("wrong" if c == _WRONG else [*WORDS, "other"][c] for c in row[::4]) for row in codes]
 
 

@@ -119,7 +119,9 @@ def test_the_gate_keeps_spans_within_max_wer_and_reports_their_error_rates(creat
     for d in documents:
         speech = speech_in(d)
         assert len(d.meta.span_wer) == len(speech)
-        transcripts = [text.split() for text in FakeTranscriber().transcribe([s.codes for s in speech])]
+        transcripts = [
+            text.split() for text in FakeTranscriber().transcribe([s.codes for s in speech], ["en"] * len(speech))
+        ]
         references = words_of(s.text for s in speech)
         wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(transcripts, references, strict=True)]
         assert d.meta.span_wer == pytest.approx([n / len(s) for n, s in zip(wrong, references, strict=True)])

@@ -3,7 +3,17 @@
 import pytest
 
 from weft.errors import UserError
-from weft.text.error_rate import align, character_error_rate, character_errors, pooled, word_error_rate, word_errors
+from weft.text.error_rate import (
+    Errors,
+    align,
+    character_error_rate,
+    character_errors,
+    count_errors,
+    pooled,
+    split_by_words,
+    word_error_rate,
+    word_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,23 @@ def test_the_rate_is_pooled_over_words_and_lies_in_its_interval():
     assert word_error_rate(references, hypotheses) == found
     perfect = word_error_rate(references, references)
     assert (perfect.rate, perfect.low, perfect.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("rate", [word_error_rate, character_error_rate])
+def test_references_without_words_do_not_count(rate):
+    references, hypotheses = ["one two", "three"], ["one", "three"]
+    silent = ["", "...", "%"]
+    assert rate([*references, *silent], [*hypotheses, "noise", "", "a"]) == rate(references, hypotheses)
+    assert split_by_words([*references, None, *silent], lambda text: text) == (references, [None, *silent])
+
+
+def test_words_in_brackets_count():
+    assert word_errors("(he said) [laughs] <um> 5 < 7", "he said laughs um 5 7") == (0, 6)
+
+
+def test_the_unit_is_that_of_the_script():
+    assert count_errors("The cat", "cat") == Errors(1, 2, in_characters=False)
+    assert count_errors("今天天气", "今天") == Errors(2, 4, in_characters=True)
 
 
 @pytest.mark.parametrize("references", [[], [""], ["", "?!"]])

@@ -34,7 +34,7 @@ def sentences(num: int, seed: int) -> list[str]:
 class LetterTranscriber:
     """Transcribes codes as the letters that they are."""
 
-    def transcribe(self, codes):
+    def transcribe(self, codes, languages):
         return ["".join(LETTERS[c] for c in row) for row in codes]
 
 

@@ -1,6 +1,7 @@
 """Synthesis: codes match their text, depend on text, seed and speaker only, and failures give None."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,9 +40,9 @@ def test_codes_of_unseen_texts_are_transcribed_as_the_texts(synthesizer):
     unseen = [t for t in sentences(100, seed=2) if t not in sentences(400, seed=1)]
     codes = synthesizer.synthesize(unseen, range(len(unseen)))
     assert all(0 <= code < len(LETTERS) for row in codes for code in row or [])
-    assert transcribed_error_rate(LetterTranscriber(), codes, unseen).rate < 0.45
+    assert transcribed_error_rate(LetterTranscriber(), codes, unseen, [None] * len(unseen)).rate < 0.45
     others = codes[1:] + codes[:1]
-    assert transcribed_error_rate(LetterTranscriber(), others, unseen).rate > 0.7
+    assert transcribed_error_rate(LetterTranscriber(), others, unseen, [None] * len(unseen)).rate > 0.7
 
 
 def test_codes_depend_on_text_and_seed_and_not_on_the_batch(trained, synthesizer):
@@ -51,6 +52,20 @@ def test_codes_depend_on_text_and_seed_and_not_on_the_batch(trained, synthesizer
     assert [synthesizer.synthesize([t], [i])[0] for i, t in enumerate(texts)] == together
     assert Synthesizer.from_pretrained(trained.out).synthesize(texts, range(12)) == together
     assert synthesizer.synthesize(texts, range(100, 112)) != together
+
+
+@pytest.mark.parametrize(
+    ("languages", "settings", "language"),
+    [
+        (["de"], {}, "de"),
+        (["de", "en"], {}, None),
+        ([], {"normalize": "none", "language": "en"}, None),
+    ],
+)
+def test_the_language_is_that_of_the_training_data(synthesizer, languages, settings, language):
+    manifest = replace(synthesizer.manifest, counts=synthesizer.manifest.counts | {"languages": languages})
+    manifest = replace(manifest, settings=manifest.settings | settings)
+    assert Synthesizer(synthesizer._engine, synthesizer._vocab, manifest).language == language
 
 
 def test_codes_do_not_depend_on_punctuation_and_capitals(synthesizer):

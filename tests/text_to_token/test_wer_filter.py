@@ -2,11 +2,14 @@
 
 import pytest
 
-from weft.text_to_token.wer_filter import SpanErrors, synthesize, transcribed_error_rate
+from weft.text.error_rate import Errors
+from weft.text_to_token.wer_filter import synthesize, transcribed_error_rate
 
 
 class Scripted:
     """A synthesizer of `transcripts[text, seed]`. None is speech without an end."""
+
+    language = "nl"
 
     def __init__(self, transcripts):
         self.transcripts, self.calls = transcripts, []
@@ -21,7 +24,8 @@ class Scripted:
 
 
 class Transcriber:
-    def transcribe(self, codes):
+    def transcribe(self, codes, languages):
+        assert languages == ["nl"] * len(codes)
         return ["".join(map(chr, row)) for row in codes]
 
 
@@ -33,8 +37,8 @@ def test_a_text_is_synthesized_again_until_it_passes():
     hard, easy = synthesize(synthesizer, ["one two three four", "all well"], seeds, Transcriber(), max_wer=0.25)
     assert (hard.num_attempts, easy.num_attempts) == (4, 1)
     assert [chr(c) for c in hard.kept.codes] == [*good]
-    assert hard.kept.errors == SpanErrors(0, 4, False)
-    assert hard.first.errors == SpanErrors(2, 4, False)
+    assert hard.kept.errors == Errors(0, 4, False)
+    assert hard.first.errors == Errors(2, 4, False)
     assert easy.kept is easy.first
     assert [len(call) for call in synthesizer.calls] == [2, 1, 1, 1]
 
@@ -72,13 +76,13 @@ def test_without_max_wer_the_first_codes_are_kept():
 @pytest.mark.parametrize(
     ("text", "transcript", "errors"),
     [
-        ("Don't (he said) go!", "don't he said go", SpanErrors(0, 5, False)),
-        ("北京很大。", "北京 很小", SpanErrors(1, 4, True)),
-        ("ภาษาไทย", "ภาษาไท", SpanErrors(1, 7, True)),
-        ("한국어 텍스트", "한국어", SpanErrors(1, 2, False)),
+        ("Don't (he said) go!", "don't he said go", Errors(0, 5, False)),
+        ("北京很大。", "北京 很小", Errors(1, 4, True)),
+        ("ภาษาไทย", "ภาษาไท", Errors(1, 7, True)),
+        ("한국어 텍스트", "한국어", Errors(1, 2, False)),
         ("%&", "per cent and", None),
-        ("13 mats", "thirteen mats", SpanErrors(0, 2, False)),
-        ("thirteen mats", "13 mats", SpanErrors(0, 2, False)),
+        ("13 mats", "thirteen mats", Errors(0, 2, False)),
+        ("thirteen mats", "13 mats", Errors(0, 2, False)),
     ],
 )
 def test_errors_are_in_words_or_in_characters_of_scripts_without_spaces(text, transcript, errors):
@@ -87,6 +91,8 @@ def test_errors_are_in_words_or_in_characters_of_scripts_without_spaces(text, tr
 
 
 def test_missing_codes_count_as_deleted_words():
-    error = transcribed_error_rate(Transcriber(), [[ord(c) for c in "a red dog"], None], ["A red dog.", "to me"])
+    error = transcribed_error_rate(
+        Transcriber(), [[ord(c) for c in "a red dog"], None], ["A red dog.", "to me"], ["nl"] * 2
+    )
     assert (error.rate, error.num_units) == (2 / 5, 5)
-    assert transcribed_error_rate(Transcriber(), [None], ["to me"]).rate == 1
+    assert transcribed_error_rate(Transcriber(), [None], ["to me"], ["nl"]).rate == 1

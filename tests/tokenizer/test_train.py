@@ -262,7 +262,9 @@ def test_held_out_speech_without_a_language_has_that_of_the_recipe(
     )
     measured: list[Any] = []
     monkeypatch.setattr(train, "measure", lambda _, utterances: measured.extend(utterances) or {})
-    run(recipe)
+    manifest = run(recipe)
+    assert manifest is not None
+    assert manifest.counts["wer_left_out"] == [rows[1]["id"]]
     assert [u.language for u in measured] == ["en", *["zh"] * 4]
     assert rows[1]["id"] not in {u.id for u in measured}
 

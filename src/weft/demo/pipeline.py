@@ -107,7 +107,8 @@ def tokenize(demo: DemoRun) -> None:
     if data.held_out_spans:
         spans = list(Rows.of(demo.path("codes/held_out_spans")).utterances())
         speech_tokenizer = SpeechTokenizer.from_pretrained(demo.path("tokenizer"))
-        rate = transcribed_error_rate(speech_tokenizer, [u.codes for u in spans], [u.text or "" for u in spans])
+        codes, texts, languages = [u.codes for u in spans], [u.text or "" for u in spans], [u.language for u in spans]
+        rate = transcribed_error_rate(speech_tokenizer, codes, texts, languages)
         demo.results["tokenizer"] |= _error_rate(rate, "span_wer")
 
 
@@ -122,11 +123,10 @@ def decoder(demo: DemoRun) -> None:
 def resynth(demo: DemoRun) -> None:
     """Measure speech to codes and back."""
     utterances = read_manifest(demo.data.held_out)[:_RESYNTH_UTTERANCES]
-    texts = [u.text or "" for u in utterances]
     speech_tokenizer = SpeechTokenizer.from_pretrained(demo.path("tokenizer"))
     speech_decoder = SpeechDecoder.from_pretrained(demo.path("decoder"))
     result = resynthesize(utterances, speech_tokenizer, speech_decoder, demo.config.seed)
-    rates = result.error_rates(texts)
+    rates = result.error_rates([u.text or "" for u in utterances])
     demo.results["resynth"] = {**_error_rate(rates["wer"]), "wer_original": rates["wer_original"].rate}
     save(demo.path("sounds/original.wav"), load(utterances[0].audio), 16_000)
     save(demo.path("sounds/resynthesized.wav"), result.samples[0], result.sample_rate_hz)
@@ -141,9 +141,11 @@ def text_to_token(demo: DemoRun) -> None:
     demo.results["text_to_token"] = {}
     for name, manifest in {"wer": demo.data.held_out, "span_wer": demo.data.held_out_spans}.items():
         if manifest:
-            texts = [u.text or "" for u in read_manifest(manifest)]
+            utterances = read_manifest(manifest)
+            texts, languages = [u.text or "" for u in utterances], [u.language for u in utterances]
             codes = synthesizer.synthesize(texts, range(len(texts)))
-            demo.results["text_to_token"] |= _error_rate(transcribed_error_rate(speech_tokenizer, codes, texts), name)
+            rate = transcribed_error_rate(speech_tokenizer, codes, texts, languages)
+            demo.results["text_to_token"] |= _error_rate(rate, name)
 
 
 def interleave(demo: DemoRun) -> None:

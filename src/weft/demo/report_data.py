@@ -71,7 +71,7 @@ def _tokenizer(demo: DemoRun) -> TokenizerExample:
         original=clip(demo.path("sounds/original.wav"), utterance.text),
         resynthesized=clip(demo.path("sounds/resynthesized.wav"), utterance.text),
         codes=[int(c) for c in codes],
-        transcript=tokenizer.transcribe([codes])[0],
+        transcript=tokenizer.transcribe([codes], [utterance.language])[0],
         frame_rate_hz=tokenizer.frame_rate_hz,
     )
 

@@ -18,8 +18,8 @@ from math import inf
 from typing import Any, TypeVar
 
 from weft.eval.words import Classifier
-from weft.text.error_rate import align, character_errors, pooled, word_errors
-from weft.text.normalize import comparison_form, spoken_form
+from weft.text.error_rate import align, count_errors, pooled
+from weft.text.normalize import comparison_form
 from weft.text.segment import is_unspaced
 
 LENGTHS = (5, 10, 20)
@@ -37,9 +37,9 @@ class Comparison:
 
     def __init__(self, classify: Classifier, texts: Sequence[str]) -> None:
         self._normalize = classify.normalize
-        self._references = [spoken_form(classify.normalize(text)) for text in texts]
+        self._references = [classify.normalize(text) for text in texts]
         self._words_and_classes = [classify(text) for text in texts]
-        self._unspaced = [is_unspaced(reference) for reference in self._references]
+        self._unspaced = [is_unspaced(comparison_form(reference)) for reference in self._references]
         self._lengths = [self._errors(i, "")[1] for i in range(len(texts))]
 
     def tables(self, transcripts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -81,8 +81,8 @@ class Comparison:
         }
 
     def _errors(self, sentence: int, transcript: str) -> _Count:
-        count = character_errors if self._unspaced[sentence] else word_errors
-        return count(self._references[sentence], transcript)
+        found = count_errors(self._references[sentence], transcript)
+        return found.errors, found.units
 
     def _wrong_words(self, sentence: int, transcript: str) -> dict[str, _Count]:
         """Return the wrong words and all words of each class; zeros for a script without spaces."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from weft.errors import UserError
 from weft.files import write_json
 from weft.plan import Draft, Plan, create
 from weft.records import Utterance
-from weft.text.error_rate import ErrorRate, word_error_rate
+from weft.text.error_rate import ErrorRate, split_by_words, word_error_rate
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 
@@ -41,6 +41,8 @@ class ResynthConfig:
     """Directory of the speech decoder."""
     out: Path
     """Output directory for the audio and results.json."""
+    language: str | None = None
+    """Language of utterances whose manifest names none, such as en; not set: that of the tokenizer's training."""
     seed: NonNegativeInt = 0
     """Seed of the decoder's noise."""
 
@@ -55,7 +57,10 @@ class Resynthesis:
     transcripts: list[str]
 
     def error_rates(self, texts: Sequence[str]) -> dict[str, ErrorRate]:
-        """Return the word error rates of the resynthesized ("wer") and of the original speech ("wer_original")."""
+        """Return the word error rates of the resynthesized ("wer") and of the original speech ("wer_original").
+
+        Texts without words are left out. Raises UserError if none is left.
+        """
         transcripts = {"wer": self.transcripts, "wer_original": self.original_transcripts}
         return {name: word_error_rate(texts, found) for name, found in transcripts.items()}
 
@@ -63,7 +68,10 @@ class Resynthesis:
 def resynthesize(
     utterances: Sequence[Utterance], tokenizer: SpeechTokenizer, decoder: SpeechDecoder, seed: int
 ) -> Resynthesis:
-    """Encode, decode and transcribe utterances. Raises UserError if the decoder belongs to another tokenizer."""
+    """Encode, decode and transcribe utterances, in the languages of the manifest.
+
+    Raises UserError if the decoder belongs to another tokenizer.
+    """
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
     codes = tokenizer.encode([load(u.audio) for u in utterances])
     samples = []
@@ -72,15 +80,16 @@ def resynthesize(
             samples.append(decoder.synthesize(c, seed + i))
             advance()
     again = tokenizer.encode([resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in samples])
-    original, transcripts = tokenizer.transcribe(codes), tokenizer.transcribe(again)
+    languages = [u.language for u in utterances]
+    original, transcripts = tokenizer.transcribe(codes, languages), tokenizer.transcribe(again, languages)
     return Resynthesis(samples, decoder.sample_rate_hz, original, transcripts)
 
 
 def run(config: ResynthConfig) -> Manifest:
-    """Create the artifact `config.out`: an audio file per utterance and, with transcripts, results.json."""
+    """Create the artifact `config.out`: an audio file per utterance and, for those with transcripts, results.json."""
     tokenizer = SpeechTokenizer.from_pretrained(config.tokenizer)
     decoder = SpeechDecoder.from_pretrained(config.decoder)
-    utterances = read_manifest(*config.audio)
+    utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.audio)]
     for u in utterances:
         if "\0" in u.id or not Path(os.path.normpath(config.out / u.id)).is_relative_to(os.path.normpath(config.out)):
             raise UserError(f"id {u.id!r} cannot name a file in {config.out}: give a relative path without .. and null")
@@ -90,10 +99,11 @@ def run(config: ResynthConfig) -> Manifest:
         for u, samples in zip(utterances, result.samples, strict=True):
             save(draft.folder / f"{u.id}.wav", samples, result.sample_rate_hz)
         draft.counts["utterances"] = len(utterances)
-        texts = [u.text or "" for u in utterances]
-        if all(texts):
-            rates = result.error_rates(texts)
+        measured, left_out = split_by_words(utterances, lambda u: u.text)
+        if measured:
+            rates = result.error_rates([u.text or "" for u in utterances])
             write_json(draft.folder / "results.json", {name: asdict(rate) for name, rate in rates.items()})
+            draft.counts["left_out"] = [u.id for u in left_out]
             draft.counts |= {name: rate.rate for name, rate in rates.items()}
         draft.notes["judge"] = "the tokenizer's own ASR model"
 

@@ -11,7 +11,7 @@ All transcripts are by the tokenizer's own ASR model; for text-to-token also by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from weft.eval.resynth import resynthesize
 from weft.files import check_writable, write_json
 from weft.lm.model import LanguageModel
 from weft.records import Utterance
+from weft.text.error_rate import split_by_words
 from weft.text_to_token.synthesize import Synthesizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.voices.engines import speak
@@ -63,6 +64,8 @@ class EvalConfig:
     """JSONL of story pairs: id, beginning, right, wrong."""
     voice: str | None = None
     """TTS voice of pairs (not set: the bundle's text-to-token model) and texts (not set: espeak:en-us)."""
+    language: str | None = None
+    """Language of speech and texts without one, such as en; not set: that of the voice or the tokenizer's training."""
     seed: NonNegativeInt = 0
     """Seed of all sampling."""
 
@@ -104,11 +107,11 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _speech(config: EvalConfig) -> tuple[list[Utterance], list[str]]:
-    utterances = [u for u in read_manifest(*config.speech) if u.text]
-    if not utterances:
+def _speech(config: EvalConfig) -> list[Utterance]:
+    utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.speech)]
+    if not split_by_words(utterances, lambda u: u.text)[0]:
         raise UserError("there is no transcribed speech to measure on: give --speech MANIFEST")
-    return utterances, [u.text or "" for u in utterances]
+    return utterances
 
 
 def _load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
@@ -116,14 +119,20 @@ def _load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
 
 
 def _tokenizer(config: EvalConfig) -> dict[str, Any]:
-    return tokenizer.measure(_load_tokenizer(config), _speech(config)[0])
+    return tokenizer.measure(_load_tokenizer(config), _speech(config))
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:
-    utterances, texts = _speech(config)
+    utterances, left_out = split_by_words(_speech(config), lambda u: u.text)
     decoder = SpeechDecoder.from_pretrained(config.model / "decoder")
     result = resynthesize(utterances, _load_tokenizer(config), decoder, config.seed)
-    return {name: asdict(rate) for name, rate in result.error_rates(texts).items()}
+    rates = result.error_rates([u.text or "" for u in utterances])
+    return {
+        "utterances": len(utterances),
+        "left_out": len(left_out),
+        "left_out_ids": [u.id for u in left_out],
+        **{name: asdict(rate) for name, rate in rates.items()},
+    }
 
 
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:
@@ -147,11 +156,11 @@ def _sentences(config: EvalConfig) -> list[text_to_token.Sentence]:
     if config.texts and config.speech and config.suite == ("text-to-token",):
         raise UserError("text-to-token needs either texts or speech: give --texts or --speech, not both")
     if config.texts:
-        sentences = text_to_token.spoken_by_voice(config.texts, config.voice or _VOICE)
+        sentences = text_to_token.spoken_by_voice(config.texts, config.voice or _VOICE, config.language)
     elif not config.speech:
         raise UserError("text-to-token needs sentences: give --texts CORPUS or --speech MANIFEST")
     else:
-        sentences = text_to_token.recorded(_speech(config)[0])
+        sentences = text_to_token.recorded(_speech(config))
     if config.num_sentences is not None and config.num_sentences < len(sentences):
         chosen = np.random.default_rng(config.seed).choice(len(sentences), config.num_sentences, replace=False)
         sentences = [sentences[i] for i in sorted(chosen)]

@@ -32,6 +32,7 @@ from weft.errors import UserError
 from weft.eval.comparison import Comparison
 from weft.eval.words import Classifier, number_words, words_of
 from weft.records import Utterance
+from weft.text.error_rate import split_by_words
 from weft.text.segment import sentences_of
 from weft.text_to_token.synthesize import Synthesizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -42,27 +43,29 @@ _SENTENCES_PER_BATCH = 128  # whose audio is in memory
 
 @dataclass(frozen=True)
 class Sentence:
-    """A text, speech of the same words, and their language, if multilingual Whispers need it."""
+    """A text, speech of the same words, their language (None if unknown), and an id for lists (not set: the text)."""
 
     text: str
     audio: Callable[[], np.ndarray]
     """Returns 16 kHz mono samples (S,)."""
     language: str | None = None
+    id: str | None = None
 
 
-def spoken_by_voice(texts: Sequence[Path], voice: str) -> list[Sentence]:
+def spoken_by_voice(texts: Sequence[Path], voice: str, language: str | None = None) -> list[Sentence]:
     """Return the sentences of corpora with the speech of a TTS voice. Sentences also end at the ends of lines.
 
-    Raises UserError for files without text, and for an unknown voice.
+    `language` is that of the voice if it is not given. Raises UserError for files without text, and for an unknown
+    voice.
     """
-    language_of(voice)
+    language = language or language_of(voice)
     lines = (line for document in read_texts(*texts) for line in document.text.splitlines())
-    return [Sentence(text, partial(_speak, voice, text)) for line in lines for text in sentences_of(line)]
+    return [Sentence(text, partial(_speak, voice, text), language) for line in lines for text in sentences_of(line)]
 
 
 def recorded(utterances: Iterable[Utterance]) -> list[Sentence]:
     """Return the transcripts of utterances with their audio."""
-    return [Sentence(u.text or "", partial(load, u.audio), u.language) for u in utterances]
+    return [Sentence(u.text or "", partial(load, u.audio), u.language, u.id) for u in utterances]
 
 
 def occurrences(codes: Sequence[Path], synthesizer: Synthesizer) -> Counter[str]:
@@ -121,14 +124,14 @@ def measure(
 ) -> dict[str, Any]:
     """Return the errors of text-to-token and of speech, as results.json has them.
 
-    `occurrences` of words in training define the rare words. Sentences without words are left out. Raises UserError if
-    none is left, for unreadable audio, for an unknown speaker, and for a tokenizer that cannot transcribe.
+    `occurrences` of words in training define the rare words. Sentences without words are left out and listed. Raises
+    UserError if none is left, for unreadable audio, for an unknown speaker, and for a tokenizer that cannot transcribe.
     """
     if tokenizer.model.config.encoder_only:
         raise UserError("this tokenizer is encoder_only and cannot transcribe codes: use one trained by weft")
     language = synthesizer.manifest.settings.get("language", "en")
     classify = Classifier(synthesizer.normalize, number_words(language), occurrences)
-    with_words = [s for s in sentences if words_of(s.text, synthesizer.normalize)]
+    with_words, left_out = split_by_words(sentences, lambda s: synthesizer.normalize(s.text))
     if not with_words:
         raise UserError(f"the texts contain no words ({len(sentences)} sentences): give others")
     comparison = Comparison(classify, [s.text for s in with_words])
@@ -138,7 +141,8 @@ def measure(
     by_asr = {name: tokenizer.transcribe(s.codes, languages) for name, s in systems.items()}
     found: dict[str, Any] = {
         "sentences": len(with_words),
-        "left_out": len(sentences) - len(with_words),
+        "left_out": len(left_out),
+        "left_out_ids": [s.id or s.text for s in left_out],
         "spoken": {name: comparison.code_metrics(s.codes, by_asr[name], s.elapsed_sec) for name, s in systems.items()},
         "gate": comparison.tables(by_asr),
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from weft.errors import UserError
 from weft.records import Utterance
-from weft.text.error_rate import character_error_rate, word_error_rate
+from weft.text.error_rate import character_error_rate, split_by_words, word_error_rate
 from weft.text.normalize import comparison_form
 from weft.tokenizer.codebook import codebook_metrics, collapse_warning
 from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -28,10 +28,11 @@ def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict
 
     `wer` and `cer` are pooled, with 95 % bootstrap intervals over utterances; `empty_share` is the fraction of
     transcripts without a word. `bits_per_sec` is the entropy of the codes times their rate, `nominal_bits_per_sec` its
-    maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Transcripts without a
-    word are left out. Raises UserError if none is left, for unreadable audio, and if the tokenizer cannot transcribe.
+    maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Utterances whose
+    transcripts have no words are left out, and listed in `left_out_ids`. Raises UserError if none is left, for
+    unreadable audio, and if the tokenizer cannot transcribe.
     """
-    utterances = [u for u in utterances if comparison_form(u.text or "")]
+    utterances, left_out = split_by_words(utterances, lambda u: u.text)
     if not utterances:
         raise UserError("there is no transcribed speech to measure on: give a manifest with `text`")
     found = transcribe_utterances(tokenizer, utterances, unquantized=True)
@@ -39,6 +40,8 @@ def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict
     unquantized = _rates(utterances, found.texts_unquantized)
     return {
         "utterances": len(utterances),
+        "left_out": len(left_out),
+        "left_out_ids": [u.id for u in left_out],
         "seconds": round(sum(found.seconds), 2),
         **_rates(utterances, found.texts),
         **{f"{name}_unquantized": value for name, value in unquantized.items()},

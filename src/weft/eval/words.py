@@ -18,7 +18,7 @@ import regex
 
 from weft.errors import UserError
 from weft.text.error_rate import align
-from weft.text.normalize import comparison_form, spoken_form, text_normalizer
+from weft.text.normalize import comparison_form, text_normalizer
 from weft.text.segment import sentence_ends
 
 RARE_BELOW = 5
@@ -27,7 +27,7 @@ _NAME = regex.compile(r"\p{Lu}(?:['’]\p{Lu})?[\p{L}\p{M}]")  # noqa: RUF001 - 
 
 def words_of(text: str, normalize: Callable[[str], str]) -> list[str]:
     """Return the words of a text as error rates count them, after the text normalization of synthesis."""
-    return comparison_form(spoken_form(normalize(text))).split()
+    return comparison_form(normalize(text)).split()
 
 
 def number_words(language: str) -> frozenset[str]:
@@ -39,7 +39,7 @@ def number_words(language: str) -> frozenset[str]:
     below_thousand = (normalize(str(n)).strip() for n in range(1000))
     phrases = [p for p in below_thousand if " " not in p]  # without the "and" of a hundred and one
     phrases += [normalize(str(10**power)) for power in (2, 3, 6, 9)]
-    return frozenset(word for phrase in phrases for word in comparison_form(spoken_form(phrase)).split())
+    return frozenset(word for phrase in phrases for word in comparison_form(phrase).split())
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,28 @@
-"""Word and character error rates with bootstrap intervals.
+"""Word and character error rates with bootstrap intervals: the only place where errors are counted.
 
+    measured, left_out = split_by_words(utterances, lambda u: u.text)       # left out: nothing to recognize
     rate = word_error_rate(references, hypotheses)
     print(f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}], {rate.num_units} words")
 
-Texts are compared in their `comparison_form`. Word error rates are not meaningful for languages without spaces.
+Texts are compared in their `comparison_form`. References without words are left out of all rates, with what was
+recognized instead. Word error rates are not meaningful for languages without spaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jiwer
 import numpy as np
 
 from weft.errors import UserError
 from weft.text.normalize import comparison_form
+from weft.text.segment import is_unspaced
 
 _NUM_RESAMPLES = 1000
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,35 @@ class ErrorRate:
     low: float
     high: float
     num_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Errors of a transcript, in words, or in characters for scripts without spaces."""
+
+    errors: int
+    units: int
+    """Words or characters of the reference; 0 without a word."""
+    in_characters: bool
+
+    @property
+    def rate(self) -> float:
+        return self.errors / self.units
+
+
+def split_by_words(items: Iterable[_T], text_of: Callable[[_T], str | None]) -> tuple[list[_T], list[_T]]:
+    """Return the items whose reference has words, which can be measured, and the others."""
+    found: tuple[list[_T], list[_T]] = [], []
+    for item in items:
+        found[not comparison_form(text_of(item) or "")].append(item)
+    return found
+
+
+def count_errors(reference: str, hypothesis: str) -> Errors:
+    """Return the errors of one utterance, in the unit of the reference's script."""
+    in_characters = is_unspaced(comparison_form(reference))
+    count = character_errors if in_characters else word_errors
+    return Errors(*count(reference, hypothesis), in_characters)
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
@@ -67,12 +101,12 @@ def align(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
 
 
 def pooled(errors_and_units: Sequence[tuple[int, int]]) -> ErrorRate:
-    """Return the rate of all errors to all units, from (errors, units) of each utterance.
+    """Return the rate of all errors to all units, from (errors, units) of each utterance that has units.
 
     Differences of the errors of two systems give the difference of their rates. Raises UserError if there is no unit.
     """
-    counts = np.array(errors_and_units, dtype=float)
-    if counts.size == 0 or counts[:, 1].sum() == 0:
+    counts = np.array([pair for pair in errors_and_units if pair[1]], dtype=float)
+    if not len(counts):
         raise UserError("the reference transcripts contain no words: give speech with transcripts")
     rng = np.random.default_rng(0)
     samples = (rng.integers(0, len(counts), len(counts)) for _ in range(_NUM_RESAMPLES))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Normalization = Literal["none", "numbers"]
 _SPOKEN_MARKS = frozenset("'%&@#\u200c\u200d")  # with the joiners of words in Persian and Hindi
+_ANGLE_BRACKETS = str.maketrans("<>", "  ")
 _MAX_DIGITS = 15  # of an amount. Longer numbers are read digit by digit, as are those that begin with 0
 _DECIMAL_POINT = ("en", "he", "ja", "ko", "kn", "te", "th", "zh")  # other languages have a decimal comma
 _ORDINAL = r"(?P<ordinal>(?:st|nd|rd|th)\b)?"  # in English
@@ -37,8 +38,11 @@ _LETTER_OR_DIGIT = rf"[\p{{N}}{_LETTER}]"
 
 
 def comparison_form(text: str) -> str:
-    """Return lower-case words without punctuation, separated by single spaces: Whisper's basic normalizer."""
-    return " ".join(_whisper_normalizer()(text).split())
+    """Return lower-case words without punctuation, separated by single spaces: Whisper's basic normalizer.
+
+    Words in brackets are kept, because they are spoken; Whisper's normalizer alone removes them.
+    """
+    return " ".join(_whisper_normalizer()(spoken_form(text).translate(_ANGLE_BRACKETS)).split())
 
 
 @cache

@@ -45,6 +45,7 @@ class Synthesizer:
         normalize: Text normalization of the training, applied to every text.
         frame_rate_hz: Codes per second.
         speakers: Names of the voices, the one with most training data first; empty for a model trained without names.
+        language: Language of the training data; None if it is unknown, or if there are several.
     """
 
     def __init__(self, engine: Engine | CompletionsEngine, vocab: SpeechVocab, manifest: Manifest) -> None:
@@ -55,6 +56,7 @@ class Synthesizer:
         )
         self.frame_rate_hz: float = manifest.counts["frame_rate_hz"]
         self.speakers: tuple[str, ...] = tuple(manifest.counts.get("speakers", ()))
+        self.language: str | None = _language(manifest)
         self._codes_per_character: float = manifest.counts["max_codes_per_character"]
         self._max_loop_ids = max(1, round(_MAX_LOOP_SEC * self.frame_rate_hz))
         self._engine, self._vocab = engine, vocab
@@ -136,6 +138,14 @@ class Synthesizer:
             return ", because it was trained without names: leave the speaker out, or train with speakers = true"
         more = ", ..." if len(self.speakers) > _MAX_NAMES else ""
         return f": give one of its {len(self.speakers)}, {', '.join(self.speakers[:_MAX_NAMES])}{more}"
+
+
+def _language(manifest: Manifest) -> str | None:
+    """Return the language of the training data, or else that of the number words."""
+    languages = manifest.counts.get("languages", [])
+    if not languages and manifest.settings.get("normalize", "none") != "none":
+        languages = [manifest.settings.get("language")]
+    return languages[0] if len(languages) == 1 else None
 
 
 def _seed(seed: int, attempt: int) -> int:

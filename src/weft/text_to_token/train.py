@@ -79,8 +79,8 @@ def run(config: TextToTokenConfig) -> Manifest | None:
     """Create the artifact `config.out`, or print an estimate for a `dry_run`.
 
     Counts: parameters; utterances, and those left out (without transcript, codes or, with `speakers`, speaker, or
-    longer than `max_seq_len`); utterances per speaker; codes per second, and per character of slow speech. Raises
-    UserError for codes of another tokenizer, unavailable text normalization, and too few utterances.
+    longer than `max_seq_len`); utterances per speaker; languages; codes per second, and per character of slow
+    speech. Raises UserError for codes of another tokenizer, unavailable text normalization, and too few utterances.
     """
     if config.dry_run:
         if launch.rank() == 0:
@@ -131,6 +131,8 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
     if config.speakers:
         counts = Counter(u.speaker or "" for u, _ in fitting)
         draft.counts["speakers"] = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    if languages := sorted({u.language for u, _ in fitting if u.language}):
+        draft.counts["languages"] = languages
     draft.counts["max_codes_per_character"] = slow_codes_per_character((u.text or "", len(u.codes)) for u in utterances)
     draft.counts["frame_rate_hz"] = load_frame_rate(config.tokenizer)
 

@@ -1,6 +1,6 @@
 """WER filter: word error rates of synthesized codes, without converting them to audio.
 
-    rate = transcribed_error_rate(tokenizer, codes, texts)                      # an ErrorRate over all texts
+    rate = transcribed_error_rate(tokenizer, codes, texts, languages)           # an ErrorRate over all texts
     outcomes = synthesize(synthesizer, texts, seeds, tokenizer, max_wer=0.2)    # an Outcome for each text
 
 The tokenizer's ASR model transcribes the codes, and the transcript is compared with the text. Not in the paper.
@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from weft.text.error_rate import ErrorRate, character_errors, word_error_rate, word_errors
-from weft.text.normalize import spoken_form
-from weft.text.segment import is_unspaced
+from weft.text.error_rate import ErrorRate, Errors, count_errors, word_error_rate
 
 Codes = Sequence[int]
 
@@ -22,8 +20,8 @@ Codes = Sequence[int]
 class CodesTranscriber(Protocol):
     """Transcribes codes, as `weft.tokenizer.tokenizer.SpeechTokenizer` does."""
 
-    def transcribe(self, codes: Sequence[Codes]) -> list[str]:
-        """Return the text of each row of codes."""
+    def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None]) -> list[str]:
+        """Return the text of each row of codes, given its language, or None if it is unknown."""
 
 
 class CodesSynthesizer(Protocol):
@@ -31,6 +29,7 @@ class CodesSynthesizer(Protocol):
 
     frame_rate_hz: float
     speakers: tuple[str, ...]
+    language: str | None
 
     def synthesize(
         self, texts: Sequence[str], seeds: Sequence[int], speakers: Sequence[str] | None = None
@@ -42,25 +41,14 @@ class CodesSynthesizer(Protocol):
 
 
 def transcribed_error_rate(
-    transcriber: CodesTranscriber, codes: Sequence[Codes | None], texts: Sequence[str]
+    transcriber: CodesTranscriber,
+    codes: Sequence[Codes | None],
+    texts: Sequence[str],
+    languages: Sequence[str | None],
 ) -> ErrorRate:
     """Return the word error rate of the transcripts of codes against texts; missing codes count as empty."""
-    transcripts = transcriber.transcribe([[] if c is None else c for c in codes])
-    return word_error_rate([spoken_form(text) for text in texts], transcripts)
-
-
-@dataclass(frozen=True, slots=True)
-class SpanErrors:
-    """Errors of a transcript, in words, or in characters for scripts without spaces."""
-
-    errors: int
-    units: int
-    """Words or characters of the text, at least 1."""
-    in_characters: bool
-
-    @property
-    def rate(self) -> float:
-        return self.errors / self.units
+    transcripts = transcriber.transcribe([[] if c is None else c for c in codes], languages)
+    return word_error_rate(texts, transcripts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +56,7 @@ class Synthesis:
     """Codes of a text and the errors of their transcript; None if not measured, or if the text has no words."""
 
     codes: Codes
-    errors: SpanErrors | None = None
+    errors: Errors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +111,8 @@ def _synthesize(
     codes = [c if c is not None and len(c) else None for c in found]  # empty codes are not speech either
     if transcriber is None:
         return [None if c is None else Synthesis(c) for c in codes]
-    transcripts = iter(transcriber.transcribe([c for c in codes if c is not None]))
+    spoken = [c for c in codes if c is not None]
+    transcripts = iter(transcriber.transcribe(spoken, [synthesizer.language] * len(spoken)))
     references = [synthesizer.normalize(text) for text in texts]
     return [
         None if c is None else Synthesis(c, _errors(reference, synthesizer.normalize(next(transcripts))))
@@ -131,9 +120,7 @@ def _synthesize(
     ]
 
 
-def _errors(reference: str, transcript: str) -> SpanErrors | None:
+def _errors(reference: str, transcript: str) -> Errors | None:
     """Return the errors of a transcript, None for a reference without words."""
-    spoken = spoken_form(reference)  # the normalizer of error rates would remove text in brackets
-    in_characters = is_unspaced(spoken)
-    errors, units = (character_errors if in_characters else word_errors)(spoken, transcript)
-    return SpanErrors(errors, units, in_characters) if units else None
+    errors = count_errors(reference, transcript)
+    return errors if errors.units else None

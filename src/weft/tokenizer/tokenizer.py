@@ -187,7 +187,8 @@ class SpeechTokenizer:
     def transcribe(self, codes: Sequence[Codes], languages: Sequence[str | None] = ()) -> list[str]:
         """Transcribe codes with the part of the ASR model after the bottleneck, by greedy decoding.
 
-        `languages` are for multilingual models, which otherwise detect them. Transcripts too long for their duration
+        `languages` are for multilingual models. One that is not given is the `language` of the tokenizer's training,
+        or else detected. Transcripts too long for their duration
         are truncated. Raises UserError for an invalid code or language, and for an `encoder_only` tokenizer.
         """
         size = self.codes_per_window
@@ -213,13 +214,14 @@ class SpeechTokenizer:
         languages: Sequence[str | None],
     ) -> list[str]:
         """Transcribe recordings, each given as its windows; `encode` returns encoder output and valid tokens."""
+        default = self._manifest.settings.get("language") if self._manifest else None
         places = [(i, n) for i, several in enumerate(windows) for n in range(len(several))]
         texts = [[""] * len(several) for several in windows]
         lengths = [num_codes(windows[i][n]) for i, n in places]
         for rows in batches_by_length(lengths, int(_BATCH_SEC * self.frame_rate_hz)):
             batch = [places[r] for r in rows]
             encoded, valid = encode([windows[i][n] for i, n in batch])
-            batch_languages = [languages[i] if languages else None for i, _ in batch]
+            batch_languages = [(languages[i] if languages else None) or default for i, _ in batch]
             decoded = greedy_decode(self.model, self.prompt, encoded, valid, batch_languages)
             for (i, n), ids in zip(batch, decoded, strict=True):
                 texts[i][n] = str(self.text_tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -22,7 +22,7 @@ from weft.device import default_device
 from weft.errors import UserError
 from weft.plan import Draft, Plan
 from weft.records import Utterance
-from weft.text.normalize import comparison_form
+from weft.text.error_rate import split_by_words
 from weft.tokenizer.artifact import KIND
 from weft.tokenizer.codebook import CodebookMonitor
 from weft.tokenizer.config import TokenizerConfig
@@ -71,7 +71,7 @@ def _train(
         else:
             texts = [u.text or "" for source in sources for u in source]
             tokenizer = from_scratch(config.whisper, config.model, texts)
-        held_out = _check_held_out(config, tokenizer, held_out)
+        measured = _check_held_out(config, tokenizer, held_out)
         with SpeechDataset(config, tokenizer, *sources) as speech:
             speech.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")
             speech.skipped.write(draft.folder / "log/skipped.jsonl")
@@ -79,8 +79,10 @@ def _train(
         draft.counts["parameters"] = sum(p.numel() for p in tokenizer.model.parameters())
         if distributed.is_main_process():
             tokenizer.write_files(draft.folder)
-            if held_out:
-                draft.counts |= measure(tokenizer, held_out)
+            if measured:
+                draft.counts |= measure(tokenizer, measured)
+            if left_out := [u.id for u in split_by_words(held_out, lambda u: u.text)[1]]:
+                draft.counts["wer_left_out"] = left_out
         discard_checkpoints(draft.folder)
 
 
@@ -88,9 +90,8 @@ def _check_held_out(
     config: TokenizerConfig, tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]
 ) -> list[Utterance]:
     """Return the utterances to measure on. Raises UserError if measuring, which follows training, would fail."""
-    transcribed = [
-        replace(u, language=u.language or config.language) for u in utterances if comparison_form(u.text or "")
-    ]
+    transcribed, _ = split_by_words(utterances, lambda u: u.text)
+    transcribed = [replace(u, language=u.language or config.language) for u in transcribed]
     if utterances and not transcribed:
         raise UserError(f"{', '.join(map(str, config.held_out))} has no transcripts: add `text`, or remove held_out")
     for u in transcribed:

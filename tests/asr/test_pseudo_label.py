@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tests.tokenizer.conftest import save_whisper
 from weft.artifacts import Manifest
 from weft.asr import pseudo_label
 from weft.asr.pseudo_label import PseudoLabelConfig, run
-from weft.asr.transcribe import Transcript
+from weft.asr.transcribe import Transcriber, Transcript
 from weft.audio import load, save
 from weft.data.job import JobConfig, Report
 from weft.data.speech import read_manifest
@@ -112,6 +113,23 @@ def test_an_interrupted_run_resumes_to_the_same_result(
         run(config)
     assert run(config).fingerprint == run(replace(config, out=tmp_path / "whole")).fingerprint
     assert sorted(done[:5]) == [0, 1, 2, 2, 3]
+
+
+def test_a_recording_that_cannot_be_transcribed_loses_no_other(
+    config: PseudoLabelConfig, created: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcribe = Transcriber.__call__
+
+    def limited(self: Transcriber, windows: list[np.ndarray], *arguments: Any) -> list[Transcript]:
+        if any(len(window) == LENGTHS["d"] for window in windows):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return transcribe(self, windows, *arguments)
+
+    monkeypatch.setattr(Transcriber, "__call__", limited)
+    manifest = run(replace(config, out=tmp_path / "out", job=JobConfig(max_bad_fraction=0.5)))
+    assert manifest.counts["skipped_utterances"] == 1
+    assert "CUDA out of memory" in (tmp_path / "out/log/skipped.jsonl").read_text()
+    assert {u.id for u in read_manifest(tmp_path / "out")} == {u.id for u in read_manifest(config.out)} - {"d"}
 
 
 def test_unreadable_audio_and_unsupported_languages_are_reported(config: PseudoLabelConfig, tmp_path: Path) -> None:

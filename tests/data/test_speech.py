@@ -107,6 +107,14 @@ def test_missing_audio_has_an_identity_that_its_arrival_changes(tmp_path):
     assert identity_of(tmp_path) != before
 
 
+def test_any_failure_to_measure_a_length_is_returned(monkeypatch):
+    def fail(audio):
+        raise MemoryError
+
+    monkeypatch.setattr("weft.data.speech.num_samples", fail)
+    assert audio_lengths([Utterance("a", "a.wav")]) == ["not enough memory"]
+
+
 def test_lengths_are_read_from_headers_and_errors_are_returned(tmp_path):
     save(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
     (tmp_path / "b.wav").write_bytes(b"this is not audio")

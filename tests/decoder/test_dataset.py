@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.decoder.conftest import FLOW, LENGTHS, NUM_CODES
-from weft.audio import save
+from weft.audio import load, save
 from weft.data.datasets import Rows
 from weft.data.speech import read_manifest
 from weft.decoder.dataset import DecoderDataset
@@ -81,6 +81,20 @@ def test_audio_of_another_length_than_its_codes_is_skipped(decoder: SpeechDecode
     [(where, why)] = read_dataset(decoder, config).skipped.bad
     assert where == "u0"
     assert "its 12 codes need 15360: give the audio that was tokenized" in why
+
+
+def test_any_failure_of_one_utterance_skips_it(
+    decoder: SpeechDecoder, voice: DecoderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_all_but_one(path: str, rate_hz: int) -> np.ndarray:
+        if "u1" in path:
+            raise MemoryError
+        return load(path, rate_hz)
+
+    monkeypatch.setattr("weft.decoder.dataset.load", load_all_but_one)
+    dataset = read_dataset(decoder, voice)
+    assert dataset.skipped.bad == [("u1", "not enough memory")]
+    assert dataset.skipped.num_good == len(LENGTHS) - 1
 
 
 def test_codes_without_audio_are_skipped(decoder: SpeechDecoder, voice: DecoderConfig) -> None:

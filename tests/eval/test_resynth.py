@@ -56,8 +56,33 @@ def test_audio_is_identified_by_its_contents(config: ResynthConfig, monkeypatch:
 def test_speech_without_transcripts_has_no_error_rates(config: ResynthConfig) -> None:
     (config.audio[0] / "manifest.jsonl").unlink()
     manifest = run(config)
-    assert manifest.counts == {"utterances": 4}
+    assert manifest.counts == {"utterances": 4, "skipped_utterances": 0}
     assert not (config.out / "results.json").exists()
+
+
+def test_bad_utterances_are_skipped_and_do_not_change_the_others(
+    config: ResynthConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config)
+    (config.audio[0] / "1.wav").write_bytes(b"this is no audio")
+    synthesize = SpeechDecoder.synthesize
+
+    def limited(self: SpeechDecoder, codes: list[int], seed: int = 0) -> np.ndarray:
+        if seed == 2:
+            raise MemoryError
+        return synthesize(self, codes, seed)
+
+    monkeypatch.setattr(SpeechDecoder, "synthesize", limited)
+    some = replace(config, out=config.out.with_name("some"), max_bad_fraction=0.5)
+    manifest = run(some)
+    assert manifest.counts["utterances"] == manifest.counts["skipped_utterances"] == 2
+    for i in (0, 3):
+        assert (some.out / f"{i}.wav").read_bytes() == (config.out / f"{i}.wav").read_bytes()
+    listed = [json.loads(line)["where"] for line in (some.out / "log/skipped.jsonl").read_text().splitlines()]
+    ids = [json.loads(line)["id"] for line in (config.audio[0] / "manifest.jsonl").read_text().splitlines()]
+    assert listed == [ids[1], ids[2]]
+    with pytest.raises(UserError, match="2 of 4 items are bad"):
+        run(replace(some, out=config.out.with_name("none"), max_bad_fraction=0.1))
 
 
 def test_an_id_must_name_a_file_in_the_output_directory(config: ResynthConfig) -> None:

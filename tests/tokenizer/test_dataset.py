@@ -124,6 +124,25 @@ def test_an_utterance_keeps_its_speed_if_another_would_make_it_unusable(tmp_path
     assert found["short"] == {40, 64}
 
 
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_any_failure_of_one_utterance_leaves_it_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: float
+) -> None:
+    def load_all_but_one(path: str) -> np.ndarray:
+        if path.endswith("/3.wav"):
+            raise MemoryError
+        return load(path)
+
+    monkeypatch.setattr("weft.tokenizer.dataset.load", load_all_but_one)
+    with read(replace(CONFIG, cache_gb=cache_gb, max_bad_fraction=0.1), folder) as speech:
+        for step in range(len(speech._batches[0])):
+            speech.batch_at(step)
+        if not cache_gb:
+            assert speech.check_unreadable(tmp_path / "unreadable.jsonl") == 1
+        else:
+            assert speech.skipped.bad == [("speech-3", "not enough memory")]
+
+
 @pytest.mark.parametrize(("ctc_outputs", "max_chars"), [(3, 6), (0, 8)])
 def test_a_transcript_too_long_for_its_audio_is_left_out(tmp_path: Path, ctc_outputs: int, max_chars: int) -> None:
     save(tmp_path / "two_codes.wav", np.full(2 * 1280, 0.1, np.float32), 16_000)

@@ -71,6 +71,26 @@ def test_codes_do_not_depend_on_the_amount_of_speech_in_memory(
     assert manifest.counts["codes_used_share"] == len({c for codes in found.values() for c in codes}) / 32
 
 
+def test_a_recording_that_cannot_be_encoded_loses_no_other(
+    speech: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(TokenizeConfig((speech,), folder, tmp_path / "all", job=HALF_BAD))
+    encode = SpeechTokenizer.encode
+
+    def limited(self: SpeechTokenizer, audio: list[np.ndarray]) -> list[np.ndarray]:
+        if max(map(len, audio)) > 50_000:
+            raise MemoryError
+        return encode(self, audio)
+
+    monkeypatch.setattr(SpeechTokenizer, "encode", limited)
+    manifest = run(TokenizeConfig((speech,), folder, tmp_path / "some", job=HALF_BAD))
+    assert codes_of(tmp_path / "some") == {id: c for id, c in codes_of(tmp_path / "all").items() if id != "2"}
+    assert (manifest.counts["utterances"], manifest.counts["skipped_utterances"]) == (4, 2)
+    assert "not enough memory" in (tmp_path / "some/log/skipped.jsonl").read_text()
+    with pytest.raises(UserError, match="2 of 6 items are bad"):
+        run(TokenizeConfig((speech,), folder, tmp_path / "none", job=JobConfig(max_bad_fraction=0.3)))
+
+
 def test_the_precision_is_part_of_the_plan(speech: Path, folder: Path, tmp_path: Path) -> None:
     def created(name: str, **settings: Any) -> Manifest:
         return run(TokenizeConfig((speech,), folder, tmp_path / name, job=HALF_BAD, **settings))

@@ -25,6 +25,7 @@ from weft.audio import SAMPLE_RATE_HZ, load, with_time_range
 from weft.config import FLAT, NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
+from weft.data.skipped import map_batch
 from weft.data.speech import MANIFEST_NAME, audio_lengths, read_manifest, speech_id
 from weft.errors import UserError
 from weft.files import write_bytes
@@ -113,21 +114,17 @@ class _PseudoLabel:
     def _rows(self, utterances: Sequence[Utterance], report: Report) -> Iterator[dict[str, Any]]:
         pieces: list[tuple[Utterance, np.ndarray]] = []
         for utterance in utterances:
-            try:
+            with report.skipped.on_error(utterance.id):
                 pieces += _split(utterance, load(utterance.audio), self.transcriber.window_samples)
-            except UserError as e:
-                report.skipped.add(utterance.id, str(e))
-                continue
-            report.skipped.num_good += 1
+                report.skipped.num_good += 1
             if len(pieces) >= _BATCHES_PER_CALL * self.config.batch_size:
                 yield from self._transcribed(pieces, report)
                 pieces = []
         yield from self._transcribed(pieces, report)
 
     def _transcribed(self, pieces: Sequence[tuple[Utterance, np.ndarray]], report: Report) -> Iterator[dict[str, Any]]:
-        languages = [self.config.language or u.language for u, _ in pieces]
-        transcripts = self.transcriber([samples for _, samples in pieces], languages, self.config.batch_size)
-        for (utterance, samples), transcript in zip(pieces, transcripts, strict=True):
+        found = map_batch(self._transcripts, pieces, report.skipped, lambda piece: piece[0].id)
+        for (utterance, samples), transcript in found:
             language, seconds = transcript.language or utterance.language, round(len(samples) / SAMPLE_RATE_HZ, 3)
             labelled = replace(utterance, text=transcript.text, language=language, seconds=seconds)
             row = {name: value for name, value in asdict(labelled).items() if value is not None}
@@ -140,6 +137,10 @@ class _PseudoLabel:
                 report.counts["milliseconds"] += round(1000 * seconds)
                 report.counts["log_prob"] += round(1000 * transcript.log_prob)
             yield row
+
+    def _transcripts(self, pieces: Sequence[tuple[Utterance, np.ndarray]]) -> list[Transcript]:
+        languages = [self.config.language or u.language for u, _ in pieces]
+        return self.transcriber([samples for _, samples in pieces], languages, self.config.batch_size)
 
     def _reason_to_leave_out(self, transcript: Transcript) -> str | None:
         if not transcript.text:

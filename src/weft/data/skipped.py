@@ -2,8 +2,10 @@
 
     skipped = Skipped()
     for item in items:
-        try: ...; skipped.num_good += 1
-        except UserError as e: skipped.add(item.id, str(e))
+        with skipped.on_error(item.id):                     # any exception skips the item
+            ...
+            skipped.num_good += 1
+    for item, result in map_batch(model, items, skipped, lambda item: item.id): ...
     skipped.check(max_bad_fraction=0.01, report=folder / "log/skipped.jsonl")
 
 Each task of a job has its own, and `weft.data.job` adds them up.
@@ -11,15 +13,20 @@ Each task of a job has its own, and `weft.data.job` adds them up.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
-from weft.errors import UserError, printable, without_secrets
+from weft.errors import UserError, printable, reason_of, without_secrets
 from weft.files import write_bytes
 
 EARLY_ITEMS = 1000
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -37,6 +44,14 @@ class Skipped:
         """Add a bad item, or a run of them."""
         self.bad.append((printable(without_secrets(where)), printable(without_secrets(reason))))
         self.num_unlisted += num_items - 1
+
+    @contextmanager
+    def on_error(self, where: str) -> Iterator[None]:
+        """Add the item of this block if the block raises any exception, also if memory runs out."""
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001, no kind of bad item ends a job
+            self.add(where, reason_of(e))
 
     def __iadd__(self, other: Skipped) -> Skipped:
         self.num_good += other.num_good
@@ -75,3 +90,28 @@ class Skipped:
             f"{self.num_bad} of {self.num_items} items are bad, more than max_bad_fraction {max_bad_fraction}: "
             f"the first is {where} ({reason}){listed}. To continue, {remedy}"
         )
+
+
+def map_batch(
+    function: Callable[[list[_Item]], Sequence[_Result]],
+    items: Sequence[_Item],
+    skipped: Skipped,
+    name_of: Callable[[_Item], str],
+) -> list[tuple[_Item, _Result]]:
+    """Return items with their results of one call of `function`.
+
+    If it raises an exception, the halves of the batch are tried, and so on. Items that fail alone are skipped.
+    """
+    if len(items) > 1:
+        try:
+            return list(zip(items, function(list(items)), strict=True))
+        except Exception:  # noqa: BLE001, handled below, where no traceback keeps the memory of the batch
+            pass
+        half = len(items) // 2
+        parts = (items[:half], items[half:])
+        return [pair for part in parts for pair in map_batch(function, part, skipped, name_of)]
+    found: list[tuple[_Item, _Result]] = []
+    for item in items:
+        with skipped.on_error(name_of(item)):
+            found = list(zip(items, function([item]), strict=True))
+    return found

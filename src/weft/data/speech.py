@@ -18,6 +18,7 @@ import orjson
 
 from weft import progress
 from weft.audio import file_of, num_samples
+from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.files import content_id, file_digests
 from weft.records import Utterance
@@ -60,10 +61,10 @@ def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
     """Return the number of 16 kHz samples of each utterance, or the error message. Compressed audio is decoded."""
 
     def length_of(utterance: Utterance) -> int | str:
-        try:
+        problem = Skipped()
+        with problem.on_error(utterance.id):
             return num_samples(utterance.audio)
-        except UserError as e:
-            return str(e)
+        return problem.bad[0][1]
 
     found = []
     with ThreadPoolExecutor(8) as threads, progress.bar("lengths", len(utterances)) as advance:

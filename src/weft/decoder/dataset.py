@@ -71,14 +71,12 @@ class DecoderDataset:
         with progress.bar("mel", len(rows)) as advance:
             for utterance in rows.utterances():
                 advance()
-                try:
+                with self.skipped.on_error(utterance.id):
                     mel = _mel(utterance, paths.get(utterance.id), decoder.samples_per_code, spectrogram)
-                except UserError as e:
-                    self.skipped.add(utterance.id, str(e))
-                    continue
-                self.skipped.num_good += 1
-                found.append(torch.tensor(decoder.check_codes(utterance.codes)))
-                mels.append(mel.unflatten(0, (len(utterance.codes), -1)).flatten(1).half())
+                    pair = torch.tensor(decoder.check_codes(utterance.codes)), mel.half()
+                    found.append(pair[0])
+                    mels.append(pair[1].unflatten(0, (len(utterance.codes), -1)).flatten(1))
+                    self.skipped.num_good += 1
         return found, mels
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:

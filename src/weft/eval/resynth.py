@@ -12,13 +12,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from weft import progress
 from weft.artifacts import Manifest, require_parent
 from weft.audio import SAMPLE_RATE_HZ, load, resample, save
-from weft.config import NonNegativeInt
+from weft.config import NOT_IN_PLAN, Fraction, NonNegativeInt
+from weft.data.skipped import Skipped, map_batch
 from weft.data.speech import read_manifest, speech_id
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
@@ -45,12 +47,15 @@ class ResynthConfig:
     """Language of utterances whose manifest names none, such as en; not set: that of the tokenizer's training."""
     seed: NonNegativeInt = 0
     """Seed of the decoder's noise."""
+    max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
+    """Fraction of utterances that cannot be resynthesized above which the command fails."""
 
 
 @dataclass(frozen=True)
 class Resynthesis:
-    """Resynthesized samples of utterances, and transcripts of original and result."""
+    """Utterances that were processed, their resynthesized samples, and transcripts of original and result."""
 
+    utterances: list[Utterance]
     samples: list[np.ndarray]
     sample_rate_hz: int
     original_transcripts: list[str]
@@ -66,23 +71,49 @@ class Resynthesis:
 
 
 def resynthesize(
-    utterances: Sequence[Utterance], tokenizer: SpeechTokenizer, decoder: SpeechDecoder, seed: int
+    utterances: Sequence[Utterance],
+    tokenizer: SpeechTokenizer,
+    decoder: SpeechDecoder,
+    seed: int,
+    skipped: Skipped | None = None,
 ) -> Resynthesis:
     """Encode, decode and transcribe utterances, in the languages of the manifest.
 
-    Raises UserError if the decoder belongs to another tokenizer.
+    The seed of the n-th one is `seed` + n. Utterances for which this fails are added to `skipped`. Raises UserError if
+    the decoder belongs to another tokenizer, and without `skipped`, if an utterance fails.
     """
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
-    codes = tokenizer.encode([load(u.audio) for u in utterances])
-    samples = []
-    with progress.bar("resynth", len(codes)) as advance:
-        for i, c in enumerate(codes):
-            samples.append(decoder.synthesize(c, seed + i))
-            advance()
-    again = tokenizer.encode([resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in samples])
-    languages = [u.language for u in utterances]
-    original, transcripts = tokenizer.transcribe(codes, languages), tokenizer.transcribe(again, languages)
-    return Resynthesis(samples, decoder.sample_rate_hz, original, transcripts)
+    report = Skipped()
+    recordings: list[tuple[int, np.ndarray]] = []
+    for i, u in enumerate(utterances):
+        with report.on_error(u.id):
+            recordings.append((i, load(u.audio)))
+
+    def results(group: list[tuple[int, np.ndarray]]) -> list[tuple[np.ndarray, str, str]]:
+        codes = tokenizer.encode([samples for _, samples in group])
+        samples = []
+        with progress.bar("resynth", len(codes)) as advance:
+            for (i, _), c in zip(group, codes, strict=True):
+                samples.append(decoder.synthesize(c, seed + i))
+                advance()
+        again = tokenizer.encode([resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in samples])
+        languages = [utterances[i].language for i, _ in group]
+        original, transcripts = tokenizer.transcribe(codes, languages), tokenizer.transcribe(again, languages)
+        return list(zip(samples, original, transcripts, strict=True))
+
+    found = map_batch(results, recordings, report, lambda recording: utterances[recording[0]].id)
+    report.num_good += len(found)
+    if skipped is None:
+        report.check(0.0)
+    else:
+        skipped += report
+    return Resynthesis(
+        utterances=[utterances[i] for (i, _), _ in found],
+        samples=[samples for _, (samples, _, _) in found],
+        sample_rate_hz=decoder.sample_rate_hz,
+        original_transcripts=[text for _, (_, text, _) in found],
+        transcripts=[text for _, (_, _, text) in found],
+    )
 
 
 def run(config: ResynthConfig) -> Manifest:
@@ -95,13 +126,17 @@ def run(config: ResynthConfig) -> Manifest:
             raise UserError(f"id {u.id!r} cannot name a file in {config.out}: give a relative path without .. and null")
 
     def write(draft: Draft) -> None:
-        result = resynthesize(utterances, tokenizer, decoder, config.seed)
-        for u, samples in zip(utterances, result.samples, strict=True):
+        skipped, report = Skipped(), draft.folder / "log/skipped.jsonl"
+        result = resynthesize(utterances, tokenizer, decoder, config.seed, skipped)
+        skipped.check(config.max_bad_fraction, report)
+        skipped.write(report)
+        for u, samples in zip(result.utterances, result.samples, strict=True):
             save(draft.folder / f"{u.id}.wav", samples, result.sample_rate_hz)
-        draft.counts["utterances"] = len(utterances)
-        measured, left_out = split_by_words(utterances, lambda u: u.text)
+        draft.counts["utterances"] = len(result.utterances)
+        draft.counts["skipped_utterances"] = skipped.num_bad
+        measured, left_out = split_by_words(result.utterances, lambda u: u.text)
         if measured:
-            rates = result.error_rates([u.text or "" for u in utterances])
+            rates = result.error_rates([u.text or "" for u in result.utterances])
             write_json(draft.folder / "results.json", {name: asdict(rate) for name, rate in rates.items()})
             draft.counts["left_out"] = [u.id for u in left_out]
             draft.counts |= {name: rate.rate for name, rate in rates.items()}

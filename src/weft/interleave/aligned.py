@@ -35,7 +35,7 @@ from weft.interleave.spans import Span, hash64, segments_of, select_spans, split
 from weft.plan import Draft, Plan, create
 from weft.records import Document, Meta, Utterance
 from weft.tokenizer.artifact import KIND
-from weft.tokenizer.tokenize import read_groups
+from weft.tokenizer.tokenize import encode_group, read_groups
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 _UTTERANCES_PER_TASK = 512
@@ -90,9 +90,14 @@ class _Interleave:
         timed = dict(self._timed(utterances, report))
         codes: dict[str, np.ndarray] = {}
         for group in read_groups([u for u in utterances if u.id in timed], report):
-            fitting = [(u, samples) for u, samples in group if _fits(timed[u.id], len(samples), u.id, report)]
-            encoded = self.tokenizer.encode([samples for _, samples in fitting])
-            codes.update({u.id: c for (u, _), c in zip(fitting, encoded, strict=True)})
+            fitting = []
+            for u, samples in group:
+                with report.skipped.on_error(u.id):
+                    _check_times(timed[u.id], len(samples))
+                    fitting.append((u, samples))
+            encoded = encode_group(self.tokenizer, fitting, report)
+            report.skipped.num_good += len(encoded)
+            codes.update({u.id: c for (u, _), c in encoded})
         readable = ([u for u in recording if u.id in codes] for recording in recordings)
         documents = (self._document(recording, timed, codes, report.counts) for recording in readable if recording)
         write_document_part(self.folder, task, documents)
@@ -103,10 +108,8 @@ class _Interleave:
             if utterance.id not in self.alignments.offsets:
                 report.counts["without_words"] += 1
                 continue
-            try:
+            with report.skipped.on_error(utterance.id):
                 yield utterance.id, self.alignments.timed(utterance)
-            except UserError as e:
-                report.skipped.add(utterance.id, str(e))
 
     def _document(
         self,
@@ -151,14 +154,11 @@ class _Interleave:
         return Document(first.id, "interleaved", segments_of(parts), meta)
 
 
-def _fits(timed: TimedText, num_samples: int, name: str, report: Report) -> bool:
-    """Whether the words end before the audio does. Otherwise, add the utterance to the skipped ones."""
+def _check_times(timed: TimedText, num_samples: int) -> None:
+    """Raise UserError if words end after the audio."""
     end_sec, audio_sec = float(timed.seconds[~np.isnan(timed.seconds)].max(initial=0.0)), num_samples / SAMPLE_RATE_HZ
-    if end_sec <= audio_sec + _TOLERANCE_SEC:
-        return True
-    report.skipped.num_good -= 1
-    report.skipped.add(name, f"its words end at {end_sec:.2f} s, after its audio at {audio_sec:.2f} s: align it again")
-    return False
+    if end_sec > audio_sec + _TOLERANCE_SEC:
+        raise UserError(f"its words end at {end_sec:.2f} s, after its audio at {audio_sec:.2f} s: align it again")
 
 
 def _with_times(timed: TimedText) -> list[Span]:

@@ -112,18 +112,15 @@ class SpeechDataset:
         items = []
         index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
         for u, label, length in zip(utterances, labels, self._lengths(utterances), strict=True):
-            try:
+            with self.skipped.on_error(u.id):
                 if isinstance(length, str):
                     raise UserError(length)
                 chars = np.array([index_of[char] for char in label], dtype=np.int32)
                 item = Item(self.skipped.num_good, u.id, u.audio, length, self._text_ids(u), chars)
                 if reason := self._unusable(item, 1.0):
                     raise UserError(reason)
-            except UserError as e:
-                self.skipped.add(u.id, str(e))
-                continue
-            self.skipped.num_good += 1
-            items.append(item)
+                items.append(item)
+                self.skipped.num_good += 1
         return items
 
     def _lengths(self, utterances: Sequence[Utterance]) -> list[int | str]:
@@ -216,14 +213,15 @@ class SpeechDataset:
         """Return an item's features (M, 2T) in half precision and its samples; None if its audio cannot be read."""
         if (found := self._cache.get((item.number, speed))) is not None:
             return found
-        try:
+        problem = Skipped()
+        with problem.on_error(item.id):
             samples = load(item.audio)
             if len(samples) > item.num_samples + self._tokenizer.samples_per_code:
                 raise UserError(f"{item.audio} is longer than its header says: convert it to WAV or FLAC")
             samples = at_speed(samples[: item.num_samples], speed)
             found = self._tokenizer.features([samples], [len(samples)])[0].half().cpu(), len(samples)
-        except UserError as e:
-            self._unreadable[item.id] = str(e)
+        if found is None:
+            self._unreadable.update(problem.bad)
             return None
         with self._lock:
             if self._cache_bytes + found[0].nbytes <= 1e9 * self._config.cache_gb:

@@ -21,6 +21,7 @@ from weft.config import FLAT, NOT_IN_PLAN
 from weft.data import job
 from weft.data.datasets import write_codes_part
 from weft.data.job import JobConfig, Report
+from weft.data.skipped import map_batch
 from weft.data.speech import read_manifest, speech_id
 from weft.device import Precision, default_device, uses_bf16
 from weft.errors import UserError
@@ -93,33 +94,46 @@ class _Tokenize:
 
     def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:
         for group in read_groups(utterances, report):
-            codes = self.tokenizer.encode([samples for _, samples in group])
-            used, uses = np.unique(np.concatenate(codes), return_counts=True)
-            report.counts.update({f"code {c}": n for c, n in zip(used.tolist(), uses.tolist(), strict=True)})
-            for (u, samples), c in zip(group, codes, strict=True):
+            coded = encode_group(self.tokenizer, group, report)
+            report.skipped.num_good += len(coded)
+            for (u, samples), c in coded:
+                used, uses = np.unique(c, return_counts=True)
+                report.counts.update({f"code {c}": n for c, n in zip(used.tolist(), uses.tolist(), strict=True)})
                 seconds = len(samples) / SAMPLE_RATE_HZ
                 report.counts.update({"utterances": 1, "codes": len(c), "milliseconds": round(1000 * seconds)})
                 yield CodedUtterance(u.id, c.tolist(), u.text, seconds, u.speaker, u.language, u.source)
 
 
-def read_groups(utterances: list[Utterance], report: Report) -> Iterator[list[tuple[Utterance, np.ndarray]]]:
-    """Yield groups of readable utterances with their samples (S,); add the others to the report."""
-    group: list[tuple[Utterance, np.ndarray]] = []
+Recording = tuple[Utterance, np.ndarray]
+"""An utterance and its samples (S,)."""
+
+
+def read_groups(utterances: list[Utterance], report: Report) -> Iterator[list[Recording]]:
+    """Yield groups of readable utterances; skip the others."""
+    group: list[Recording] = []
     num_samples = 0
     for utterance in utterances:
-        try:
+        with report.skipped.on_error(utterance.id):
             samples = load(utterance.audio)
-        except UserError as e:
-            report.skipped.add(utterance.id, str(e))
-            continue
-        report.skipped.num_good += 1
-        group.append((utterance, samples))
-        num_samples += len(samples)
+            group.append((utterance, samples))
+            num_samples += len(samples)
         if num_samples >= _SEC_PER_CALL * SAMPLE_RATE_HZ:
             yield group
             group, num_samples = [], 0
     if group:
         yield group
+
+
+def encode_group(
+    tokenizer: SpeechTokenizer, group: list[Recording], report: Report
+) -> list[tuple[Recording, np.ndarray]]:
+    """Return the codes (N,) of recordings; skip those that cannot be encoded."""
+    return map_batch(
+        lambda recordings: tokenizer.encode([samples for _, samples in recordings]),
+        group,
+        report.skipped,
+        lambda recording: recording[0].id,
+    )
 
 
 def _summary(report: Report, num_codes: int) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Loading of weights, and the messages about weights that do not fit the model."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from weft.errors import UserError
-from weft.weights import load_weights
+from weft.weights import load_weights, save_pretrained, save_weights
 
 
 def model(seed):
@@ -40,3 +43,16 @@ def test_weights_that_do_not_fit_the_model_are_rejected(tmp_path, change, messag
     save_file(weights, tmp_path / "m.safetensors")
     with pytest.raises(UserError, match=rf"m.safetensors .*{message}.*copy it again"):
         load_weights(model(0), tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_have_the_mode_of_other_new_files(tmp_path, umask, mode):
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    before = os.umask(umask)
+    try:
+        save_weights({"a": torch.ones(2, 3).T}, tmp_path / "a.safetensors")
+        save_pretrained(LlamaForCausalLM(LlamaConfig(vocab_size=8, **shape)), tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"a.safetensors", "model.safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}

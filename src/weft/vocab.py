@@ -229,6 +229,25 @@ class SpeechVocab:
         return ids, interleave_chunks(*losses, begin=speech.loss, end=speech.loss)
 
 
+def chat_template(vocab: SpeechVocab) -> str:
+    """Return the chat template (Jinja) of a text dialogue: the format in which `document_ids` serializes it.
+
+    A message has the role system, user or assistant. Text that begins with a space or a line break may get other ids
+    than in training, because a template is encoded as a whole.
+    """
+    tokens = vocab.tokenizer.convert_ids_to_tokens
+    start, end = "".join(tokens(vocab.document_start_ids.tolist())), str(tokens(vocab.eos_id))
+    names = ", ".join(f"{role!r}: {name!r}" for role, name in ROLES.items())
+    return (
+        f"{{%- set roles = {{{names}}} -%}}"
+        f"{start}{{%- for message in messages -%}}"
+        "{{- roles[message['role']] + '\\n' + message['content'] -}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{- roles['assistant'] + '\\n' -}}}}"
+        f"{{%- else -%}}{end}{{%- endif -%}}"
+    )
+
+
 def _passages(document: Document) -> Iterator[tuple[Segment, ...]]:
     """Yield the segments in order; the text of an answer together with its speech."""
     segments, i = document.segments, 0

@@ -1,18 +1,45 @@
-"""Loading of weights from safetensors files, with checks of names, shapes and values.
+"""Saving of weights, and loading them with checks of names, shapes and values.
 
+save_weights(model.state_dict(), folder / "model.safetensors")
 with loading(folder, "a decoder"):      # of weft.artifacts, for damaged files
     load_weights(model, folder / "model.safetensors")
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from weft.errors import UserError
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as a safetensors file."""
+    with _usual_mode(path.parent):
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+
+
+def save_pretrained(model: Any, folder: Path) -> None:
+    """Write a model of transformers into a directory."""
+    with _usual_mode(folder):
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _usual_mode(folder: Path) -> Iterator[None]:
+    """Give the weights that are written to `folder` the mode of other new files; safetensors uses 0600."""
+    probe = folder / ".mode.tmp"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    yield
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def load_weights(model: nn.Module, path: Path, leave_out: Collection[str] = ()) -> None:

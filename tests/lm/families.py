@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +128,12 @@ FAMILIES: dict[str, tuple[Callable[..., PretrainedConfig], dict[str, Any], Calla
     "gemma3": (Gemma3TextConfig, _SHAPE | _WINDOWS, gemma_tokenizer),
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": NUM_POSITIONS}, gpt2_tokenizer),
 }
+
+
+def save_text_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a base model without speech tokens."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def text_lm(family: str, tied: bool, spare_rows: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -8,9 +8,9 @@ from weft import artifacts
 from weft.errors import UserError
 from weft.lm import init
 from weft.lm.init import InitLmConfig
-from weft.lm.model import LanguageModel, LmConfig, save
+from weft.lm.model import LanguageModel, LmConfig
 
-from .families import text_lm
+from .families import save_text_lm, text_lm
 
 TINY = LmConfig(hidden=32, layers=1, heads=2, ffn=64)
 
@@ -33,7 +33,7 @@ def config(tmp_path, speech_tokenizer):
 def based(tmp_path, speech_tokenizer):
     """A model that extends a Hugging Face directory."""
     (tmp_path / "base").mkdir()
-    save(*text_lm("qwen2", tied=True), tmp_path / "base")
+    save_text_lm(*text_lm("qwen2", tied=True), tmp_path / "base")
     return InitLmConfig(tmp_path / "lm", speech_tokenizer, base=tmp_path / "base")
 
 

@@ -11,9 +11,10 @@ from weft.errors import UserError
 from weft.lm import model as lm_model
 from weft.lm.model import KIND, LanguageModel, LmConfig, extend_lm, load_causal_lm, new_lm, save
 from weft.plan import Plan, open_draft
+from weft.records import Document, Segment
 from weft.vocab import SpeechVocab
 
-from .families import DOCUMENTS, FAMILIES, NUM_CODES, all_cases, extended_lm, phi_with_head_bias, text_lm
+from .families import DOCUMENTS, FAMILIES, NUM_CODES, all_cases, extended_lm, phi_with_head_bias, save_text_lm, text_lm
 
 
 def small_llama(tokenizer, tied, spare_rows=0):
@@ -118,7 +119,7 @@ def test_missing_partial_and_damaged_models_are_rejected(folder, tmp_path, text_
     with pytest.raises(UserError, match="no config"):
         load_causal_lm(tmp_path, torch.float32)
     text_only = tmp_path / "text-only"
-    save(small_llama(text_tokenizer, tied=True), text_tokenizer, text_only)
+    save_text_lm(small_llama(text_tokenizer, tied=True), text_tokenizer, text_only)
     with pytest.raises(UserError, match="no manifest"):
         LanguageModel.from_pretrained(text_only)
     load_causal_lm(text_only, torch.float32)
@@ -243,7 +244,7 @@ def test_the_bias_of_an_output_head_is_extended():
 
 
 def test_a_family_without_a_fused_attention_kernel_can_be_loaded(tmp_path, monkeypatch):
-    save(*text_lm("gemma2", tied=True), tmp_path)
+    save_text_lm(*text_lm("gemma2", tied=True), tmp_path)
     monkeypatch.setattr(lm_model, "attn_implementation", lambda: "sdpa")
     assert load_causal_lm(tmp_path, torch.float32)[0].config._attn_implementation == "eager"
 
@@ -253,3 +254,28 @@ def test_a_tokenizer_that_drops_characters_is_rejected():
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x01", "")
     with pytest.raises(UserError, match="drops characters"):
         SpeechVocab.of(extend_lm(model, tokenizer, NUM_CODES, seed=0)).text_ids("a")
+
+
+MESSAGES = [
+    {"role": "system", "content": "You are nice."},
+    {"role": "user", "content": "The cat sat, twice?"},
+    {"role": "assistant", "content": "A bird sang to the cat."},
+    {"role": "user", "content": "And 猫?\nThe dog slept."},
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_chat_template_gives_the_ids_of_training(family, first, tmp_path):
+    """With and without a system turn and a prompt for an answer. The template of the base is replaced."""
+    model, vocab = extended_lm(family, tied=True)
+    vocab.tokenizer.chat_template = "{{ 'another' }}"
+    save(model, vocab.tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for end in range(first + 1, len(MESSAGES) + 1):
+        segments = tuple(Segment.of_text(m["content"], m["role"]) for m in MESSAGES[first:end])
+        ids = vocab.document_ids(Document("0", "dialogue", segments))[0].tolist()
+        assert loaded.apply_chat_template(MESSAGES[first:end], return_dict=False) == ids
+        prompt = [*ids[:-1], *vocab.turn_start_ids("assistant")]
+        found = loaded.apply_chat_template(MESSAGES[first:end], add_generation_prompt=True, return_dict=False)
+        assert found == prompt

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 import os
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.ranks import in_ranks
 from tests.training.skipped import changed_steps
 from weft import artifacts
+from weft.artifacts import Manifest
 from weft.data.datasets import write_document_part
 from weft.engine.generate import Engine, Request, Sampling
 from weft.errors import UserError
@@ -19,13 +22,14 @@ from weft.interleave import pack
 from weft.interleave.pack import PackConfig
 from weft.lm import init, packing, pretrain
 from weft.lm.init import InitLmConfig
-from weft.lm.model import LanguageModel, save
+from weft.lm.lora import LoraConfig
+from weft.lm.model import KIND, LanguageModel, save
 from weft.lm.pretrain import PretrainConfig
 from weft.plan import Plan, open_draft
 from weft.training.config import TrainConfig
 from weft.training.metrics import read_metrics
 
-from .families import DOCUMENTS, text_lm
+from .families import DOCUMENTS, save_text_lm, text_lm
 from .runs import call_at, interrupted, run_jobs, skip_plot_and_peak
 
 RESUMABLE = TrainConfig(
@@ -362,6 +366,56 @@ def test_the_mixture_is_shown_before_training(config, capsys):
     assert "dataset      documents  tokens  fraction" in capsys.readouterr().err
 
 
+def stored_dtypes(folder):
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        return {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory, base):
+    """One base, stored in bf16 and in fp32."""
+    lm, folder, found = LanguageModel.from_pretrained(base), tmp_path_factory.mktemp("copies"), {}
+    for name, dtype in (("BF16", torch.bfloat16), ("F32", torch.float32)):  # after the first, values are those of bf16
+        found[name] = folder / name
+        with open_draft(found[name], Plan(KIND, {}, {"tokenizer": Manifest("tokenizer", "t0")})) as draft:
+            save(lm.model, lm.tokenizer, draft.folder, dtype)
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_base_in_bf16_is_trained_and_measured_as_its_copy_in_fp32(config, copies, tmp_path, rank):
+    """Weights are trained in fp32 and saved in the dtype of the base."""
+    if rank and not importlib.util.find_spec("peft"):
+        pytest.skip("peft is not installed")
+    config = replace(config, lora=LoraConfig(rank=rank), train=replace(config.train, steps=6, precision="bf16"))
+    runs = {dtype: replace(config, base=copy, out=tmp_path / dtype) for dtype, copy in copies.items()}
+    counts = {dtype: pretrain.run(run).counts for dtype, run in runs.items()}
+    logs = [metrics_without_speed(run.out) for run in runs.values()]
+    assert logs[0] == logs[1]
+    assert logs[0][-1]["loss"] < logs[0][0]["loss"] - 0.1
+    assert counts["BF16"]["base.loss.text"] == counts["F32"]["base.loss.text"]
+    assert counts["BF16"]["loss.text"] == pytest.approx(counts["F32"]["loss.text"], rel=1e-2)
+    for dtype, run in runs.items():
+        assert stored_dtypes(run.out) == {dtype}
+
+
+def test_all_ways_to_train_a_base_measure_the_same_loss_of_it(config, copies, tmp_path):
+    pytest.importorskip("peft")
+    config = replace(config, base=copies["BF16"], train=replace(config.train, steps=1, precision="bf16"))
+    whole = pretrain.run(config).counts
+    adapted = pretrain.run(replace(config, out=tmp_path / "adapted", lora=LoraConfig(rank=2))).counts
+    assert adapted["base.loss.text"] == whole["base.loss.text"]
+    again = pretrain.run(replace(config, base=config.out, out=tmp_path / "again")).counts
+    assert again["base.loss.text"] == whole["loss.text"]
+
+
+@pytest.mark.parametrize(("setting", "stored"), [("fp32", "F32"), ("bf16", "BF16"), ("fp16", "F16")])
+def test_a_model_is_saved_in_the_chosen_dtype(config, copies, setting, stored):
+    config = replace(config, base=copies["BF16"], held_out=(), train=replace(config.train, steps=1))
+    pretrain.run(replace(config, save_dtype=setting))
+    assert stored_dtypes(config.out) == {stored}
+
+
 def test_a_trained_model_is_a_base_for_further_training(trained, tmp_path):
     config, manifest = trained
     train = replace(config.train, steps=1)
@@ -405,7 +459,7 @@ def test_a_dataset_of_weight_0_is_left_out(config):
 @pytest.mark.parametrize("family", ["llama2", "qwen2", "glm4", "gemma2", "gemma3", "gpt2"])
 def test_a_base_of_any_family_can_be_extended_and_trained(family, tmp_path, speech_tokenizer):
     base, text_tokenizer = text_lm(family, tied=family != "llama2")
-    save(base, text_tokenizer, tmp_path / "base")
+    save_text_lm(base, text_tokenizer, tmp_path / "base")
     initial = init.run(InitLmConfig(tmp_path / "initial", speech_tokenizer, tmp_path / "base"))
     plan = Plan("documents", {}, {"tokenizer": artifacts.read(speech_tokenizer)})
     with open_draft(tmp_path / "documents", plan) as draft:

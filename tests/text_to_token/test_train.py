@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from tests.lm.families import save_text_lm, text_lm
 from tests.text_to_token.conftest import new_codes, new_tokenizer
 from tests.training.skipped import changed_steps
 from weft import artifacts
@@ -17,6 +20,21 @@ from weft.training.metrics import read_metrics
 def test_training_reduces_the_loss(trained):
     losses = [line["loss"] for line in read_metrics(trained.out / "log")]
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_base_in_bf16_is_trained_as_its_copy_in_fp32(trained, tmp_path):
+    """Small updates would be rounded away in bf16. The model is saved in the dtype of the base."""
+    model, text_tokenizer = text_lm("qwen2", tied=True)
+    losses, stored = [], []
+    for dtype in (torch.bfloat16, torch.float32):  # after the first, the values are those of bf16
+        base, out = tmp_path / f"base {dtype}", tmp_path / f"out {dtype}"
+        save_text_lm(model.to(dtype), text_tokenizer, base)
+        train = replace(trained.train, steps=8, lr=1e-4, warmup_steps=0, log_every_steps=1)
+        run(replace(trained, base=base, out=out, train=train))
+        losses.append([line["loss"] for line in read_metrics(out / "log")])
+        stored.append(AutoModelForCausalLM.from_pretrained(out).dtype)
+    assert losses[0] == losses[1]
+    assert stored == [torch.bfloat16, torch.float32]
 
 
 def test_the_manifest_describes_the_training_data(trained, synthesizer):

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from weft import plan
@@ -30,7 +29,7 @@ from weft.decoder.vocoder import SILENCE, MelConfig, Vocoder
 from weft.device import default_device
 from weft.errors import UserError
 from weft.files import write_json
-from weft.weights import load_weights
+from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
 Codes = Sequence[int] | np.ndarray
@@ -90,7 +89,7 @@ class SpeechDecoder:
 
     def write_files(self, folder: Path) -> None:
         """Write weights and configuration into the directory of an artifact."""
-        save_file({k: v.contiguous() for k, v in self.flow.state_dict().items()}, folder / _WEIGHTS)
+        save_weights(self.flow.state_dict(), folder / _WEIGHTS)
         config = {
             "flow": asdict(self.flow.config),
             "mel": asdict(self.mel),

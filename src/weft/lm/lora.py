@@ -14,6 +14,8 @@ Source: arXiv 2106.09685.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,16 @@ def speech_ids(vocab: SpeechVocab) -> list[int]:
     """Return the ids of codes, markers and roles, whose embedding rows are trained."""
     audio_ids = vocab.codes_to_ids(range(vocab.num_codes)).tolist()
     return sorted({*audio_ids, vocab.begin_of_audio_id, vocab.end_of_audio_id, *vocab.role_start_ids.values()})
+
+
+@contextmanager
+def fp32_activations(model: Any) -> Iterator[None]:
+    """Add the outputs of layers in fp32, as a model in fp32 does under autocast, also if the weights are in bf16."""
+    hook = model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def merge(adapted: Any) -> PreTrainedModel:

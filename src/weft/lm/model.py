@@ -12,12 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from weft import artifacts
 from weft.artifacts import Manifest
@@ -25,10 +32,12 @@ from weft.config import PositiveInt
 from weft.device import attn_implementation
 from weft.errors import UserError
 from weft.pretrained import load_pretrained
-from weft.vocab import SpeechVocab, extend_tokenizer
-from weft.weights import require_finite
+from weft.vocab import SpeechVocab, chat_template, extend_tokenizer
+from weft.weights import require_finite, save_pretrained
 
 KIND = "language_model"
+SaveDtype = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STD = 0.1  # standard deviation of new embedding rows relative to that of the existing rows
 _FEATURES = 256  # dimensions in which new rows differ
 _MAX_MIXED_ROWS = 4096  # existing rows that new ones are mixed from: enough for their covariance
@@ -215,7 +224,32 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedMo
     return model, tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer as a Hugging Face model directory. The manifest is added by the caller's artifact."""
-    model.save_pretrained(folder)
+def dtype_to_save(setting: SaveDtype, base: Path | None) -> torch.dtype:
+    """Return the dtype in which a model is saved: with "auto" that of its base, fp32 without one."""
+    if setting != "auto":
+        return _DTYPES[setting]
+    if base is None:
+        return torch.float32
+    with artifacts.loading(base, "a causal language model"):
+        return load_pretrained(AutoConfig, base).dtype or torch.float32
+
+
+@torch.no_grad()
+def round_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights of `model`, which may be sharded, to values of `dtype`, in place."""
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.copy_(weight.to(dtype))
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write model and tokenizer as a Hugging Face model directory. The manifest is added by the caller's artifact.
+
+    The model is converted to `dtype` in place, and keeps its own without one. The chat template is the format of weft's
+    dialogues, whichever the base had.
+    """
+    save_pretrained(model if dtype is None else model.to(dtype), folder)  # type: ignore[arg-type]
+    tokenizer.chat_template = chat_template(SpeechVocab.of(tokenizer))
     tokenizer.save_pretrained(folder)

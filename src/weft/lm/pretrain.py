@@ -29,10 +29,10 @@ from weft.errors import UserError
 from weft.lm.datasets import Datasets, WeightsFrom, check_epochs, mixture_of, open_datasets, show
 from weft.lm.estimate import config_of, estimate_lm, lora_parameters
 from weft.lm.held_out import base_losses, held_out_losses, merge_losses
-from weft.lm.lora import LoraConfig, adapt, merge
+from weft.lm.lora import LoraConfig, adapt, fp32_activations, merge
 from weft.lm.loss_meter import Units
 from weft.lm.mixture import Mixture
-from weft.lm.model import KIND, LanguageModel, save
+from weft.lm.model import KIND, LanguageModel, SaveDtype, dtype_to_save, round_weights, save
 from weft.lm.monitor import MicroBatch, TrainingMonitor
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses, training_mode
 from weft.lm.source_weights import Weight
@@ -80,6 +80,8 @@ class PretrainConfig:
     parallel: Annotated[Literal["ddp", "fsdp"], NOT_IN_PLAN] = "ddp"
     """Data parallelism: a whole model per process (DDP), or a part of it (FSDP2) for models that do not fit one GPU. An
     interrupted run may resume with the other, and with any number of processes."""
+    save_dtype: SaveDtype = "auto"
+    """Number format of the saved weights, also of merged adapters; auto: that of the base. They are trained in fp32."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
     dry_run: Annotated[bool, NOT_IN_PLAN] = False
@@ -137,6 +139,7 @@ class _Run:
         """Train the model and write it into the draft."""
         config, base = self.config, self.base
         uses = self.mixture.uses()
+        save_dtype = dtype_to_save(config.save_dtype, config.base)
         units = Units(base.vocab, base.manifest.counts.get(_FRAME_RATE))
         draft.counts["parameters"] = base.model.num_parameters()
         model: Any = self._adapted(base)
@@ -149,12 +152,14 @@ class _Run:
                 model = model.to(self.device)
             before = base_losses(draft.folder, lambda: self._evaluate(model, units))
             draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder)
+            if not config.lora.rank:
+                round_weights(model, save_dtype)
             draft.counts |= merge_losses(before, self._evaluate(model, units))
         draft.counts["tokens"] = sum(use.tokens_drawn for use in uses.values())
         draft.counts["mixture"] = {name: asdict(use) for name, use in uses.items()}
         if units.frame_rate_hz is not None:
             draft.counts[_FRAME_RATE] = units.frame_rate_hz
-        self._save(model, draft)
+        self._save(model, draft, save_dtype)
         discard_checkpoints(draft.folder)
 
     def _adapted(self, base: LanguageModel) -> nn.Module:
@@ -163,17 +168,23 @@ class _Run:
         return adapt(base.model, base.vocab, config.lora, config.train.seed) if config.lora.rank else base.model
 
     def _evaluate(self, model: Any, units: Units) -> dict[str, Any]:
-        """Return the held-out losses: of a sharded model on all ranks together, otherwise only on rank 0."""
+        """Return the held-out losses: of a sharded model on all ranks together, otherwise only on rank 0.
+
+        They are computed in the precision of training, in which all ways to train a base give the same loss of it.
+        """
         is_sharded = parallel.is_sharded(model)
         if not (is_sharded or distributed.is_main_process()):
             return {}
         config = self.config
         tokens_per_batch = min(config.batch_tokens, max(_MAX_EVAL_TOKENS, config.max_seq_len))
-        precision = config.train.precision if is_sharded else "fp32"
-        with distributed.peer_errors(computing=True), autocast(self.device, precision):
+        with (
+            distributed.peer_errors(computing=True),
+            autocast(self.device, config.train.precision),
+            fp32_activations(model),
+        ):
             return held_out_losses(model, units, self.held_out, tokens_per_batch)
 
-    def _save(self, model: Any, draft: Draft) -> None:
+    def _save(self, model: Any, draft: Draft, dtype: torch.dtype) -> None:
         """Write the trained model, from rank 0."""
         weights = parallel.full_state_dict(model) if parallel.is_sharded(model) else None
         if not distributed.is_main_process():
@@ -182,7 +193,7 @@ class _Run:
         if weights is not None:
             model = self._adapted(LanguageModel.from_pretrained(self.config.base, self.dtype))
             model.load_state_dict(weights)
-        save(merge(model) if self.config.lora.rank else model, self.base.tokenizer, draft.folder)
+        save(merge(model) if self.config.lora.rank else model, self.base.tokenizer, draft.folder, dtype)
 
 
 def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:

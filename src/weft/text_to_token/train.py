@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +26,7 @@ from weft.device import default_device
 from weft.errors import UserError
 from weft.lm.estimate import config_of, estimate_lm
 from weft.lm.mixture import permuted
-from weft.lm.model import LmConfig, extend_lm, llama_config, load_causal_lm, new_lm, save
+from weft.lm.model import LmConfig, SaveDtype, dtype_to_save, extend_lm, llama_config, load_causal_lm, new_lm, save
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses
 from weft.plan import Draft, Plan
 from weft.records import CodedUtterance
@@ -69,6 +70,8 @@ class TextToTokenConfig:
     """Longest utterance in tokens; longer ones are left out."""
     temperature: NonNegativeFloat = 0.5
     """Sampling temperature of the trained model."""
+    save_dtype: SaveDtype = "auto"
+    """Number format of the saved weights; auto: that of the base, fp32 without one. They are trained in fp32."""
     licence: Annotated[str | None, NOT_IN_PLAN] = None
     """Licence of the base, passed on to the notes of everything made from it."""
     dry_run: Annotated[bool, NOT_IN_PLAN] = False
@@ -123,7 +126,7 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
     model = model.to(default_device())  # type: ignore[arg-type]
     fit(model, _Batches(documents, config), _loss, config.train, draft.folder, "text-to-token")
     if distributed.is_main_process():
-        save(model, text_tokenizer, draft.folder)
+        save(model, text_tokenizer, draft.folder, dtype_to_save(config.save_dtype, config.base))
     discard_checkpoints(draft.folder)
     draft.counts["parameters"] = model.num_parameters()
     draft.counts["utterances"] = len(documents)
@@ -142,7 +145,7 @@ def _initial_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     codebook, seed = load_codebook(config.tokenizer), config.train.seed
     if config.base is not None:
-        model, text_tokenizer = load_causal_lm(config.base, dtype="auto")
+        model, text_tokenizer = load_causal_lm(config.base, torch.float32)  # bf16 would round small updates away
         return model, extend_lm(model, text_tokenizer, len(codebook), seed, codebook)
     texts = (prompt_text(u.text or "", u.speaker) for u in utterances)
     text_tokenizer = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))

@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperConfig, WhisperForConditionalGeneration
 
@@ -39,7 +38,7 @@ from weft.tokenizer.decoding import greedy_decode
 from weft.tokenizer.encoder import ENCODER_HZ, SAMPLES_PER_FRAME, BottleneckWhisper
 from weft.tokenizer.features import FeatureExtractor
 from weft.tokenizer.packed import Recordings, new_state, to_bf16, to_bottleneck
-from weft.weights import load_weights
+from weft.weights import load_weights, save_weights
 
 Codes = Sequence[int] | np.ndarray
 _Window = TypeVar("_Window")
@@ -132,8 +131,7 @@ class SpeechTokenizer:
     def write_files(self, folder: Path) -> None:
         """Write weights, configurations and the text tokenizer into the directory of an artifact."""
         self._require_fp32()
-        weights = {k: v for k, v in self.model.state_dict().items() if k not in _TIED}
-        save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
+        save_weights({k: v for k, v in self.model.state_dict().items() if k not in _TIED}, folder / WEIGHTS)
         self.model.whisper_config.save_pretrained(folder / "whisper")
         if self._text_tokenizer is not None:
             self._text_tokenizer.save_pretrained(folder / "text_tokenizer")

@@ -1,11 +1,13 @@
 import os
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.ranks import in_ranks
@@ -111,6 +113,34 @@ def test_an_error_in_one_rank_ends_all_and_is_reported_once(tmp_path: Path) -> N
     assert own == "item 17 is bad"
     assert "another process of this run has ended" in other
     assert (other_reports, own_reports) == (False, True)
+
+
+def wait_for_a_rank_that_does_not_answer(folder: Path) -> str:
+    """The last rank stops in step 2, after a first step that may take long, and ends when the other has reported."""
+    step_timeout = distributed.step_timeout
+    timeouts = []
+
+    def batch_at(step: int, part: slice) -> Tensor:
+        timeouts.append(dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout)  # type: ignore[union-attr]
+        if step == 2 and distributed.rank() == 1:
+            distributed._store.wait(["reported"])  # type: ignore[union-attr]
+            raise UserError("stopped")
+        return data(step, part)
+
+    try:
+        fit(model(), batch_at, loss, replace(CONFIG, step_timeout_minutes=0.02), folder, "test")
+    except UserError as e:
+        distributed._store.set("reported", "")  # type: ignore[union-attr]
+        assert distributed.step_timeout is step_timeout
+        return f"{e} {timeouts[0]} {timeouts[1]}"
+    return ""
+
+
+def test_a_rank_that_does_not_answer_ends_the_run_after_a_short_time(tmp_path: Path) -> None:
+    message, _ = in_ranks(wait_for_a_rank_that_does_not_answer, tmp_path, tmp_path / "run")
+    assert "another process of this run has not answered in time" in message
+    assert "raise train.step_timeout_minutes" in message
+    assert message.endswith("12:00:00 0:00:01.200000")
 
 
 def train_until(folder: Path, killed_before: int) -> list[Tensor]:

@@ -56,6 +56,17 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(
     assert (tmp_path / "log/metrics.jsonl").read_text() == metrics
 
 
+def test_a_full_gpu_is_reported_with_what_to_change(tmp_path: Path) -> None:
+    def full(m: torch.nn.Module, x: Tensor) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+    message = r"test: the GPU is out of memory \(CUDA .* 2.00 GiB\): raise train.grad_accum_steps, .* max_seq_len, .*"
+    with pytest.raises(UserError, match=message + "activation_checkpointing = true"):
+        fit(model(), data, full, CONFIG, tmp_path, "test")
+    with pytest.raises(ZeroDivisionError):  # other errors stay as they are
+        fit(model(), data, lambda m, x: {"loss": x / (1 // 0)}, CONFIG, tmp_path, "test")
+
+
 def test_checkpoints_remain_until_they_are_discarded(tmp_path: Path) -> None:
     fit(model(), data, loss, CONFIG, tmp_path, "test")
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000006", "step-00000009"]

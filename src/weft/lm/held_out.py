@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from weft import progress
 from weft.files import write_json
 from weft.lm.datasets import Datasets
 from weft.lm.loss_meter import LossMeter, Units
@@ -46,10 +47,13 @@ def held_out_losses(model: PreTrainedModel, units: Units, datasets: Datasets, to
     model.eval()
     names = list(dict.fromkeys(name for name, _ in datasets))
     meter = LossMeter(units, names)
-    with parallel.no_grad(model):
+    num_pieces = sum(len(pieces) for _, pieces in datasets)
+    with parallel.no_grad(model), progress.bar("held-out data", num_pieces) as advance:
         for name, pieces in datasets:
-            for batch in _batches(pieces, tokens_per_batch):
-                meter.add(token_losses(model, batch), batch.targets, np.full(len(batch), names.index(name)))
+            for batch, num in _batches(pieces, tokens_per_batch):
+                losses = token_losses(model, batch)
+                meter.add(losses, batch.targets, np.full(len(batch), names.index(name)))
+                advance(num, f"loss {losses.mean():.3f}" if len(losses) else "")
     return {**_by_modality(meter.metrics()), "held_out": {name: _by_modality(meter.of(name)) for name in names}}
 
 
@@ -66,11 +70,11 @@ def _by_modality(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "loss"}
 
 
-def _batches(pieces: Pieces, tokens_per_batch: int) -> Iterator[Batch]:
-    """Yield every piece once, in batches of at least `tokens_per_batch` ids, except for the last."""
+def _batches(pieces: Pieces, tokens_per_batch: int) -> Iterator[tuple[Batch, int]]:
+    """Yield every piece once, in batches of at least `tokens_per_batch` ids, except for the last, and their number."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(len(pieces)):
         waiting.append(pieces[i])
         if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
-            yield pack(waiting)
+            yield pack(waiting), len(waiting)
             waiting = []

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from weft.config import NOT_IN_PLAN, Decay, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from weft.device import Precision
+from weft.training.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class TrainConfig:
     """Number of checkpoints kept; the previous one is used if the last is damaged."""
     log_every_steps: Annotated[PositiveInt, NOT_IN_PLAN] = 20
     """Steps between lines of metrics.jsonl."""
+    trackers: Annotated[tuple[Tracker, ...], NOT_IN_PLAN] = ()
+    """Experiment trackers that also receive the metrics: wandb, trackio."""
+    step_timeout_minutes: Annotated[PositiveFloat, NOT_IN_PLAN] = 30.0
+    """With several processes: end the run when one waits this long for another in a step. The first step of a start,
+    checkpoints, evaluation and saving may take up to 12 hours."""
 
     def is_logged(self, step: int) -> bool:
         """Whether metrics of `step` are logged."""

@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout  # as in torchtitan; there is no public function
 
 from weft import artifacts, launch, plan
 from weft.artifacts import Manifest
-from weft.errors import UserError
+from weft.errors import UserError, reason_of
 from weft.plan import Draft, Plan
 
 T = TypeVar("T")
@@ -146,6 +147,19 @@ def compute_once(function: Callable[[], T]) -> T:
 
 
 @contextmanager
+def step_timeout(minutes: float) -> Iterator[None]:
+    """Limit how long collective calls inside the block wait for other processes. Outside, they wait for 12 hours."""
+    if world_size() == 1:
+        yield
+        return
+    _set_pg_timeout(timedelta(minutes=minutes))
+    try:
+        yield
+    finally:
+        _set_pg_timeout(_TIMEOUT)
+
+
+@contextmanager
 def peer_errors(computing: bool = False) -> Iterator[None]:
     """Convert the error of a collective call whose peer has ended into a UserError.
 
@@ -157,8 +171,13 @@ def peer_errors(computing: bool = False) -> Iterator[None]:
         is_peer_error = not computing or isinstance(e, dist.DistError) or "gloo" in str(e)  # gloo has no error class
         if not is_peer_error or "out of memory" in str(e):
             raise
+        if "timed out" in str(e).lower():
+            raise UserError(
+                f"another process of this run has not answered in time ({reason_of(e)}): look for what it waits for, "
+                "raise train.step_timeout_minutes if it is only slow, then run the same command again to resume"
+            ) from e
         raise UserError(
-            f"another process of this run has ended ({str(e).splitlines()[0]}): see its message, then run the same "
+            f"another process of this run has ended ({reason_of(e)}): see its message, then run the same "
             "command again to resume from the last checkpoint"
         ) from e
 

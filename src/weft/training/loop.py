@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from weft import progress
 from weft.device import autocast
+from weft.errors import UserError, reason_of
 from weft.training import checkpoint, distributed, parallel
 from weft.training.config import TrainConfig
 from weft.training.guard import StepGuard
@@ -70,8 +72,9 @@ def fit(
     model.train()
     with (
         torch.random.fork_rng(),
-        MetricLog(folder / "log", first_step) if distributed.is_main_process() else nullcontext() as log,
+        _log(folder, config, first_step) if distributed.is_main_process() else nullcontext() as log,
         progress.bar(title, config.steps, first_step) as advance,
+        _memory_errors(title),
     ):
         is_due = False
         for step in range(first_step, config.steps):
@@ -80,8 +83,10 @@ def fit(
             torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             optimizer.set_lr(config.lr_at(step))
             objective.zero_grad(set_to_none=True)
-            losses = _backward(objective, batch_at, config, step)
-            norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
+            is_first = step == first_step  # it may compile, read the first data and connect the devices
+            with nullcontext() if is_first else distributed.step_timeout(config.step_timeout_minutes):
+                losses = _backward(objective, batch_at, config, step)
+                norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
             if guard.should_step(step, norm, title):
                 optimizer.step()
             more = after_step(step, guard.last_step_ok)
@@ -104,6 +109,22 @@ def fit(
 def discard_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished run, once its weights are saved."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _log(folder: Path, config: TrainConfig, first_step: int) -> MetricLog:
+    return MetricLog(folder / "log", first_step, config.trackers, asdict(config))
+
+
+@contextmanager
+def _memory_errors(title: str) -> Iterator[None]:
+    """Convert an error of a GPU that is full into a UserError that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as e:
+        raise UserError(
+            f"{title}: the GPU is out of memory ({reason_of(e)}): raise train.grad_accum_steps, reduce the size of a "
+            "batch or max_seq_len, or set activation_checkpointing = true where the recipe has it"
+        ) from e
 
 
 class _Objective(nn.Module):

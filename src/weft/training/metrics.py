@@ -1,4 +1,4 @@
-"""Metrics of a training run: metrics.jsonl, one line per logged step, and TensorBoard event files.
+"""Metrics of a training run: metrics.jsonl, one line per logged step, TensorBoard event files, and trackers.
 
 with MetricLog(folder / "log", from_step=resumed_step) as log:
     log.write(step, {"loss": 2.1, "lr": 3e-4})
@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from weft.files import write_bytes
+from weft.training.trackers import Tracker, Trackers
 
 METRICS = "metrics.jsonl"
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class MetricLog:
     """Appends metrics from `from_step` on. Lines that a killed run wrote after its last checkpoint are dropped."""
 
-    def __init__(self, folder: Path, from_step: int = 0) -> None:
+    def __init__(
+        self, folder: Path, from_step: int = 0, trackers: Sequence[Tracker] = (), settings: Mapping[str, Any] = _NONE
+    ) -> None:
+        """Open the log. `trackers` also receive the metrics, and the `settings` of the run.
+
+        Raises UserError if one of them is not installed.
+        """
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,6 +39,7 @@ class MetricLog:
             write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self._path.open("a")
         self._events = EventFileWriter(str(folder))
+        self._trackers = Trackers(trackers, folder, settings)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the metrics of a step and flush the file, without values that JSON cannot have: NaN and infinity."""
@@ -40,6 +51,7 @@ class MetricLog:
         self._file.flush()
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._events.add_event(Event(step=step, summary=Summary(value=points)))
+        self._trackers.log(step, values)
 
     def __enter__(self) -> MetricLog:
         return self
@@ -47,6 +59,7 @@ class MetricLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
+        self._trackers.close()
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, float]]:

@@ -33,6 +33,7 @@ LOOK_AHEAD_SAMPLES = HALF_WINDOW_SAMPLES - HOP_SAMPLES
 _MAX_SEC = 12 * 3600.0  # of one item: 2.8 GB
 _MAX_FRAMES = 1 << 62  # more than any file has
 _QUALITY = "HQ"
+_TIME_TOLERANCE_SEC = 0.1  # by which a time range may end after the file
 _MAX_SAMPLE = 100.0  # 40 dB over full scale: larger samples are in other units, such as 16-bit integers
 _MIN_MEAN_ENERGY = 1e-4  # of that of the channels: 64 channels of unrelated noise have 0.016
 _TIME_RANGE = re.compile(r"(?P<file>.+)#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<stop>\d+(?:\.\d+)?))?", re.DOTALL)
@@ -79,11 +80,15 @@ def file_of(audio: str | Path) -> Path:
     return _split(audio)[0]
 
 
-def with_time_range(audio: str, start_sec: float, stop_sec: float) -> str:
-    """Return the time range from `start_sec` to `stop_sec` of `audio`, as an argument of `load`."""
+def with_time_range(audio: str, start_sec: float, stop_sec: float | None) -> str:
+    """Return the time range from `start_sec` to `stop_sec`, or to the end, of `audio`, as an argument of `load`."""
     file, time_range = _split(audio)
     offset_sec = float(time_range["start"] or 0) if time_range else 0.0
-    return f"{file}#t={offset_sec + start_sec:.5f},{offset_sec + stop_sec:.5f}"
+    if stop_sec is None:
+        stop = f",{time_range['stop']}" if time_range and time_range["stop"] else ""
+    else:
+        stop = f",{offset_sec + stop_sec:.5f}"
+    return f"{file}#t={offset_sec + start_sec:.5f}{stop}"
 
 
 def _split(audio: str | Path) -> tuple[Path, re.Match[str] | None]:
@@ -103,15 +108,16 @@ def _open(audio: str | Path) -> Iterator[tuple[Reader, range]]:
         frames = range(_MAX_FRAMES if reader.num_frames is None else reader.num_frames)
         if time_range:
             start = round(float(time_range["start"] or 0) * reader.rate_hz)
-            stop = round(float(time_range["stop"] or 1e9) * reader.rate_hz)
-            frames = frames[start:stop]
+            stop = _MAX_FRAMES if time_range["stop"] is None else round(float(time_range["stop"]) * reader.rate_hz)
+            frames = range(start, max(start, stop))
         if reader.num_frames is not None:
-            _check_length(audio, reader, frames, len(frames))
+            _check_length(audio, reader, frames, len(range(reader.num_frames)[frames.start : frames.stop]))
+            frames = range(reader.num_frames)[frames.start : frames.stop]
         yield reader, frames
 
 
 def _blocks(audio: str | Path, reader: Reader, frames: range) -> Iterator[np.ndarray]:
-    """Yield the frames in a range as blocks (F, C)."""
+    """Yield the frames in a range as blocks (F, C). Raises UserError if there are too many, none, or fewer."""
     found = 0
     for block in reader.blocks(frames.start, frames.stop):
         found += len(block)
@@ -124,11 +130,13 @@ def _blocks(audio: str | Path, reader: Reader, frames: range) -> Iterator[np.nda
 def _check_length(audio: str | Path, reader: Reader, frames: range, found: int) -> None:
     if found > _MAX_SEC * reader.rate_hz:
         raise UserError(f"{audio} is longer than {_MAX_SEC / 3600:g} hours: split it, or give time ranges (#t=0,3600)")
-    if not found and file_of(audio) != Path(audio):
-        length = "" if reader.num_frames is None else f"{reader.num_frames / reader.rate_hz:.3f} s of the "
-        raise UserError(f"{audio} is empty or outside of the {length}file: fix the times")
-    if not found:
+    if not found and file_of(audio) == Path(audio):
         raise UserError(f"{audio} contains no samples: copy or export it again")
+    length = "" if reader.num_frames is None else f"{reader.num_frames / reader.rate_hz:.3f} s of the "
+    if not found:
+        raise UserError(f"{audio} is empty or outside of the {length}file: fix the times")
+    if frames.stop < _MAX_FRAMES and found < len(frames) - _TIME_TOLERANCE_SEC * reader.rate_hz:
+        raise UserError(f"{audio} ends after the {length}file: fix the times, or copy the file again")
 
 
 def _check_samples(audio: str | Path, samples: np.ndarray) -> None:

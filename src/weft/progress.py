@@ -25,6 +25,12 @@ _PRINT_EVERY_SEC = 10.0
 Advance = Callable[..., None]
 
 
+def note(line: str) -> None:
+    """Print a line to stderr."""
+    if not launch.rank():
+        print(line, file=sys.stderr)
+
+
 @contextmanager
 def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield `advance(count=1, note="")`. `done` of the `total` items were finished by an earlier run.

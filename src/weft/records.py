@@ -34,7 +34,8 @@ ROLES = ("system", "user", "assistant")
 class Utterance:
     """A recording of speech. `audio` is a path, optionally with a time range; `text` is None without a transcript.
 
-    Consecutive utterances with the same `source`, a recording or a text, form one speech document.
+    `problem` says why an entry of a manifest or directory cannot be used; such an entry has no audio. Consecutive
+    utterances with the same `source`, a recording or a text, form one speech document.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Utterance:
     language: str | None = None
     seconds: float | None = None
     source: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

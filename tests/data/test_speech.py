@@ -1,5 +1,7 @@
 """Manifests and directories of speech, and the identity of their contents."""
 
+import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from tests.data.corpora import jsonl
 from weft.audio import save
-from weft.data.speech import audio_lengths, read_manifest, speech_id
+from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
 from weft.errors import UserError
 from weft.records import Utterance
 
@@ -27,6 +29,7 @@ def test_the_fields_of_a_manifest_are_kept_and_its_paths_made_absolute(tmp_path)
     assert (first.audio, first.text, first.speaker, first.language, first.seconds, first.source) == (
         str(tmp_path / "wav/u1.wav"), "hi", "s", "en", 2.0, "b",
     )  # fmt: skip
+    assert first.problem is second.problem is None
     assert (second.audio, second.text, second.seconds) == ("/x.wav", None, None)
     assert read_manifest(tmp_path / "manifest.jsonl") == [first, second]
 
@@ -45,20 +48,61 @@ def test_a_directory_of_audio_files_is_read_like_a_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{oops", "line 2 is not valid JSON"),
-        (b"[]", "line 2 is not a JSON object"),
-        (b'{"id": "b"}', "line 2 lacks `audio`"),
-        (b'{"audio": "b.wav"}', "line 2 lacks `id`"),
-        (b'{"id": "b", "audio": "b.wav", "text": 3}', "line 2: `text` is 3"),
-        (b'{"id": "b", "audio": "b.wav", "seconds": "1"}', "line 2: `seconds` is '1'"),
-        (b'{"id": "a", "audio": "b.wav"}', "line 2: id 'a' also occurs in .*manifest.jsonl line 1"),
-        (b'{"id": "\xff", "audio": "b.wav"}', "line 2 is not valid JSON"),
+        (b"{oops", "not JSON"),
+        (b"[]", "it is not a JSON object"),
+        (b'{"id": "b"}', "it lacks `audio`"),
+        (b'{"id": "b", "audio": 3}', "it lacks `audio`"),
+        (b'{"audio": "b.wav"}', "it lacks `id`"),
+        (b'{"id": "b", "audio": "b.wav", "text": 3}', "its `text` is 3"),
+        (b'{"id": "b", "audio": "b.wav", "seconds": "1"}', "its `seconds` is '1'"),
+        (b'{"id": "b", "audio": "b.wav", "offset": -1}', "its `offset` is -1"),
+        (b'{"id": "a", "audio": "b.wav"}', "its id 'a' also occurs in .*manifest.jsonl line 1"),
+        (b'{"id": "\xff", "audio": "b.wav"}', "not UTF-8"),
     ],
 )
-def test_a_bad_line_of_a_manifest_is_rejected_with_its_number(tmp_path, line, message):
-    (tmp_path / "manifest.jsonl").write_bytes(b'{"id": "a", "audio": "a.wav"}\n' + line + b"\n")
-    with pytest.raises(UserError, match=f"manifest.jsonl {message}"):
-        read_manifest(tmp_path)
+def test_a_bad_line_of_a_manifest_is_one_bad_item(tmp_path, line, message):
+    save(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
+    (tmp_path / "manifest.jsonl").write_bytes(
+        b'{"id": "a", "audio": "a.wav"}\n' + line + b'\n{"id": "c", "audio": "a.wav"}\n'
+    )
+    first, bad, last = read_manifest(tmp_path)
+    assert (first.id, last.id, bad.id) == ("a", "c", f"{tmp_path}/manifest.jsonl line 2")
+    assert re.match(message, bad.problem or "")
+    with pytest.raises(UserError, match=message):
+        load_speech(bad)
+    assert audio_lengths([first, bad, last]) == [8000, bad.problem, 8000]
+    assert speech_id([first, last]) != speech_id([first, bad, last])
+
+
+def test_ids_may_be_integers_and_missing_numbers_nan(tmp_path):
+    (tmp_path / "manifest.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 7, "audio": "/a.wav", "seconds": NaN}\n')
+    assert read_manifest(tmp_path) == [Utterance("7", "/a.wav")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "seconds"),
+    [
+        ({"offset": 1.5, "duration": 2}, "/a.wav#t=1.50000,3.50000", 2.0),
+        ({"offset": 0, "duration": 2, "seconds": 3}, "/a.wav#t=0.00000,2.00000", 3.0),
+        ({"offset": 1}, "/a.wav#t=1.00000", None),
+        ({"duration": 2}, "/a.wav", 2.0),
+        ({"audio": "/a.wav#t=10,20", "offset": 1, "duration": 2}, "/a.wav#t=11.00000,13.00000", 2.0),
+        ({"audio": "/a.wav#t=10,20", "offset": 1}, "/a.wav#t=11.00000,20", None),
+    ],
+)
+def test_offset_and_duration_select_a_part_of_the_file(tmp_path, fields, expected, seconds):
+    (tmp_path / "manifest.jsonl").write_bytes(jsonl([{"id": "u", "audio": "/a.wav", **fields}]))
+    [utterance] = read_manifest(tmp_path)
+    assert (utterance.audio, utterance.seconds) == (expected, seconds)
+
+
+def test_a_file_name_that_is_not_utf8_is_read(tmp_path):
+    save(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
+    os.rename(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/a\xff.wav")
+    [utterance] = read_manifest(tmp_path)
+    assert utterance.id.encode().isascii()
+    assert len(load_speech(utterance)) == 8000
+    assert speech_id([utterance])
 
 
 def test_missing_and_empty_inputs_are_rejected(tmp_path):

@@ -91,7 +91,7 @@ def test_any_failure_of_one_utterance_skips_it(
             raise MemoryError
         return load(path, rate_hz)
 
-    monkeypatch.setattr("weft.decoder.dataset.load", load_all_but_one)
+    monkeypatch.setattr("weft.data.speech.load", load_all_but_one)
     dataset = read_dataset(decoder, voice)
     assert dataset.skipped.bad == [("u1", "not enough memory")]
     assert dataset.skipped.num_good == len(LENGTHS) - 1

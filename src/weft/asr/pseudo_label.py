@@ -21,16 +21,17 @@ import orjson
 from weft.artifacts import Manifest, base_manifest
 from weft.asr.transcribe import Transcriber, Transcript, split_at_pauses
 from weft.asr.whisper import load_prompt
-from weft.audio import SAMPLE_RATE_HZ, load, with_time_range
+from weft.audio import SAMPLE_RATE_HZ, with_time_range
 from weft.config import FLAT, NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.data.skipped import map_batch
-from weft.data.speech import MANIFEST_NAME, audio_lengths, read_manifest, speech_id
+from weft.data.speech import MANIFEST_NAME, audio_lengths, load_speech, read_manifest, speech_id
 from weft.errors import UserError
 from weft.files import write_bytes
 from weft.plan import Draft, Plan, create
 from weft.records import Utterance
+from weft.text.inputs import valid_text
 
 KIND = "audio"
 _SEC_PER_TASK = 600.0
@@ -115,7 +116,10 @@ class _PseudoLabel:
         pieces: list[tuple[Utterance, np.ndarray]] = []
         for utterance in utterances:
             with report.skipped.on_error(utterance.id):
-                pieces += _split(utterance, load(utterance.audio), self.transcriber.window_samples)
+                samples = load_speech(utterance)
+                if not utterance.audio.isprintable() and utterance.audio != valid_text(utterance.audio):
+                    raise UserError("its file name is not UTF-8, as the new manifest must be: rename it")
+                pieces += _split(utterance, samples, self.transcriber.window_samples)
                 report.skipped.num_good += 1
             if len(pieces) >= _BATCHES_PER_CALL * self.config.batch_size:
                 yield from self._transcribed(pieces, report)

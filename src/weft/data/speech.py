@@ -4,7 +4,10 @@
     identity = speech_id(utterances)                 # changes with the contents, not with the location
 
 A manifest is JSONL with one utterance per line: `id`, `audio` (a path relative to the manifest) and optionally `text`,
-`speaker`, `language`, `seconds` and `source`.
+`speaker`, `language`, `seconds` and `source`. `offset` and `duration`, in seconds, select a part of the file.
+
+An invalid line, an id that occurs twice, or a link that leaves its directory is an utterance with a `problem`, so that
+commands skip, count and list it like an unreadable file.
 """
 
 from __future__ import annotations
@@ -13,33 +16,36 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import orjson
+import numpy as np
 
 from weft import progress
-from weft.audio import file_of, num_samples
+from weft.audio import SAMPLE_RATE_HZ, file_of, load, num_samples, with_time_range
+from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.files import content_id, file_digests
 from weft.records import Utterance
+from weft.text.inputs import id_of, numbered_lines, parse_json
 
 MANIFEST_NAME = "manifest.jsonl"
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64")
-_OPTIONAL = ("text", "speaker", "language", "source")
+_TEXTS = ("text", "speaker", "language", "source")
 
 
 def read_manifest(*paths: str | Path) -> list[Utterance]:
     """Read the utterances of manifests, audio files and directories, with absolute audio paths.
 
     A directory stands for its manifest.jsonl, or for all audio files below it, with their relative paths without
-    suffix as ids. Audio files are not opened. Raises UserError for an invalid line and for an id that occurs twice.
+    suffix as ids. Audio files are not opened. Raises UserError for a path without any utterance.
     """
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
     for path in paths:
         for utterance, where in _utterances(Path(path)):
             if utterance.id in seen:
-                raise UserError(f"{where}: id {utterance.id!r} also occurs in {seen[utterance.id]}: make ids unique")
+                problem = f"its id {utterance.id!r} also occurs in {seen[utterance.id]}: make ids unique"
+                utterance = Utterance(where, "", problem=problem)
             seen[utterance.id] = where
             utterances.append(utterance)
     return utterances
@@ -47,10 +53,13 @@ def read_manifest(*paths: str | Path) -> list[Utterance]:
 
 def speech_id(utterances: Sequence[Utterance]) -> str:
     """Return an identity of utterances: of the fields of the manifest but `seconds`, and the contents of the audio."""
-    files = {u.audio: file_of(u.audio) for u in utterances}
+    files = {u.audio: file_of(u.audio) for u in utterances if u.problem is None}
     digests = file_digests(files.values())
-    rows = []
+    rows: list[tuple[str | None, ...]] = []
     for u in utterances:
+        if u.problem is not None:
+            rows.append(("bad entry",))
+            continue
         file = files[u.audio]
         segment = u.audio[len(str(file)) :]  # "#t=10,20", or nothing
         rows.append((u.id, u.text, u.speaker, u.language, u.source, segment, digests[file]))
@@ -63,6 +72,8 @@ def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
     def length_of(utterance: Utterance) -> int | str:
         problem = Skipped()
         with problem.on_error(utterance.id):
+            if utterance.problem is not None:
+                raise UserError(utterance.problem)
             return num_samples(utterance.audio)
         return problem.bad[0][1]
 
@@ -74,6 +85,13 @@ def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
     return found
 
 
+def load_speech(utterance: Utterance, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
+    """Return the samples (S,) of an utterance. Raises UserError as `weft.audio.load` does, and for a bad entry."""
+    if utterance.problem is not None:
+        raise UserError(utterance.problem)
+    return load(utterance.audio, sample_rate_hz)
+
+
 def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:
     """Yield each utterance with the place where it was found."""
     if not path.exists():
@@ -82,45 +100,58 @@ def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:
     if manifest.is_file() and manifest.suffix == ".jsonl":
         yield from _lines(manifest)
         return
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [p for p in found if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
+    files: list[tuple[Path, str | None]] = [(path, None)] if path.suffix.lower() in AUDIO_SUFFIXES else []
+    root = path.parent
+    if path.is_dir():
+        root, files = path, list(audio_files(path))
     if not files:
-        problem = f"contains neither {MANIFEST_NAME} nor" if path.is_dir() else "is neither a .jsonl manifest nor"
-        raise UserError(f"{path} {problem} audio: give a manifest or audio files ({' '.join(AUDIO_SUFFIXES)})")
-    root = path if path.is_dir() else path.parent
-    for file in files:
-        yield Utterance(file.relative_to(root).with_suffix("").as_posix(), os.path.abspath(file)), str(file)
+        found = f"contains neither {MANIFEST_NAME} nor" if path.is_dir() else "is neither a .jsonl manifest nor"
+        raise UserError(f"{path} {found} audio: give a manifest or audio files ({' '.join(AUDIO_SUFFIXES)})")
+    for file, problem in files:
+        name = id_of(file.relative_to(root).with_suffix("").as_posix())
+        assert name is not None
+        audio = os.path.abspath(file) if problem is None else ""
+        yield Utterance(name, audio, problem=problem), str(file)
 
 
 def _lines(manifest: Path) -> Iterator[tuple[Utterance, str]]:
     is_empty = True
     with manifest.open("rb") as f:
-        for number, line in enumerate(f, 1):
-            if line := line.removeprefix(b"\xef\xbb\xbf").strip():
-                is_empty = False
-                where = f"{manifest} line {number}"
-                yield _utterance(line, manifest.parent, where), where
+        for number, line in numbered_lines(f):
+            is_empty = False
+            where = f"{manifest} line {number}"
+            try:
+                yield _utterance(line, manifest.parent), where
+            except ValueError as e:
+                yield Utterance(where, "", problem=str(e)), where
     if is_empty:
         raise UserError(f"{manifest} is empty: write one JSON object per line, with `id` and `audio`")
 
 
-def _utterance(line: bytes, folder: Path, where: str) -> Utterance:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as e:
-        raise UserError(f"{where} is not valid JSON ({e}): write one object per line, with `id` and `audio`") from e
+def _utterance(line: bytes, folder: Path) -> Utterance:
+    """Return the utterance of a line. Raises ValueError with the problem of an invalid one."""
+    row = parse_json(line)
     if not isinstance(row, Mapping):
-        raise UserError(f"{where} is not a JSON object: write one per line, with `id` and `audio`")
-    for name in ("id", "audio"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise UserError(f"{where} lacks `{name}`: give a string that is not empty")
-    texts = {name: row.get(name) for name in _OPTIONAL}
-    for name, text in texts.items():
+        raise ValueError("it is not a JSON object: write one per line, with `id` and `audio`")
+    name, audio = id_of(row.get("id")), row.get("audio")
+    if name is None:
+        raise ValueError("it lacks `id`: give a string that is not empty")
+    if not isinstance(audio, str) or not audio:
+        raise ValueError("it lacks `audio`: give a string that is not empty")
+    texts = {field: row.get(field) for field in _TEXTS}
+    for field, text in texts.items():
         if not isinstance(text, str | None):
-            raise UserError(f"{where}: `{name}` is {text!r}: give a string, or leave it out")
+            raise ValueError(f"its `{field}` is {text!r}: give a string, or leave it out")
     texts["speaker"] = " ".join((texts["speaker"] or "").split()) or None
-    seconds = row.get("seconds")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | None) or (seconds or 0) < 0:
-        raise UserError(f"{where}: `seconds` is {seconds!r}: give a number that is not negative, or leave it out")
-    seconds = None if seconds is None else float(seconds)
-    return Utterance(row["id"], os.path.abspath(folder / row["audio"]), seconds=seconds, **texts)
+    seconds, offset, duration = (_number(row, field) for field in ("seconds", "offset", "duration"))
+    audio = os.path.abspath(folder / audio)
+    if offset is not None:  # a part of a longer recording, as NeMo's manifests have them
+        audio = with_time_range(audio, offset, None if duration is None else offset + duration)
+    return Utterance(name, audio, seconds=duration if seconds is None else seconds, **texts)
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float | None) or (value or 0) < 0:
+        raise ValueError(f"its `{name}` is {value!r}: give a number that is not negative, or leave it out")
+    return None if value is None else float(value)

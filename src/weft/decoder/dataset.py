@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft import progress
-from weft.audio import load
 from weft.data.datasets import Rows
 from weft.data.skipped import Skipped
+from weft.data.speech import load_speech
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowBatch
 from weft.decoder.vocoder import SILENCE, MelSpectrogram
@@ -64,7 +64,7 @@ class DecoderDataset:
     def _read(
         self, decoder: SpeechDecoder, codes: Sequence[Path], audio: Sequence[Utterance]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        paths = {u.id: u.audio for u in audio}
+        by_id = {u.id: u for u in audio}
         rows = Rows.of(*codes)
         spectrogram = MelSpectrogram(decoder.mel)
         found, mels = [], []
@@ -72,7 +72,7 @@ class DecoderDataset:
             for utterance in rows.utterances():
                 advance()
                 with self.skipped.on_error(utterance.id):
-                    mel = _mel(utterance, paths.get(utterance.id), decoder.samples_per_code, spectrogram)
+                    mel = _mel(utterance, by_id.get(utterance.id), decoder.samples_per_code, spectrogram)
                     pair = torch.tensor(decoder.check_codes(utterance.codes)), mel.half()
                     found.append(pair[0])
                     mels.append(pair[1].unflatten(0, (len(utterance.codes), -1)).flatten(1))
@@ -115,16 +115,18 @@ class DecoderDataset:
         )
 
 
-def _mel(utterance: CodedUtterance, path: str | None, samples_per_code: int, spectrogram: MelSpectrogram) -> Tensor:
+def _mel(
+    utterance: CodedUtterance, audio: Utterance | None, samples_per_code: int, spectrogram: MelSpectrogram
+) -> Tensor:
     """Return the log-mel frames (T, M) of an utterance. Raises UserError if its audio is missing or does not fit."""
-    if path is None:
+    if audio is None:
         raise UserError("the audio manifests have no utterance with this id")
-    samples = load(path, spectrogram.config.sample_rate_hz)
+    samples = load_speech(audio, spectrogram.config.sample_rate_hz)
     num_samples = len(utterance.codes) * samples_per_code
     if abs(num_samples - len(samples)) > samples_per_code:
         raise UserError(
-            f"{path} has {len(samples)} samples, but its {len(utterance.codes)} codes need {num_samples}: give the "
-            "audio that was tokenized"
+            f"{audio.audio} has {len(samples)} samples, but its {len(utterance.codes)} codes need {num_samples}: give "
+            "the audio that was tokenized"
         )
     padded = np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
     return spectrogram(torch.from_numpy(padded)[None])[0]

@@ -18,10 +18,10 @@ import numpy as np
 
 from weft import progress
 from weft.artifacts import Manifest, require_parent
-from weft.audio import SAMPLE_RATE_HZ, load, resample, save
+from weft.audio import SAMPLE_RATE_HZ, resample, save
 from weft.config import NOT_IN_PLAN, Fraction, NonNegativeInt
 from weft.data.skipped import Skipped, map_batch
-from weft.data.speech import read_manifest, speech_id
+from weft.data.speech import load_speech, read_manifest, speech_id
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
 from weft.files import write_json
@@ -87,7 +87,7 @@ def resynthesize(
     recordings: list[tuple[int, np.ndarray]] = []
     for i, u in enumerate(utterances):
         with report.on_error(u.id):
-            recordings.append((i, load(u.audio)))
+            recordings.append((i, load_speech(u)))
 
     def results(group: list[tuple[int, np.ndarray]]) -> list[tuple[np.ndarray, str, str]]:
         codes = tokenizer.encode([samples for _, samples in group])
@@ -121,8 +121,9 @@ def run(config: ResynthConfig) -> Manifest:
     tokenizer = SpeechTokenizer.from_pretrained(config.tokenizer)
     decoder = SpeechDecoder.from_pretrained(config.decoder)
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.audio)]
+    root = Path(os.path.normpath(config.out))
     for u in utterances:
-        if "\0" in u.id or not Path(os.path.normpath(config.out / u.id)).is_relative_to(os.path.normpath(config.out)):
+        if u.problem is None and not Path(os.path.normpath(root / u.id)).is_relative_to(root):
             raise UserError(f"id {u.id!r} cannot name a file in {config.out}: give a relative path without .. and null")
 
     def write(draft: Draft) -> None:

@@ -105,10 +105,12 @@ class _Interleave:
 
     def _timed(self, utterances: list[Utterance], report: Report) -> Iterator[tuple[str, TimedText]]:
         for utterance in utterances:
-            if utterance.id not in self.alignments.offsets:
+            if utterance.problem is None and utterance.id not in self.alignments.offsets:
                 report.counts["without_words"] += 1
                 continue
             with report.skipped.on_error(utterance.id):
+                if utterance.problem is not None:
+                    raise UserError(utterance.problem)
                 yield utterance.id, self.alignments.timed(utterance)
 
     def _document(

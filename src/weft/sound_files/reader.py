@@ -11,6 +11,7 @@ Shapes: F frames (samples per channel), C channels.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -142,7 +143,8 @@ class Reader:
     def _stream(self, source: Path | View) -> _Stream:
         if isinstance(source, View):
             self._views.append(self._closing.enter_context(source))
-        return self._closing.enter_context(_Stream(source))
+            return self._closing.enter_context(_Stream(source))
+        return self._closing.enter_context(_Stream(os.fsencode(source)))  # a name that is not UTF-8
 
     def _seek(self, start: int) -> int | None:
         """Move to `start` if the file supports it; return the position, None if `start` is after the end."""

@@ -16,13 +16,13 @@ import torch
 
 from weft import artifacts
 from weft.artifacts import Manifest
-from weft.audio import SAMPLE_RATE_HZ, load
+from weft.audio import SAMPLE_RATE_HZ
 from weft.config import FLAT, NOT_IN_PLAN
 from weft.data import job
 from weft.data.datasets import write_codes_part
 from weft.data.job import JobConfig, Report
 from weft.data.skipped import map_batch
-from weft.data.speech import read_manifest, speech_id
+from weft.data.speech import load_speech, read_manifest, speech_id
 from weft.device import Precision, default_device, uses_bf16
 from weft.errors import UserError
 from weft.plan import Draft, Plan, create
@@ -114,7 +114,7 @@ def read_groups(utterances: list[Utterance], report: Report) -> Iterator[list[Re
     num_samples = 0
     for utterance in utterances:
         with report.skipped.on_error(utterance.id):
-            samples = load(utterance.audio)
+            samples = load_speech(utterance)
             group.append((utterance, samples))
             num_samples += len(samples)
         if num_samples >= _SEC_PER_CALL * SAMPLE_RATE_HZ:

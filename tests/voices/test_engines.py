@@ -8,7 +8,7 @@ import pytest
 
 from weft.errors import UserError
 from weft.voices import espeak
-from weft.voices.engines import language_of, speak
+from weft.voices.engines import language_of, speak, voice_name
 
 PYTHON = shlex.quote(sys.executable)
 
@@ -65,3 +65,29 @@ def test_a_program_that_fails_is_reported_with_one_line(command, message):
     with pytest.raises(UserError, match=message) as error:
         speak("Yes.", f"command:{command} {{text_file}} {{out}}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "voice",
+    [
+        f"command:{PYTHON} -S -c 'import sys; sys.exit(\" \".join(sys.argv))' --key KEY-123456 {{text_file}} {{out}}",
+        f"command:{PYTHON} -S -c pass --key KEY-123456 {{text_file}} {{out}}",
+        "command:no-such-program-9 --key KEY-123456 {text_file} {out}",
+        "command:say --key KEY-123456 {text_file}",
+        "command:say --key 'KEY-123456 {text_file} {out}",
+        "say --key KEY-123456 {text_file} {out}",
+        "https://user:KEY-123456@host/voice?key=KEY-123456",
+    ],
+)
+def test_no_message_contains_the_arguments_of_a_command(voice):
+    with pytest.raises(UserError) as error:
+        speak("Yes.", voice)
+    assert "KEY" not in str(error.value)
+
+
+def test_the_name_of_a_voice_tells_commands_apart_and_hides_their_arguments():
+    first, second = (f"command:/opt/piper/piper --key {key} {{text_file}} {{out}}" for key in ("KEY-1", "KEY-2"))
+    assert voice_name("espeak:en-us+f2?speed=150") == "espeak:en-us+f2?speed=150"
+    assert voice_name(first) == voice_name(first) != voice_name(second)
+    assert voice_name(first).startswith("command:piper-")
+    assert "KEY" not in voice_name(first)

@@ -18,7 +18,7 @@ from weft.data import job
 from weft.data.job import JobConfig
 from weft.data.speech import read_manifest
 from weft.errors import UserError
-from weft.voices.engines import speak
+from weft.voices.engines import speak, voice_name
 from weft.voices.speak import Line, SpeakConfig, run, speak_lines
 
 VOICES = ("espeak:en-us", "espeak:en-gb+f3?speed=150&pitch=60")
@@ -65,6 +65,23 @@ def test_audio_files_contain_the_speech_of_the_voice(corpus: Path) -> None:
     written, rate_hz = soundfile.read(corpus / "audio" / "line-0.flac", dtype="float32")
     assert rate_hz == 16_000
     np.testing.assert_allclose(written, expected, atol=1 / 32768)
+
+
+def test_a_failing_command_skips_its_lines_and_is_stored_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "voice.py").write_text(
+        "import sys, numpy, soundfile\n"
+        "assert 'bad' not in open(sys.argv[3]).read()\n"
+        "soundfile.write(sys.argv[4], numpy.full(8000, 0.5), 8000)\n"
+    )
+    voice = f"command:{sys.executable} {tmp_path}/voice.py --key KEY-123456 {{text_file}} {{out}}"
+    lines = [Line(f"l{i}", text, voice) for i, text in enumerate(["one", "bad", "three"])]
+    manifest = speak_lines(lines, tmp_path / "out", JobConfig(max_bad_fraction=0.5))
+    assert (manifest.counts["num_utterances"], manifest.counts["skipped"]) == (2, ["l1"])
+    assert {u.speaker for u in read_manifest(tmp_path / "out")} == {voice_name(voice)}
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"KEY" in path.read_bytes()]
+    with pytest.raises(UserError, match="1 of 3 items are bad") as error:
+        speak_lines(lines, tmp_path / "none")
+    assert "KEY" not in str(error.value)
 
 
 def test_lines_of_files_take_the_voices_in_turn(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from weft.records import Utterance
 from weft.text.error_rate import split_by_words
 from weft.text_to_token.synthesize import Synthesizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
-from weft.voices.engines import speak
+from weft.voices.engines import speak, voice_name
 
 _VOICE = "espeak:en-us"  # the default of `weft speak`
 
@@ -148,7 +148,7 @@ def _text_to_token(config: EvalConfig) -> dict[str, Any]:
     base = speech_tokenizer.manifest.parents.get("base")
     if config.judge is not None and base is not None and base == base_manifest(config.judge).fingerprint:
         found["notes"]["judge"] += ", and not independent: the tokenizer was trained from it"
-    return {"speech_by": (config.voice or _VOICE) if config.texts else "the manifest", **found}
+    return {"speech_by": voice_name(config.voice or _VOICE) if config.texts else "the manifest", **found}
 
 
 def _sentences(config: EvalConfig) -> list[text_to_token.Sentence]:

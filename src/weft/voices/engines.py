@@ -7,24 +7,28 @@ A voice is a string:
     espeak:LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]    espeak-ng, in this process
     command:PROGRAM ... {text_file} ... {out} ...                     any program that converts a text file to WAV
 
-`python -m weft.voices.espeak` lists espeak's languages and variants.
+`python -m weft.voices.espeak` lists espeak's languages and variants. A command may contain a key of a service.
+Messages, manifests and results therefore have `voice_name` in its place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import soundfile
 
-from weft.errors import UserError
+from weft.errors import UserError, without_secrets
 from weft.voices import espeak
 
 _PLACEHOLDERS = ("{text_file}", "{out}")
+_MIN_KEY_CHARS = 8
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,21 @@ def language_of(voice: str) -> str | None:
     return None
 
 
+def voice_name(voice: str) -> str:
+    """Return a name of a voice: an espeak voice itself, or command:PROGRAM-DIGEST for a command."""
+    engine, _, spec = voice.partition(":")
+    if engine == "espeak":
+        return voice
+    program = PurePath(spec.split(maxsplit=1)[0]).name if spec.strip() else ""
+    return f"command:{without_secrets(program)}-{hashlib.sha256(spec.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
 def _split(voice: str) -> tuple[str, str]:
     engine, _, spec = voice.partition(":")
     if engine not in ("espeak", "command"):
+        start = without_secrets(voice.split(maxsplit=1)[0]) if voice.strip() else ""
         raise UserError(
-            f"voice {voice!r} has no engine: write espeak:LANGUAGE or command:PROGRAM {' '.join(_PLACEHOLDERS)}"
+            f"voice {start!r} has no engine: write espeak:LANGUAGE or command:PROGRAM {' '.join(_PLACEHOLDERS)}"
         )
     return engine, spec
 
@@ -66,18 +80,20 @@ def _arguments(template: str) -> list[str]:
     try:
         arguments = shlex.split(template)
     except ValueError as e:
-        raise UserError(f"voice command:{template} cannot be parsed ({e}): quote it as in a shell") from e
+        raise UserError(
+            f"voice {voice_name(f'command:{template}')} cannot be parsed ({e}): quote it as in a shell"
+        ) from e
     for placeholder in _PLACEHOLDERS:
         if not any(placeholder in argument for argument in arguments):
             raise UserError(
-                f"voice command:{template} lacks {placeholder}: the program reads {_PLACEHOLDERS[0]} and writes "
-                f"{_PLACEHOLDERS[1]}"
+                f"voice {voice_name(f'command:{template}')} lacks {placeholder}: the program reads {_PLACEHOLDERS[0]} "
+                f"and writes {_PLACEHOLDERS[1]}"
             )
     return arguments
 
 
 def _run_command(text: str, template: str) -> Speech:
-    arguments = _arguments(template)
+    arguments, name = _arguments(template), voice_name(f"command:{template}")
     from weft.audio import load  # imports torch, which a process that uses only espeak does not need
 
     with tempfile.TemporaryDirectory(prefix="weft-voice-") as folder:
@@ -87,14 +103,22 @@ def _run_command(text: str, template: str) -> Speech:
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         except OSError as e:
-            raise UserError(f"voice command {command[0]!r} cannot be started ({e.strerror}): install it") from e
+            raise UserError(f"voice {name} cannot be started ({e.strerror}): install its program") from e
         if done.returncode != 0:
-            message = (done.stderr or done.stdout).strip().rsplit("\n", 1)[-1] or "no message"
-            raise UserError(f"voice command {command[0]!r} failed ({message}): run it in a shell with a text file")
+            message = _without_arguments((done.stderr or done.stdout).strip().rsplit("\n", 1)[-1], command)
+            raise UserError(f"voice {name} failed ({message or 'no message'}): run it in a shell with a text file")
         if not out.is_file():
-            raise UserError(f"voice command {command[0]!r} wrote no file to {{out}}: check its options in {template!r}")
+            raise UserError(f"voice {name} wrote no file to {{out}}: check its options")
         try:
             rate_hz = soundfile.info(out).samplerate
         except soundfile.LibsndfileError as e:
-            raise UserError(f"voice command {command[0]!r} wrote no audio to {{out}}: it must write a WAV file") from e
+            raise UserError(f"voice {name} wrote no audio to {{out}}: it must write a WAV file") from e
         return Speech(load(out, rate_hz), rate_hz)
+
+
+def _without_arguments(message: str, command: Sequence[str]) -> str:
+    """Return a program's message without its longer arguments, which may be keys."""
+    for argument in sorted(command[1:], key=len, reverse=True):
+        if len(argument) >= _MIN_KEY_CHARS:
+            message = message.replace(argument, "...")
+    return without_secrets(message)

@@ -29,7 +29,7 @@ from weft.errors import UserError
 from weft.files import content_id, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
-from weft.voices.engines import language_of, speak
+from weft.voices.engines import language_of, speak, voice_name
 
 KIND = "audio"
 _SAMPLE_RATE_HZ = 16_000
@@ -80,8 +80,9 @@ def run(config: SpeakConfig) -> Manifest:
 def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = None) -> Manifest:
     """Synthesize every line into the artifact `out`, in the order of `lines`.
 
-    Counts: utterances, seconds, and the ids of `skipped` lines without anything to pronounce. Raises UserError for ids
-    that repeat or cannot be file names, for invalid voices, and if no line can be pronounced.
+    Counts: utterances, seconds, and the ids of `skipped` lines, which have nothing to pronounce or whose voice failed.
+    Raises UserError for ids that repeat or cannot be file names, for invalid voices, if voices fail for too many lines,
+    and if no line can be pronounced.
     """
     _check(lines)
     tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
@@ -127,14 +128,19 @@ class _Speak:
 
     def __call__(self, task: int) -> Report:
         own = job.task_range(len(self.lines), task, self.num_tasks)
-        rows = list(self._rows(self.lines[own.start : own.stop]))
+        report = Report()
+        rows = list(self._rows(self.lines[own.start : own.stop], report))
         write_bytes(self.folder / _ROWS.format(task), json.dumps(rows).encode())
-        return Report()
+        return report
 
-    def _rows(self, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    def _rows(self, lines: Sequence[Line], report: Report) -> Iterator[dict[str, Any]]:
         """Synthesize lines, and yield their rows of the manifest."""
         for line in lines:
-            if not (text := line.text.strip()) or not (speech := speak(text, line.voice)).samples.any():
+            text, speech = line.text.strip(), None
+            with report.skipped.on_error(line.id):
+                speech = speak(text, line.voice) if text else None
+                report.skipped.num_good += 1
+            if speech is None or not speech.samples.any():
                 continue
             samples = soxr.resample(speech.samples, speech.sample_rate_hz, _SAMPLE_RATE_HZ, quality="HQ")
             audio = f"audio/{line.id}.flac"
@@ -145,7 +151,7 @@ class _Speak:
                 "id": line.id,
                 "audio": audio,
                 "text": text,
-                "speaker": line.voice,
+                "speaker": voice_name(line.voice),
                 "language": language_of(line.voice),
                 "seconds": round(len(samples) / _SAMPLE_RATE_HZ, 3),
                 **({"source": line.source} if line.source else {}),

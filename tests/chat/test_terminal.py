@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from tests.chat.conftest import noise
@@ -24,6 +25,22 @@ def test_one_spoken_turn_from_file_to_file(bundle, tmp_path, capsys):
     assert expected.first_audio_ms > 0
     assert expected.text in capsys.readouterr().out
     assert len(load(tmp_path / "out.wav")) == len(expected.samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0), "contains no samples"),
+        (np.full(1, 0.5), r"has only 0\.0001 s of audio: give a file with speech"),
+        (np.zeros(30_000), "is silent: give a file with speech"),
+        (np.full(30_000, 1e-4), "is silent"),
+    ],
+)
+def test_a_turn_without_speech_is_an_error_before_the_bundle_is_loaded(tmp_path, monkeypatch, samples, message):
+    monkeypatch.setattr(terminal.Bundle, "from_pretrained", lambda folder: pytest.fail("loaded"))
+    save(tmp_path / "in.wav", samples, 16_000)
+    with pytest.raises(UserError, match=rf"in\.wav {message}"):
+        run(ChatConfig(tmp_path, wav=tmp_path / "in.wav"))
 
 
 def test_typed_text_that_is_not_utf8_is_answered(bundle, tmp_path, monkeypatch):

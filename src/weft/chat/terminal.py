@@ -13,12 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from weft.audio import load, save
+from weft.audio import SAMPLE_RATE_HZ, load, save
 from weft.chat.bundle import Bundle
 from weft.chat.session import MAX_ANSWER_SEC, ChatSession, respond
 from weft.config import NonNegativeInt, PositiveFloat
+from weft.errors import UserError
 from weft.files import check_writable
 from weft.text.inputs import valid_text
+
+_MIN_TURN_SEC = 0.1
+_SILENCE = 3e-4  # 70 dB below full scale: the noise of a microphone that is switched off
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,16 @@ class ChatConfig:
 
 
 def run(config: ChatConfig) -> None:
-    """Answer one spoken turn, or hold a conversation that an empty line ends. Raises UserError for a bad bundle."""
-    samples = None if config.wav is None else load(config.wav)
-    if config.out is not None and samples is not None:
-        check_writable(config.out, ".wav")
+    """Answer one spoken turn, or hold a conversation that an empty line ends.
+
+    Raises UserError for a bad bundle, and for a spoken turn that is silent, too short, or unreadable.
+    """
+    samples = None
+    if config.wav is not None:
+        if config.out is not None:
+            check_writable(config.out, ".wav")
+        samples = load(config.wav)
+        _check_turn(config.wav, samples)
     bundle = Bundle.from_pretrained(config.model)
     if samples is None:
         _converse(bundle, config)
@@ -52,6 +62,13 @@ def run(config: ChatConfig) -> None:
         save(config.out, answer.samples, answer.sample_rate_hz)
         first = "no audio" if answer.first_audio_ms is None else f"first audio after {answer.first_audio_ms:.0f} ms"
         print(f"{config.out}: {len(answer.samples) / answer.sample_rate_hz:.2f} s, {first}")
+
+
+def _check_turn(path: Path, samples: np.ndarray) -> None:
+    if len(samples) < _MIN_TURN_SEC * SAMPLE_RATE_HZ:
+        raise UserError(f"{path} has only {len(samples) / SAMPLE_RATE_HZ:.4f} s of audio: give a file with speech")
+    if np.abs(samples).max() < _SILENCE:
+        raise UserError(f"{path} is silent: give a file with speech, or check the microphone")
 
 
 def _converse(bundle: Bundle, config: ChatConfig) -> None:

@@ -198,9 +198,3 @@ def test_an_interruption_has_status_130(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(info, "run", failing(KeyboardInterrupt()))
     assert cli.run(["info", "anything"]) == 130
     assert "weft: interrupted; run the same command again to resume" in capsys.readouterr().err
-
-
-def test_counts_are_printed_without_tables() -> None:
-    counts = {"documents": 3, "ratio": 0.123456, "by_words": {"0-9": 0.25, "10-99": 4}, "empty": {}, "table": {"a": {}}}
-    lines = ["documents               3", "ratio                   0.1235", "by_words                0-9 0.25, 10-99 4"]
-    assert list(cli._lines(counts)) == lines

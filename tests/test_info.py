@@ -17,7 +17,7 @@ def test_the_manifest_is_printed_with_whether_files_have_changed(tmp_path, capsy
     assert f"{tmp_path / 'codes'}: a codes dataset, format 1\n" in shown
     assert f"fingerprint {made.fingerprint} (files are unchanged)" in shown
     found = dict(line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("  "))
-    assert found == {"tokenizer": "aaaa", "utterances": "3", "speed": "[1, 2]", "name": "a", "licences": "CC0"}
+    assert found == {"tokenizer": "aaaa", "utterances": "3", "speed": "1, 2", "name": "a", "licences": "CC0"}
     (tmp_path / "codes/part").write_text("y")
     run(InfoConfig(tmp_path / "codes"))
     assert "FILES HAVE CHANGED" in capsys.readouterr().out

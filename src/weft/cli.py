@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from types import ModuleType
@@ -205,12 +205,14 @@ def _function(command: Command) -> Callable[..., None]:
     """Return a function whose only parameter is the command's config, flattened into flags."""
     from cyclopts import Parameter
 
+    from weft import progress
+
     kind = _config_of(command)
 
     def run(config: Any) -> None:
         manifest = importlib.import_module(command.module).run(config)
-        if manifest is not None and launch.rank() == 0:
-            sys.stdout.writelines(f"{line}\n" for line in _lines(manifest.counts))
+        if manifest is not None:
+            progress.summary(manifest.counts)
 
     def run_recipe(*, config: Any) -> None:  # keyword-only, so that a second file is not taken as a setting
         run(config)
@@ -220,15 +222,6 @@ def _function(command: Command) -> Callable[..., None]:
     if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
         function.__defaults__ = (kind(),)
     return function
-
-
-def _lines(counts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield counts as text, without tables, which are in the manifest."""
-    for key, value in counts.items():
-        entries = value if isinstance(value, Mapping) else {"": value}
-        if entries and not any(isinstance(entry, Mapping) for entry in entries.values()):
-            shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entries.items())
-            yield f"{key:<23} {', '.join(entry.strip() for entry in shown)}"
 
 
 def _config_of(command: Command) -> type:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft import artifacts
+from weft import artifacts, progress
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,5 @@ def run(config: InfoConfig) -> None:
     sections = {"made from": manifest.parents, "counts": manifest.counts, "settings": manifest.settings}
     for title, values in {**sections, "notes": manifest.notes}.items():
         if values:
-            print(f"\n{title}")
-        for name, value in values.items():
-            print(f"  {name:<23} {value if isinstance(value, str) else json.dumps(value)}")
+            print()
+            progress.summary({title: values})

@@ -10,13 +10,14 @@ All transcripts are by the tokenizer's own ASR model; for text-to-token also by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from weft import progress
 from weft.artifacts import base_manifest, read_bundle
 from weft.audio import resample
 from weft.config import NonNegativeInt, PositiveInt
@@ -74,37 +75,9 @@ def run(config: EvalConfig) -> None:
     """Evaluate, print, and write `config.out`. Raises UserError for missing models and data."""
     check_writable(config.out)
     read_bundle(config.model, needed=("tokenizer",))
-    results = {name: SUITES[name](config) for name in config.suite}
+    results: dict[str, Any] = {name: SUITES[name](config) for name in config.suite}
     write_json(config.out, results)
-    for name, found in results.items():
-        print(name, *_lines(found), sep="\n  ")
-
-
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield results as text: one metric per line, and tables of values that have metrics of their own."""
-    if found and all(_is_table(v) and not any(map(_is_table, v.values())) for v in found.values()):
-        head = ["", *next(iter(found.values()))]
-        rows = [head, *([name, *map(_shown, value.values())] for name, value in found.items())]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        yield from ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-        return
-    for key, value in found.items():
-        if _is_table(value):
-            yield from (key, *(f"  {line}" for line in _lines(value))) if value else ()
-        elif isinstance(value, list):
-            yield from (f"{key}: {item}" for item in value)
-        else:
-            yield f"{key:<26}{_shown(value)}"
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and "rate" not in value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{value['rate']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    progress.summary(results)
 
 
 def _speech(config: EvalConfig) -> list[Utterance]:

@@ -76,6 +76,23 @@ def test_an_unknown_key_of_a_recipe_is_rejected(tmp_path: Path, capsys: pytest.C
     assert "learning_rte" in capsys.readouterr().err
 
 
+def test_a_recipe_of_another_command_is_recognized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, wrong, right in (
+        ("nano/tokenizer", "pretrain", "weft train-tokenizer"),
+        ("nano/pretrain", "train-tokenizer", "weft pretrain or weft sft"),
+        ("nano/pretrain", "tokenize", "weft pretrain or weft sft"),
+    ):
+        assert cli.run([wrong, str(recipe_path(name))]) == 2
+        assert f"{name}.toml is a recipe for {right}, not for weft {wrong}: use" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_all_missing_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.toml").write_text('out = "x"\nbase = "no/base"\ntokens = ["no/a", "no/b"]\nheld_out = ["no/c"]\n')
+    assert cli.run(["pretrain", str(tmp_path / "r.toml"), "--dry-run"]) == 2
+    message = "weft: no/base, no/a, no/b, no/c do not exist: create or change them before training\n"
+    assert sorted(capsys.readouterr().err) == sorted(message)
+
+
 def failing(error: BaseException) -> Callable[[object], None]:
     def fail(_: object) -> None:
         raise error

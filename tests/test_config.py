@@ -19,6 +19,7 @@ from weft.config import (
     check_flags,
     defaults_of,
     load_recipe,
+    missing_inputs,
     settings_of,
 )
 from weft.data.cluster import Executor
@@ -59,6 +60,10 @@ class Recipe:
     voices: tuple[str, ...] = ("a", "b")
     """Voices."""
     train: Train = field(default_factory=lambda: Train(10))
+    weights: dict[str, float | str] = field(default_factory=dict)
+    """Weights by name."""
+    weights_from: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Weights by step and name."""
     licence: Annotated[str | None, NOT_IN_PLAN] = None
     """Licence."""
     job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
@@ -80,6 +85,43 @@ def test_flags_override_the_recipe(recipe):
     flags = ("--train.steps", "7", "--text", "c.txt", "d.txt", "--tasks", "2")
     expected = Recipe(Path("x"), (Path("c.txt"), Path("d.txt")), seed=3, tasks=2, train=Train(7, 0.2))
     assert recipe(content, *flags) == expected
+
+
+def test_a_flag_changes_one_entry_of_a_table(recipe):
+    content = (
+        'out = "x"\ntrain.steps = 5\n[weights]\ntext = 0.3\nasr-2 = "2 epochs"\nspeech = "rest"\n'
+        "[weights_from.10]\ntext = 0.5\nspeech = 0.4\n[weights_from.20]\ntext = 0.6\n"
+    )
+    assert recipe(content).weights == {"text": 0.3, "asr-2": "2 epochs", "speech": "rest"}
+    for flags in (["--weights.text", "0.2", "--weights.new=0.1"], ["--weights.new", "0.1", "--weights.text=0.2"]):
+        expected = {"text": 0.2, "asr-2": "2 epochs", "speech": "rest", "new": 0.1}
+        assert recipe(content, *flags).weights == expected
+    changed = recipe(content, "--weights-from.10.speech", "0.1")
+    assert changed.weights_from == {"10": {"text": 0.5, "speech": 0.1}, "20": {"text": 0.6}}
+    assert changed.weights == recipe(content).weights
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggestion"),
+    [
+        ("--nonsense", ", see --help"),
+        ("--voces", ", did you mean --voices?"),
+        ("--train.stepps", ", did you mean --train.steps?"),
+        ("--tex", ", did you mean --text?"),
+        ("--zzz", ", see --help"),
+    ],
+)
+def test_only_near_names_are_suggested(recipe, flag, suggestion):
+    with pytest.raises(UserError) as error:
+        recipe('out = "x"\ntrain.steps = 5\n', flag, "1")
+    assert str(error.value).endswith(f"Unknown option {flag}{suggestion}")
+
+
+def test_missing_inputs_are_those_of_all_sections_but_the_output(tmp_path):
+    (tmp_path / "here").mkdir()
+    paths = (tmp_path / "here", tmp_path / "none", Path("s3://bucket/x"))
+    config = Recipe(tmp_path / "out", paths, judge=Path("no/judge"))
+    assert missing_inputs(config) == [str(tmp_path / "none"), "no/judge"]
 
 
 @pytest.mark.parametrize(
@@ -158,12 +200,14 @@ def test_job_settings_are_top_level_keys_and_flags(recipe):
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_setting_is_rejected_with_its_new_name(recipe, old, new):
-    for content in (f'out = "x"\n{old} = 1\n', f'out = "x"\n[train]\nsteps = 5\n{old} = 1\n'):
-        with pytest.raises(UserError, match=f"r.toml: {old} is now {new}$"):
-            recipe(content)
+    with pytest.raises(UserError, match=f"r.toml: {old} is now {new}$"):
+        recipe(f'out = "x"\n{old} = 1\n')
+    with pytest.raises(UserError, match=rf"r.toml: train\.{old} is now train\.{new}$"):
+        recipe(f'out = "x"\n[train]\nsteps = 5\n{old} = 1\n')
     for flag in (old, old.replace("_", "-"), f"train.{old}"):
+        section = "train." if flag.startswith("train.") else ""
         for flags in ((f"--{flag}", "1"), (f"--{flag}=1",)):
-            with pytest.raises(UserError, match=rf"--{flag}.*: {old} is now {new}$"):
+            with pytest.raises(UserError, match=rf"--{flag}.*: {section}{old} is now {section}{new}$"):
                 recipe('out = "x"\n', *flags)
 
 
@@ -186,7 +230,9 @@ def test_a_flag_for_a_whole_section_is_rejected(recipe, flags):
 
 
 def test_renamed_settings_are_listed_together(recipe):
-    with pytest.raises(UserError, match=r"row_tokens is now max_seq_len; accumulate is now grad_accum_steps$"):
+    with pytest.raises(
+        UserError, match=r"row_tokens is now max_seq_len; train.accumulate is now train.grad_accum_steps$"
+    ):
         recipe('out = "x"\nrow_tokens = 8\n[train]\naccumulate = 2\n')
 
 
@@ -202,6 +248,8 @@ def test_settings_of_a_plan_leave_out_paths_and_settings_that_cannot_change_the_
         "tasks": None,
         "voices": ["a", "b"],
         "train": {"steps": 10, "lr": 0.1},
+        "weights": {},
+        "weights_from": {},
     }
     assert settings_of(Recipe(Path("x"), (Path("a"),), licence="CC0", job=JobConfig(3))) == expected
     assert defaults_of(Recipe) == expected

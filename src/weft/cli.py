@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from types import ModuleType
@@ -160,8 +160,9 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _run_command(name: str, command: Command, tokens: list[str]) -> None:
     from cyclopts import App, CycloptsError
+    from cyclopts.config import Dict
 
-    from weft.config import FLAGS, check_flags, one_line, recipe_source
+    from weft.config import FLAGS, check_flags, one_line, read_recipe, table_flags
 
     if launch.world_size() > 1:
         if not command.is_training:
@@ -182,13 +183,27 @@ def _run_command(name: str, command: Command, tokens: list[str]) -> None:
     if not asks_help and (command.is_training or has_recipe):
         if not tokens or tokens[0].startswith("-"):
             raise UserError(f"weft {name} needs a recipe: weft {name} RECIPE.toml [--key value ...]")
-        app.config = (recipe_source(tokens.pop(0), _config_of(command)),)
+        recipe = read_recipe(path := tokens.pop(0), _config_of(command))
+        _check_command(path, recipe, name)
+        app.config = (Dict(recipe, source=path, use_commands_as_keys=False),)
+        tokens += table_flags(tokens, recipe, _config_of(command))
     check_flags(tokens, _config_of(command))
     app.default(_function(command))
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as e:
         raise UserError(f"{name}: {one_line(e)}") from e
+
+
+def _check_command(path: str, recipe: Mapping[str, Any], name: str) -> None:
+    """Raise UserError for a recipe with unknown keys if all of them are known to another command."""
+    from weft.config import settings_names
+
+    if not set(recipe).issubset(settings_names(_config_of(COMMANDS[name]))):
+        others = [n for n, c in COMMANDS.items() if set(recipe).issubset(settings_names(_config_of(c)))]
+        if others:
+            given = " or ".join(f"weft {other}" for other in others)
+            raise UserError(f"{path} is a recipe for {given}, not for weft {name}: use that command, or another recipe")
 
 
 def _usage(name: str, command: Command) -> str:
@@ -206,11 +221,20 @@ def _function(command: Command) -> Callable[..., None]:
     from cyclopts import Parameter
 
     from weft import progress
+    from weft.config import missing_inputs
 
     kind = _config_of(command)
 
     def run(config: Any) -> None:
-        manifest = importlib.import_module(command.module).run(config)
+        missing = missing_inputs(config) if getattr(config, "dry_run", False) else []
+        try:
+            manifest = importlib.import_module(command.module).run(config)
+        except UserError as e:
+            if not missing:
+                raise
+            raise UserError(_missing(missing)) from e
+        if missing:
+            raise UserError(_missing(missing))
         if manifest is not None:
             progress.summary(manifest.counts)
 
@@ -222,6 +246,11 @@ def _function(command: Command) -> Callable[..., None]:
     if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
         function.__defaults__ = (kind(),)
     return function
+
+
+def _missing(paths: Sequence[str]) -> str:
+    does, it = ("does", "it") if len(paths) == 1 else ("do", "them")
+    return f"{', '.join(paths)} {does} not exist: create or change {it} before training"
 
 
 def _config_of(command: Command) -> type:

@@ -3,24 +3,37 @@
     recipe = load_recipe(TokenizerConfig, recipe_path("nano/tokenizer"), ["--train.steps", "200"])
 
 The docstrings of the fields are the help texts. Unknown keys are rejected with the nearest known one, and keys of
-earlier versions with their new name.
+earlier versions with their new name. A recipe may name programs to run (voices by `command:`, `env_command`), so it is
+code: run only recipes that you trust.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Token, UnusedCliTokensError
-from cyclopts.config import Toml
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    Token,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+from cyclopts.config import Dict
 
 from weft.errors import UserError
 
 T = TypeVar("T")
+
+_SIMILAR = 0.75  # of the letters of a name, for a suggestion
 
 # Defaults of every flag: `--text a.txt b.txt` takes both values, and there are no `--no-...` or `--empty-...` variants.
 FLAGS = Parameter(consume_multiple=True, negative=())
@@ -90,16 +103,22 @@ def load_recipe(kind: type[T], path: str | Path, flags: Sequence[str] = ()) -> T
 
     give.__annotations__["recipe"] = Annotated[kind, FLAT]
     app.default(give)
-    app.config = (recipe_source(path, kind),)
+    recipe = read_recipe(path, kind)
+    app.config = (Dict(recipe, source=str(path), use_commands_as_keys=False),)
     check_flags(flags, kind)
     try:
-        return app(list(flags), exit_on_error=False, print_error=False, result_action="return_value")
+        return app(
+            [*flags, *table_flags(flags, recipe, kind)],
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
     except CycloptsError as e:
         raise UserError(f"{path}: {one_line(e)}") from e
 
 
-def recipe_source(path: str | Path, kind: type) -> Toml:
-    """Return a recipe file as a source of values for a cyclopts app.
+def read_recipe(path: str | Path, kind: type) -> dict[str, Any]:
+    """Return the keys and values of a recipe for the dataclass `kind`.
 
     Raises UserError for a missing or invalid file, a setting of an earlier version, and a value in place of a table.
     """
@@ -114,7 +133,55 @@ def recipe_source(path: str | Path, kind: type) -> Toml:
     if renamed := list(_renamed(recipe)):
         raise UserError(f"{path}: {'; '.join(renamed)}")
     _require_tables(recipe, kind, str(path))
-    return Toml(path, use_commands_as_keys=False)
+    return recipe
+
+
+def table_flags(flags: Sequence[str], recipe: Mapping[str, Any], kind: type) -> list[str]:
+    """Return the entries of the recipe's tables of which `flags` change others, such as `[weights]`, as flags.
+
+    Without them, a flag for one entry of a mapping would replace the whole mapping.
+    """
+    given = {flag[2:].replace("-", "_").partition("=")[0] for flag in flags if flag.startswith("--")}
+    kept = []
+    for name in settings_names(kind, dict):
+        if isinstance(recipe.get(name), Mapping) and any(key.startswith(f"{name}.") for key in given):
+            entries = _entries(recipe[name], f"{name}.")
+            kept += [f"--{key}={value}" for key, value in entries if key.replace("-", "_") not in given]
+    return kept
+
+
+def _entries(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a nested table by their dotted names."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _entries(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def settings_names(kind: type, of: type | None = None) -> list[str]:
+    """Return the names of the top-level settings of a dataclass, or of those that are mappings (`of` is dict)."""
+    names = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        plain = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if FLAT in getattr(hint, "__metadata__", ()):
+            names += settings_names(plain, of)
+        elif of is None or of in (plain, get_origin(plain)):
+            names.append(name)
+    return names
+
+
+def missing_inputs(config: Any) -> list[str]:
+    """Return the paths of a training's inputs that do not exist. URLs are not checked."""
+    found: list[str] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            found += missing_inputs(value)
+        elif field.name != "out":
+            paths = [p for p in (value if isinstance(value, tuple) else (value,)) if isinstance(p, Path)]
+            found += [str(p) for p in paths if not p.exists() and not re.match(r"[a-z0-9+]+:/", str(p))]
+    return found
 
 
 def check_flags(flags: Sequence[str], kind: type) -> None:
@@ -122,23 +189,23 @@ def check_flags(flags: Sequence[str], kind: type) -> None:
     for flag, value in zip(flags, [*flags[1:], ""], strict=False):
         if flag.startswith("--"):
             name, _, given = flag[2:].replace("-", "_").partition("=")
-            for message in _renamed({name.rsplit(".", 1)[-1]: given or value}):
-                raise UserError(f"{flag}: {message}")
             nested: Any = given or value
             for key in reversed(name.split(".")):
                 nested = {key: nested}
+            for message in _renamed(nested):
+                raise UserError(f"{flag}: {message}")
             _require_tables(nested, kind, flag)
 
 
-def _renamed(recipe: Mapping[str, Any]) -> Iterator[str]:
+def _renamed(recipe: Mapping[str, Any], section: str = "") -> Iterator[str]:
     """Yield a message for each setting and value that has another name now."""
     for name, value in recipe.items():
         if name in RENAMED:
-            yield f"{name} is now {RENAMED[name]}"
+            yield f"{section}{name} is now {section}{RENAMED[name]}"
         elif isinstance(value, Mapping):
-            yield from _renamed(value)
+            yield from _renamed(value, f"{section}{name}.")
         elif isinstance(value, str) and (name, value) in _RENAMED_VALUES:
-            yield f'{name} = "{value}" is now "{_RENAMED_VALUES[name, value]}"'
+            yield f'{section}{name} = "{value}" is now "{_RENAMED_VALUES[name, value]}"'
 
 
 def _require_tables(values: Mapping[str, Any], kind: type, where: str) -> None:
@@ -160,6 +227,12 @@ def one_line(error: CycloptsError) -> str:
         return f"{' '.join(error.unused_tokens)} belongs to no flag: remove it. A switch is --NAME or --NAME=false"
     if isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.unused_tokens):
         return f"{error.argument.name} is missing, see --help"
+    if isinstance(error, UnknownOptionError):
+        name = error.token.keyword or error.token.value
+        known = [n for argument in error.argument_collection if argument.parse for n in argument.names]
+        near = get_close_matches(name.partition("=")[0].replace("_", "-"), known, n=1, cutoff=_SIMILAR)
+        where = "" if error.token.source == "cli" else f" in {error.token.source}"
+        return f"Unknown option {name}{where}{f', did you mean {near[0]}?' if near else ', see --help'}"
     return " ".join(str(error).split())
 
 

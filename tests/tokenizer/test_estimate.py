@@ -51,8 +51,10 @@ def test_a_dry_run_prints_the_estimate_and_writes_nothing(tmp_path: Path, capsys
         "batch_sec = 60\n[model]\nlayer = 2\n[train]\nsteps = 1000\n"
     )
     before = sorted(tmp_path.rglob("*"))
-    assert cli.run(["train-tokenizer", str(tmp_path / "r.toml"), "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert cli.run(["train-tokenizer", str(tmp_path / "r.toml"), "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.endswith("weft: missing does not exist: create or change it before training\n")
+    lines = printed.out.splitlines()
     values, model = values_of(lines), BottleneckConfig(layer=2)
     with torch.device("meta"):
         parameters = list(BottleneckWhisper(model, WhisperForConditionalGeneration(whisper)).parameters())

@@ -60,7 +60,7 @@ class PretrainConfig:
     """Output directory of the language model."""
     weights: dict[str, Weight] = field(default_factory=dict)
     """Weight of each dataset by name: its fraction of the tokens (together 1), a number of epochs ("2 epochs"), or for
-    one dataset the "rest". Not set: in proportion to their sizes. Flags replace all weights of a recipe."""
+    one dataset the "rest". Not set: in proportion to their sizes. --weights.NAME changes one weight of a recipe."""
     weights_from: WeightsFrom = field(default_factory=dict)
     """Other weights by the step from which they hold. They may change for steps after a checkpoint."""
     max_epochs: Annotated[PositiveFloat | None, NOT_IN_PLAN] = None

@@ -1,5 +1,6 @@
 """Text files of every format: split at the same places by any number of tasks, and bad items reported."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.corpora import BOOK, ROWS, jsonl, read_in_tasks, write_corpus
+from weft.data import file_range, lines
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
@@ -111,7 +113,7 @@ def test_only_damaged_parts_are_lost_and_they_are_counted(tmp_path, name, num_ta
     if name == "a.parquet":
         assert [d.text for d in documents[:-300]] == (texts * 10)[:128] + (texts * 10)[192:]
         assert (skipped.num_bad, skipped.num_items) == (64, 3300)
-        assert all("a.parquet rows 1" in where and "row group cannot" in why for where, why in skipped.bad)
+        assert all("a.parquet rows 1" in where and "they cannot be read" in why for where, why in skipped.bad)
     else:
         assert (texts * 10)[: len(documents) - 300] == [d.text for d in documents[:-300]]
         assert [where for where, _ in skipped.bad] == [str(path)]
@@ -143,6 +145,50 @@ def test_a_file_whose_name_is_not_utf8_is_read_with_an_id_that_can_be_stored(tmp
     assert [d.id for d in documents] == ["caf\\udce9.jsonl:0"]
     skipped.write(tmp_path / "skipped.jsonl")
     assert "caf\\\\udce9" in (tmp_path / "skipped.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.arrow", "a.parquet"])
+@pytest.mark.parametrize("num_tasks", [1, 4])
+def test_the_lost_bytes_of_a_damaged_file_are_counted(tmp_path, name, num_tasks):
+    path = write_corpus(tmp_path / name, ROWS * 10)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 4])
+    write_corpus(tmp_path / "b.jsonl", ROWS)
+    _, skipped = read_in_tasks(TextCorpus.of(tmp_path), num_tasks)
+    size = path.stat().st_size
+    assert skipped.total_bytes == size + (tmp_path / "b.jsonl").stat().st_size
+    assert 0 <= skipped.bad_bytes <= size
+    if name in ("a.parquet", "a.arrow"):  # without its end, respectively in its only batch
+        assert skipped.bad_bytes > 0.9 * size
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_bad_lines_count_by_their_share_of_the_file(tmp_path, name):
+    path = tmp_path / name
+    with pa.output_stream(str(path), compression="detect") as f:
+        f.write(jsonl(ROWS) + b"x" * len(jsonl(ROWS)) + b"\n")
+    _, skipped = read_in_tasks(TextCorpus.of(path), 1)
+    assert abs(skipped.bad_bytes / path.stat().st_size - 0.5) < 0.01
+    assert skipped.num_bad == 1
+
+
+def test_the_complete_documents_before_a_cut_line_are_read_and_the_file_is_one_bad_item(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}')[:-3])
+    documents, skipped = read_in_tasks(TextCorpus.of(path), 1)
+    assert ([d.text for d in documents], skipped.num_good) == (["one", "two"], 2)
+    assert [(where, why) for where, why in skipped.bad] == [(str(path), "cannot be read to its end: it is truncated")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.arrow"])
+def test_a_long_document_is_skipped(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(lines, "MAX_DOCUMENT_BYTES", 300)
+    monkeypatch.setattr(file_range, "MAX_DOCUMENT_BYTES", 300)
+    path = write_corpus(tmp_path / name, [{"text": "one"}, {"text": "long " * 100}, {"text": "two"}])
+    for num_tasks in (1, 5):
+        documents, skipped = read_in_tasks(TextCorpus.of(path), num_tasks)
+        assert [d.text for d in documents] == ["one", "two"]
+        assert [why for _, why in skipped.bad] == ["longer than 64 MiB: split it"]
 
 
 def test_texts_of_a_table_that_are_not_utf8_are_bad_items(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.data.skipped import Skipped, map_batch
+from weft.data.skipped import MAX_LISTED, Skipped, map_batch
 from weft.errors import UserError
 
 
@@ -66,3 +66,31 @@ def test_a_bad_item_or_too_large_a_batch_loses_no_other_item(num_items, bad, cap
     found = map_batch(double, range(num_items), skipped, lambda i: f"item {i}")
     assert found == [(i, 2 * i) for i in range(num_items) if i not in bad]
     assert skipped.bad == [(f"item {i}", "cannot be doubled") for i in range(num_items) if i in bad]
+
+
+def test_bad_bytes_above_the_limit_are_an_error_when_the_items_are_few():
+    """A lost file is one item, whatever its size."""
+    total = Skipped(num_good=999, total_bytes=1000)
+    total.add("large.jsonl.gz", "cannot be read to its end", num_bytes=500)
+    total.check(0.5)
+    total.check(0.01, early=True)
+    with pytest.raises(UserError, match=r"^500 of 1000 bytes \(1 of 1000 items\) are bad, .* is large\.jsonl\.gz"):
+        total.check(0.01)
+    total += Skipped(num_good=1, total_bytes=99_000)
+    total.check(0.01)
+
+
+def test_a_task_lists_a_bounded_number_of_bad_items_and_counts_all():
+    total = Skipped()
+    for i in range(MAX_LISTED + 5):
+        total.add(f"row {i}", "empty", num_items=2)
+    assert (len(total.bad), total.num_bad) == (MAX_LISTED, 2 * MAX_LISTED + 10)
+
+
+def test_entries_are_printable_and_without_credentials(tmp_path):
+    skipped = Skipped()
+    skipped.add("s3://key:secret@bucket/a.jsonl?X-Signature=abc row 3", "caf\udce9 \x1b[2J")
+    skipped.write(tmp_path / "skipped.jsonl")
+    content = (tmp_path / "skipped.jsonl").read_text()
+    assert "s3://bucket/a.jsonl" in content
+    assert not any(secret in content for secret in ("secret", "abc", "\x1b"))

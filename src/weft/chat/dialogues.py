@@ -27,14 +27,16 @@ from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.datasets import tokenizer_parent, write_document_part
-from weft.data.formats import FileRange, suffix_of, unpacked
+from weft.data.file_range import TOO_LONG, FileRange
+from weft.data.formats import suffix_of
 from weft.data.job import JobConfig, Report
-from weft.errors import UserError
+from weft.data.lines import damage_of, lines_of, unpacked
+from weft.errors import UserError, reason_of
 from weft.interleave.interleave import load_synthesizer
 from weft.interleave.spans import hash64
 from weft.plan import Draft, Plan, create
 from weft.records import ROLES, Document, Meta, Segment
-from weft.text.inputs import id_of, numbered_lines, parse_json
+from weft.text.inputs import BOM, id_of, parse_json
 from weft.text.segment import num_words
 from weft.text_to_token.wer_filter import CodesSynthesizer
 
@@ -94,9 +96,15 @@ def _lines(corpus: TextCorpus) -> Iterator[tuple[FileRange, int, bytes]]:
             raise UserError(f"{file.path} is not a file of dialogues: give JSON lines ({', '.join(_SUFFIXES)})")
         try:
             with file.open() as f, unpacked(f, file.path) as lines:
-                yield from ((file, number, line) for number, line in numbered_lines(lines))
+                for number, line in enumerate(lines_of(lines), 1):
+                    if line.content is None:
+                        raise UserError(f"{file.path} line {number} is {TOO_LONG}")
+                    if content := line.content.removeprefix(BOM).strip():
+                        yield file, number, content
+                if damage := damage_of(lines):
+                    raise UserError(f"{file.path} cannot be read ({damage.reason}): copy it again")
         except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{file.path} cannot be read ({str(e).splitlines()[0]}): copy it again") from e
+            raise UserError(f"{file.path} cannot be read ({reason_of(e)}): copy it again") from e
 
 
 @dataclass

@@ -3,8 +3,8 @@
     for document in read_texts("books/", "web.jsonl.zst"): ...
     corpus = TextCorpus.of("books/"); corpus.read(task_range(corpus.size_bytes, task, num_tasks), skipped)
 
-Files are .txt (split at paragraphs into documents of about 700 words), or .jsonl, .jsonl.gz, .jsonl.zst, .parquet and
-.arrow with a field `text` and optionally `id`.
+Files are .txt (split at paragraphs into documents of about 700 words), or .jsonl, .jsonl.gz, .jsonl.zst, .parquet,
+.arrow and .feather with a field `text` and optionally `id`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from weft.data.formats import FileRange, TextDocument, read, suffix_of
+from weft.data.file_range import FileRange, TextDocument
+from weft.data.formats import read, suffix_of
 from weft.data.skipped import Skipped
 from weft.data.storage import File, files_under, identities_of, path_of
 from weft.errors import UserError
@@ -90,7 +91,7 @@ def _text_files(path: str) -> list[File]:
     if not files:
         what = "does not exist" if files is None else "contains no text"
         raise UserError(
-            f"{path} {what}: give .txt, .jsonl (.gz, .zst), .parquet or .arrow files, or directories of them"
+            f"{path} {what}: give .txt, .jsonl (.gz, .zst), .parquet, .arrow or .feather files, or directories of them"
         )
     return files
 

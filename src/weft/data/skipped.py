@@ -25,6 +25,7 @@ from weft.errors import UserError, printable, reason_of, without_secrets
 from weft.files import write_bytes
 
 EARLY_ITEMS = 1000
+MAX_LISTED = 1000
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -33,15 +34,23 @@ _Result = TypeVar("_Result")
 class Skipped:
     """The number of good items, and the place and reason of each bad one.
 
-    An entry of `bad` can stand for several items. `num_unlisted` counts all but the first of them.
+    An entry of `bad` can stand for several items. `num_unlisted` counts all but the first of them, and those of a task
+    after its first MAX_LISTED entries. Readers of files also count bytes of the files: all of them, and those with bad
+    items, so that a lost file counts by its size.
     """
 
     num_good: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
     num_unlisted: int = 0
+    total_bytes: int = 0
+    bad_bytes: int = 0
 
-    def add(self, where: str, reason: str, num_items: int = 1) -> None:
-        """Add a bad item, or a run of them."""
+    def add(self, where: str, reason: str, num_items: int = 1, num_bytes: int = 0) -> None:
+        """Add a bad item, or a run of them, and its size in a file. No item: only the size."""
+        self.bad_bytes += num_bytes
+        if num_items == 0 or len(self.bad) >= MAX_LISTED:
+            self.num_unlisted += num_items
+            return
         self.bad.append((printable(without_secrets(where)), printable(without_secrets(reason))))
         self.num_unlisted += num_items - 1
 
@@ -57,6 +66,8 @@ class Skipped:
         self.num_good += other.num_good
         self.bad += other.bad
         self.num_unlisted += other.num_unlisted
+        self.total_bytes += other.total_bytes
+        self.bad_bytes += other.bad_bytes
         return self
 
     @property
@@ -74,20 +85,27 @@ class Skipped:
             write_bytes(report, b"".join(rows))
 
     def check(self, max_bad_fraction: float, report: Path | None = None, early: bool = False) -> None:
-        """Raise UserError if more than `max_bad_fraction` of the items are bad, after writing the list to `report`.
+        """Raise UserError if more than `max_bad_fraction` of the items or of the bytes are bad.
 
-        While a job is running (`early`), fewer than EARLY_ITEMS items raise nothing.
+        The list is written to `report` first. While a job is running (`early`), fewer than EARLY_ITEMS items raise
+        nothing.
         """
-        if self.num_bad <= max_bad_fraction * self.num_items or (early and self.num_items < EARLY_ITEMS):
+        are_items = self.num_bad > max_bad_fraction * self.num_items
+        if not (are_items or self.bad_bytes > max_bad_fraction * self.total_bytes):
             return
+        if early and (not are_items or self.num_items < EARLY_ITEMS):
+            return  # a damaged file is counted as a whole by its first task
         listed, remedy = "", "fix them"
         if report is not None:
             self.write(report)
-            listed = f"; all are listed in {report}"
+            listed = f"; they are listed in {report}"
             remedy = f"raise max_bad_fraction, or fix them and delete {report.parent.parent}"
         where, reason = self.bad[0]
+        what = f"{self.num_bad} of {self.num_items} items are"
+        if not are_items:
+            what = f"{self.bad_bytes} of {self.total_bytes} bytes ({self.num_bad} of {self.num_items} items) are"
         raise UserError(
-            f"{self.num_bad} of {self.num_items} items are bad, more than max_bad_fraction {max_bad_fraction}: "
+            f"{what} bad, more than max_bad_fraction {max_bad_fraction}: "
             f"the first is {where} ({reason}){listed}. To continue, {remedy}"
         )
 

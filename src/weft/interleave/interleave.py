@@ -21,7 +21,7 @@ from weft.artifacts import Manifest
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.datasets import tokenizer_parent, write_document_part
-from weft.data.formats import TextDocument
+from weft.data.file_range import TextDocument
 from weft.data.job import Report
 from weft.errors import UserError
 from weft.interleave import statistics

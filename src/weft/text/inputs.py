@@ -31,7 +31,7 @@ def decode(content: bytes) -> str:
         raise ValueError(f"not UTF-8: {e.reason} at byte {e.start}") from e
     if "\0" in text and text.count("\0") > _MAX_NUL_FRACTION * len(text):
         raise ValueError("it contains many NUL characters, as UTF-16 and binary data do")
-    return valid_text(text)
+    return text.replace("\0", "")
 
 
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -44,6 +44,8 @@ def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def valid_text(text: str) -> str:
     """Return text with U+FFFD in place of surrogates that are not pairs, and without NUL characters."""
     text = text.replace("\0", "")
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -78,6 +80,8 @@ def id_of(value: Any) -> str | None:
     if value is None or isinstance(value, list | dict) or (isinstance(value, float) and math.isnan(value)):
         return None
     text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    if text.isascii() and "\0" not in text:
+        return text or None
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode() or None
 
 

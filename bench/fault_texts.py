@@ -280,7 +280,7 @@ def _refuses_without_secret(ended: Ended, folder: Path) -> str | None:
 
 def _repeats(world: World) -> Iterator[Case]:
     """Yield texts of one repeated piece, which quadratic expressions do not finish."""
-    num = 200_000
+    num = 500_000
     pieces = (
         "!",
         ".",

@@ -113,7 +113,8 @@ def _artifact(
             if arguments := reader(str(copy)):
                 ended = finish([*arguments, "--out", str(folder / "out")], folder, max_sec=MAX_SEC)
                 problem = unreadable(ended)
-                if not problem and ended.status == 0 and change is not flip:
+                is_plain = name in ("speak", "pseudo-label") and file.name == "manifest.json" and change is delete
+                if not problem and ended.status == 0 and change is not flip and not is_plain:
                     problem = "was read without a remark"
                 yield Trial("damage", name, f"{arguments[0]}: {file} {change_name}", problem)
             shutil.rmtree(folder)
@@ -134,7 +135,7 @@ def _unfinished(world: World, job: Job, folder: Path, options: Options) -> Itera
     """Kill a job after its first task or its second checkpoint, damage each of its files, and run it again."""
     out, partial = folder / "run/out", folder / "run/out.partial"
     is_training = job.name in _TRAINED
-    if not _stop(job, out, "step-*/*" if is_training else "log/job/completions/*", 8 if is_training else 1):
+    if not stop(job, out, "step-????????" if is_training else "log/job/completions/*", 2 if is_training else 1):
         yield Trial("damage", f"{job.name}, unfinished", "killed before its end", "it could not be killed in time")
         return
     template = folder / "template"
@@ -182,8 +183,8 @@ def _of_another_user(job: Job, template: Path, out: Path) -> Trial:
     return Trial("damage", f"{job.name}, unfinished", "owned by another user", problem)
 
 
-def _stop(job: Job, out: Path, pattern: str, num: int) -> bool:
-    """Kill a job when its partial directory has `num` files of `pattern`; return whether it was unfinished."""
+def stop(job: Job, out: Path, pattern: str, num: int) -> bool:
+    """Kill a job when its partial directory has `num` entries of `pattern`; return whether it was unfinished."""
     partial = out.with_name("out.partial")
     for _ in range(8):
         out.parent.mkdir(parents=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 from fault_cases import Case
 from fault_runs import any_of, makes, refused
-from fault_texts import MARKS
-from fault_world import World
+from fault_world import MARKS, World
 
 
 def cases(world: World) -> Iterator[Case]:

@@ -16,7 +16,8 @@ from fault_cases import Case
 from fault_runs import Options, Trial, finish, unreadable
 from fault_world import World
 
-_QUICK_STRIDE = 20
+_QUICK_STRIDE = 30
+_PROGRAM_STRIDE = 25  # every so many cases run as a program
 
 
 def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
@@ -29,12 +30,12 @@ def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
             continue
         own = folder / f"{i:04d}/work"
         own.mkdir(parents=True)
-        yield Trial("inputs", case.group, case.name, _problem(case, own))
+        yield Trial("inputs", case.group, case.name, _problem(case, own, is_program=i % _PROGRAM_STRIDE == 0))
         shutil.rmtree(own.parent)
 
 
-def _problem(case: Case, folder: Path) -> str | None:
-    ended = finish(case.arguments(folder), folder, case.stdin, case.max_sec)
+def _problem(case: Case, folder: Path, is_program: bool) -> str | None:
+    ended = finish(case.arguments(folder), folder, case.stdin, case.max_sec, is_program)
     problem = unreadable(ended) or case.check(ended, folder)
     if (folder / "canary").exists():
         return "code that came with the input was executed"

@@ -16,7 +16,7 @@ from fault_runs import Ended, Options, Run, Trial, difference, finish, leftovers
 from fault_world import Job, World
 
 MAX_SEC = 240.0
-_WORKERS_SEC = 6.0  # that two worker processes take to start, about
+_START_SEC = 6.0  # that worker processes, or a program, take to start, about
 
 
 def kills(world: World, folder: Path, options: Options) -> Iterator[Trial]:
@@ -26,9 +26,10 @@ def kills(world: World, folder: Path, options: Options) -> Iterator[Trial]:
             out = folder / f"{job.name}-{i}/out"
             out.parent.mkdir(parents=True)
             workers = ("--workers", "2") if job.has_workers and i % 4 == 3 else ()
-            max_sec = job.sec + (_WORKERS_SEC if workers else 0)
+            is_program = i % 5 == 4
+            max_sec = job.sec + (_START_SEC if workers else 0) + (_START_SEC if is_program else 0)
             killed_at = [
-                _kill(job.arguments(out, *workers), out, options.rng, max_sec)
+                _kill(Run(job.arguments(out, *workers), out.parent, is_program=is_program), options.rng, max_sec)
                 for _ in range(options.rng.choice((1, 1, 2)))
             ]
             ended = finish(job.arguments(out, *workers), out.parent, max_sec=MAX_SEC)
@@ -38,11 +39,9 @@ def kills(world: World, folder: Path, options: Options) -> Iterator[Trial]:
             shutil.rmtree(out.parent)
 
 
-def _kill(arguments: list[str], out: Path, rng: random.Random, max_sec: float) -> float:
-    """Start a command and kill it after a random part of `max_sec`; return the seconds. Its workers may still run."""
-    sec = rng.uniform(0, max_sec)
-    run = Run(arguments, out.parent)
-    time.sleep(sec)
+def _kill(run: Run, rng: random.Random, max_sec: float) -> float:
+    """Kill a command after a random part of `max_sec`; return the seconds. Its workers may still run."""
+    time.sleep(sec := rng.uniform(0, max_sec))
     if run.poll():
         run.kill()
     os.waitpid(run.pid, 0)

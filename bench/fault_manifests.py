@@ -9,8 +9,7 @@ from typing import Any
 
 from fault_cases import Case
 from fault_runs import Check, any_of, ends, makes, refused
-from fault_texts import MARKS
-from fault_world import World, write_jsonl
+from fault_world import MARKS, World, write_jsonl
 
 
 def cases(world: World) -> Iterator[Case]:

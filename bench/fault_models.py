@@ -40,7 +40,7 @@ def _loaders(world: World) -> dict[str, list[str]]:
     return {
         "whisper": ["pseudo-label", *(part.replace(world["whisper"], "model") for part in whisper)],
         "glm": ["import-glm", "model"],
-        "train-text-to-token": ["init-lm", "--base", "model", "--tokenizer", world["train-tokenizer"]],
+        "llama": ["init-lm", "--base", "model", "--tokenizer", world["train-tokenizer"]],
     }
 
 

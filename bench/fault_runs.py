@@ -81,9 +81,14 @@ Check = Callable[[Ended, Path], str | None]
 
 
 class Run:
-    """A command that runs in `folder`, in a process group of its own. Its output is written to `folder`.log."""
+    """A command that runs in `folder`, in a process group of its own.
 
-    def __init__(self, arguments: Sequence[str | bytes], folder: Path, stdin: bytes = b"") -> None:
+    It runs in a fork of this process, or with `is_program` as `python -m weft`.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str | bytes], folder: Path, stdin: bytes = b"", is_program: bool = False
+    ) -> None:
         self.arguments = [os.fsdecode(argument) for argument in arguments]
         self._log = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.log")
         self._start_sec = time.monotonic()
@@ -93,9 +98,9 @@ class Run:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._execute(folder, stdin)
+            self._execute(folder, stdin, is_program)
 
-    def _execute(self, folder: Path, stdin: bytes) -> None:
+    def _execute(self, folder: Path, stdin: bytes, is_program: bool) -> None:
         """Run the command in this new process, and end it."""
         status = 1
         try:
@@ -111,6 +116,8 @@ class Run:
             limit = _virtual_bytes() + _ADDRESS_BYTES
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if is_program:
+                os.execv(sys.executable, [sys.executable, "-m", "weft", *self.arguments])
             cli.main(self.arguments)
         except SystemExit as e:
             status = e.code if isinstance(e.code, int) else 1
@@ -166,9 +173,15 @@ class Run:
         return True
 
 
-def finish(arguments: Sequence[str | bytes], folder: Path, stdin: bytes = b"", max_sec: float = MAX_SEC) -> Ended:
+def finish(
+    arguments: Sequence[str | bytes],
+    folder: Path,
+    stdin: bytes = b"",
+    max_sec: float = MAX_SEC,
+    is_program: bool = False,
+) -> Ended:
     """Run a command to its end."""
-    return Run(arguments, folder, stdin).wait(max_sec)
+    return Run(arguments, folder, stdin, is_program).wait(max_sec)
 
 
 def _resident_bytes() -> int:

@@ -14,14 +14,13 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 from fault_cases import Case
 from fault_runs import Check, Ended, any_of, makes, refused, skipped_items
-from fault_world import World
+from fault_world import MARKS, World
 
 NUM = 20  # documents of a good corpus
 _TEXT = "The old sailor walked to the harbour and looked at the grey sea. "
 ROWS = [{"id": f"d{i}", "text": f"Document {i}. {_TEXT * 3}"} for i in range(NUM)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 TXT = "\n\n".join(row["text"] for row in ROWS).encode()
-MARKS = ("<|endoftext|>", "<|audio_0|>", "<|user|>", "<|begin_of_audio|>", "<s>", "</s>")
 
 
 def cases(world: World) -> Iterator[Case]:
@@ -267,11 +266,9 @@ def _corpora(world: World) -> Iterator[Case]:
         arguments = ["documents", "text", "--source", *source, "--out", "out"]
         yield Case("corpus", name, lambda folder, arguments=arguments: arguments, check)  # type: ignore[misc]
 
-    def pack(folder: Path) -> list[str | bytes]:
-        document = world["documents-text"]
-        return ["pack", document, "--lm", world["init-lm"], "--out", "out"]
-
-    yield Case("corpus", "documents packed", pack, makes(speech_tokens=0))
+    pack: list[str | bytes] = ["pack", world["documents-marks"], "--lm", world["init-lm"], "--out", "out"]
+    ends = makes(documents=len(MARKS), control_tokens=len(MARKS), speech_tokens=0)
+    yield Case("corpus", "control tokens, packed", lambda folder: pack, ends)
 
 
 def _refuses_without_secret(ended: Ended, folder: Path) -> str | None:

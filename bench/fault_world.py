@@ -18,13 +18,15 @@ import torch
 from fault_runs import Run, unreadable
 from safetensors.torch import save_file
 from tokenizers import AddedToken, pre_tokenizers
-from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
 from weft.demo.world import World as Stories
+from weft.vocab import train_text_tokenizer
 
 NUM_LINES = 72  # three tasks of `weft speak`
 NUM_DOCUMENTS = 16
 NUM_DIALOGUES = 9
+MARKS = ("<|endoftext|>", "<|audio_0|>", "<|user|>", "<|assistant|>", "<|begin_of_audio|>", "<s>", "</s>")  # in texts
 
 _TRAIN = """
 [train]
@@ -107,6 +109,7 @@ class World:
         write_texts(folder)
         write_whisper(folder / "whisper")
         write_glm(folder / "glm")
+        write_llama(folder / "llama")
         self._write_recipes()
         self.jobs = {job.name: job for job in _jobs(folder)}
         for job in self.jobs.values():
@@ -166,10 +169,10 @@ def _jobs(world: Path) -> Iterable[Job]:
     for kind, source in {"text": "corpus.jsonl", "speech": "tokenize", "asr": "tokenize", "tts": "tokenize"}.items():
         arguments = ("documents", kind, "--source", f"{world}/{source}", "--tasks")
         yield Job(f"documents-{kind}", (*arguments, "3"), (), kind == "text")
+    yield Job("documents-marks", ("documents", "text", "--source", f"{world}/marks.jsonl"))
     dialogues = ("dialogues", f"{world}/dialogues.jsonl", *model, "--tasks", "3")
     yield Job("dialogues", dialogues, seed, True)
-    base = ("--base", f"{world}/train-text-to-token")
-    yield Job("init-lm", ("init-lm", *base, *tokenizer), seed)
+    yield Job("init-lm", ("init-lm", "--base", f"{world}/llama", *tokenizer), seed)
     names = ("interleave", "interleave-aligned", "documents-text", "documents-speech", "documents-asr", "documents-tts")
     lm = ("--lm", f"{world}/init-lm")
     yield Job("pack", ("pack", *(f"{world}/{name}" for name in names), *lm), (), True)
@@ -191,6 +194,7 @@ def write_texts(folder: Path) -> None:
     (folder / "lines.txt").write_text("\n".join(sentences[:NUM_LINES]) + "\n")
     rows = ({"id": f"d{i}", "text": stories.document(i)} for i in range(NUM_DOCUMENTS))
     write_jsonl(folder / "corpus.jsonl", rows)
+    write_jsonl(folder / "marks.jsonl", ({"id": f"m{i}", "text": f"The {MARKS[i]} sat."} for i in range(len(MARKS))))
     write_jsonl(folder / "dialogues.jsonl", (asdict(stories.dialogue(i)) for i in range(NUM_DIALOGUES)))
     write_jsonl(folder / "pairs.jsonl", (asdict(stories.cloze_pair(i)) for i in range(2)))
 
@@ -231,6 +235,25 @@ def write_whisper(folder: Path) -> None:
     )
     whisper = WhisperForConditionalGeneration(config)
     whisper.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def write_llama(folder: Path) -> None:
+    """Write a Hugging Face Llama with random weights and a text tokenizer of the corpus."""
+    texts = [Stories(0).document(i) for i in range(NUM_DOCUMENTS)]
+    words = train_text_tokenizer(texts, 320)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
 
 

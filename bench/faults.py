@@ -1,8 +1,8 @@
 """Robustness of the command line: kills, concurrent writers, full disks, damaged files, and bad inputs.
 
-    python bench/faults.py [kills writers disk damage inputs] [--quick] [--seed N] [--rounds N] [--json FILE]
+    python bench/faults.py [kills writers disk damage stale inputs] [--quick] [--seed N] [--rounds N] [--json FILE]
 
-The script creates small models and data in a temporary directory. It has five sections:
+The script creates small models and data in a temporary directory. It has six sections:
 
 kills      each command that creates an artifact is killed at random times and run again: the artifact has the bytes of
            an uninterrupted run, and nothing else remains
@@ -10,6 +10,7 @@ writers    two processes write to one directory: one succeeds, the other is refu
 disk       the file system is full: one line says so, and the same command succeeds when there is space (needs root)
 damage     files of artifacts, of unfinished jobs and of checkpoints are changed, truncated, deleted or replaced by
            pickles that execute code: each change is reported or repaired, and nothing is executed
+stale      an input changes under the same path: the command reports it, and returns no earlier result
 inputs     bad audio, text, settings, models and artifacts: each is skipped and counted, or refused with one line
 
 No run may print a traceback, end by a signal, or take more than 1.5 GB above the libraries. The table has the tried and
@@ -43,6 +44,7 @@ from fault_damage import damage
 from fault_inputs import inputs
 from fault_kills import disk, kills, writers
 from fault_runs import Options, Trial
+from fault_stale import stale
 from fault_world import World
 from figures import write
 
@@ -52,6 +54,7 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "writers": (writers, 3),
     "disk": (disk, 5),
     "damage": (damage, 3),
+    "stale": (stale, 1),
     "inputs": (inputs, 1),
 }
 

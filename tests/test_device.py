@@ -1,9 +1,14 @@
 """Choice of device, precision and attention kernel."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import weft
 from weft import device
+from weft.errors import UserError
 
 
 @pytest.fixture(params=[False, True], ids=["emulated", "native"])
@@ -16,9 +21,38 @@ def native_bf16(request, monkeypatch):
 
 @pytest.mark.parametrize("available", [False, True])
 def test_the_gpu_is_used_if_there_is_one(monkeypatch, available):
+    monkeypatch.delenv("WEFT_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert device.default_device() == ("cuda" if available else "cpu")
     assert device.attn_implementation() == ("sdpa" if available else "eager")
+
+
+@pytest.mark.parametrize(("chosen", "attention"), [("cpu", "eager"), ("cuda", "sdpa")])
+def test_the_environment_chooses_the_device(monkeypatch, chosen, attention):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("WEFT_DEVICE", chosen)
+    assert device.default_device() == chosen
+    assert device.attn_implementation() == attention
+
+
+@pytest.mark.parametrize("chosen", ["mps", "cuda:1", "CPU", "gpu"])
+def test_other_devices_are_rejected(monkeypatch, chosen):
+    monkeypatch.setenv("WEFT_DEVICE", chosen)
+    with pytest.raises(UserError, match=f"WEFT_DEVICE is '{chosen}': give cpu or cuda"):
+        device.default_device()
+
+
+def test_a_gpu_that_is_asked_for_must_exist(monkeypatch):
+    monkeypatch.setenv("WEFT_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="PyTorch finds no GPU"):
+        device.default_device()
+
+
+def test_no_other_module_chooses_a_device():
+    package = Path(weft.__file__).parent
+    choosing = [p.name for p in package.rglob("*.py") if re.search(r"cuda\.is_available\(", p.read_text("utf-8"))]
+    assert choosing == ["device.py"]
 
 
 @pytest.mark.parametrize("instructions", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])

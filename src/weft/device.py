@@ -4,21 +4,36 @@
     with autocast(device, "auto"): ...                 # bf16 where the hardware multiplies it natively
     model = load_causal_lm(folder, inference_dtype(device))
 
-Only torch is imported here, so that inference does not load training code.
+The environment variable WEFT_DEVICE chooses the device of every command: cpu or cuda. It is not a setting of recipes,
+because it belongs to the machine, and it holds for the worker processes of a command too.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
+
+from weft.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 def default_device() -> str:
-    """Return "cuda" if there is a GPU, else "cpu". Under torchrun, "cuda" is the GPU of this process."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the device of WEFT_DEVICE; if it is not set, "cuda" if there is a GPU, else "cpu".
+
+    Under torchrun, "cuda" is the GPU of this process. Raises UserError for another device, or without a GPU.
+    """
+    device = os.environ.get("WEFT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise UserError(
+            f"WEFT_DEVICE is {device!r}: give cpu or cuda, and choose a GPU by CUDA_VISIBLE_DEVICES. Other devices, "
+            "such as mps, are not supported"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("WEFT_DEVICE is 'cuda', but PyTorch finds no GPU: check nvidia-smi and the driver, or give cpu")
+    return device
 
 
 def has_native_bf16(device: str | torch.device) -> bool:
@@ -46,4 +61,4 @@ def autocast(device: str | torch.device, precision: Precision) -> torch.autocast
 
 def attn_implementation() -> str:
     """Return "sdpa" on a GPU, else "eager", which takes a third less time for short sequences in bf16 on a CPU."""
-    return "sdpa" if torch.cuda.is_available() else "eager"
+    return "sdpa" if default_device() == "cuda" else "eager"

@@ -53,7 +53,8 @@ class Executor:
     qos: str = ""
     """Slurm quality of service."""
     env_command: str = ""
-    """Shell command that Slurm workers run first; by default, one that puts this Python on their PATH."""
+    """Shell command that Slurm workers run first; by default, one that puts this Python on their PATH. Run only recipes
+    that you trust, because this can be any program."""
     sbatch: dict[str, str] = field(default_factory=dict)
     """Other arguments of sbatch, such as `account`."""
 

@@ -27,6 +27,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout  # as in torchtit
 
 from weft import artifacts, launch, plan
 from weft.artifacts import Manifest
+from weft.device import default_device
 from weft.errors import UserError, reason_of
 from weft.plan import Draft, Plan
 
@@ -44,7 +45,7 @@ def init() -> None:
     global _store
     if launch.world_size() == 1 or dist.is_initialized():
         return
-    has_gpu = torch.cuda.is_available()
+    has_gpu = default_device() == "cuda"
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with peer_errors():

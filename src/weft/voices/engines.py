@@ -8,7 +8,8 @@ A voice is a string:
     command:PROGRAM ... {text_file} ... {out} ...                     any program that converts a text file to WAV
 
 `python -m weft.voices.espeak` lists espeak's languages and variants. A command may contain a key of a service.
-Messages, manifests and results therefore have `voice_name` in its place.
+Messages, manifests and results therefore have `voice_name` in its place. A recipe with such a voice executes the
+command, so use only recipes that you trust.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""What can execute code is confined to a few modules, which get it from recipes and from weft, never from data."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import weft
+
+ROOT = Path(weft.__file__).parent
+
+# Where each name may be used, and what it executes there.
+ALLOWED = {
+    "subprocess": {
+        "voices/engines.py",  # the programs of `command:` voices, which a recipe or a flag names
+        "data/cluster.py",  # Slurm's own programs
+    },
+    "pickle": {"data/job.py"},  # from a command to its own worker processes
+    "ctypes": {"voices/espeak.py"},  # the library of espeak
+    "_ctypes": {"voices/espeak.py"},
+    "importlib": {"cli.py", "__init__.py", "training/trackers.py"},  # modules by names in weft's own tables
+}
+FORBIDDEN_MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "webbrowser", "runpy", "code", "pty"}
+FORBIDDEN_CALLS = {"eval", "exec", "__import__"}
+FORBIDDEN = re.compile(
+    r"shell=True|torch\.load\(|np\.load\((?!.*allow_pickle=False)|read_pickle|os\.(?:system|popen|exec\w+|spawn\w+)\("
+    r"|trust_remote_code=True|allow_pickle=True|torch\.hub|hf_hub_download|snapshot_download"
+)
+SOURCES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in ROOT.rglob("*.py")}
+
+
+def found_in(source: str) -> tuple[set[str], set[str]]:
+    """Return the top-level modules that a source imports, and the names of the functions that it calls."""
+    modules, calls = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            calls.add(node.func.id)
+    return modules, calls
+
+
+FOUND = {name: found_in(source) for name, source in SOURCES.items()}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_that_can_execute_code_is_used_only_where_it_is_needed(module: str) -> None:
+    assert {name for name, (modules, _) in FOUND.items() if module in modules} == ALLOWED[module]
+
+
+def test_nothing_else_can_execute_code() -> None:
+    for name, (modules, calls) in FOUND.items():
+        assert not modules & FORBIDDEN_MODULES, name
+        assert not calls & FORBIDDEN_CALLS, name
+        assert not FORBIDDEN.search(SOURCES[name]), name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess",
+        "def f():\n    from pickle import loads",
+        "import torch, yaml",
+        "x = eval('1')",
+        "exec(text)",
+    ],
+)
+def test_such_uses_are_found(source: str) -> None:
+    modules, calls = found_in(source)
+    assert modules & (ALLOWED.keys() | FORBIDDEN_MODULES) or calls & FORBIDDEN_CALLS

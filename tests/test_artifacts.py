@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import re
 import shutil
 from dataclasses import asdict, replace
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from weft import artifacts
-from weft.artifacts import FORMAT_VERSION, MANIFEST, Manifest, base_manifest, fingerprint, loading, read
+from weft.artifacts import FORMAT_VERSION, MANIFEST, Manifest, base_manifest, fingerprint, loading, read, read_parent
 from weft.errors import UserError
 from weft.plan import Plan, open_draft
 
@@ -24,17 +26,99 @@ def make(out, settings=None, parents=None, content="x", kind="codes"):
     return read(out)
 
 
-def test_the_fingerprint_is_of_names_and_contents_without_the_log(tmp_path):
-    first, other_settings, other_content = (
-        make(tmp_path / "a").fingerprint,
-        make(tmp_path / "b", {"seed": 9}).fingerprint,
-        make(tmp_path / "c", content="y").fingerprint,
-    )
-    assert first == other_settings != other_content
+def test_the_fingerprint_is_of_files_settings_and_parents_without_the_log(tmp_path):
+    made = make(tmp_path / "a")
+    assert made.fingerprint == make(tmp_path / "same").fingerprint == fingerprint(made)
+    others = [
+        make(tmp_path / "b", {"seed": 9}),
+        make(tmp_path / "c", content="y"),
+        make(tmp_path / "d", parents={}),
+        make(tmp_path / "e", kind="documents"),
+    ]
+    assert len({made.fingerprint, *(other.fingerprint for other in others)}) == 5
     (tmp_path / "a/log/more").write_text("written later")
-    assert fingerprint(tmp_path / "a") == first
-    (tmp_path / "a/part").rename(tmp_path / "a/trap")
-    assert fingerprint(tmp_path / "a") != first
+    assert read(tmp_path / "a") == made
+
+
+DAMAGE = {
+    "other settings": (lambda folder: edit_manifest(folder, settings={"seed": 8}), f"settings.* in {MANIFEST} were"),
+    "other parents": (lambda folder: edit_manifest(folder, parents={}), f"parents.* in {MANIFEST} were edited"),
+    "an edited list": (lambda folder: edit_manifest(folder, files={}), f"files in {MANIFEST} were edited"),
+    "a missing file": (lambda folder: (folder / "sub/part").unlink(), "sub/part is missing"),
+    "a missing directory": (lambda folder: shutil.rmtree(folder / "sub"), "sub/part is missing"),
+    "a truncated file": (lambda folder: os.truncate(folder / "part", 3), "part has 3 bytes, expected 5"),
+    "a longer file": (lambda folder: (folder / "part").write_text("longer"), "part has 6 bytes, expected 5"),
+    "another file": (lambda folder: (folder / "part-00009").touch(), "part-00009 is not part of it"),
+    "a renamed file": (lambda folder: (folder / "part").rename(folder / "trap"), "part is missing; trap is not part"),
+}
+
+
+def edit_manifest(folder, **values):
+    (folder / MANIFEST).write_text(json.dumps({**json.loads((folder / MANIFEST).read_text()), **values}))
+
+
+def make_parts(out):
+    """Create an artifact of two files, one in a subdirectory."""
+    with open_draft(out, Plan("codes", {"seed": 7}, {"tokenizer": TOKENIZER})) as draft:
+        (draft.folder / "sub").mkdir()
+        (draft.folder / "part").write_text("first")
+        (draft.folder / "sub/part").write_text("second")
+    return out
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_changed_artifact_is_rejected_by_the_name_of_the_part(tmp_path, how):
+    folder = make_parts(tmp_path / "codes")
+    change, message = DAMAGE[how]
+    change(folder)
+    for check in (read, read_parent, base_manifest):
+        with pytest.raises(UserError, match=rf"codes is not the codes dataset that was created: .*{message}.*restore"):
+            check(folder)
+
+
+def test_other_contents_of_the_same_size_are_noticed_in_a_parent(tmp_path):
+    folder = make_parts(tmp_path / "codes")
+    times = os.stat(folder / "part").st_atime_ns, os.stat(folder / "part").st_mtime_ns
+    (folder / "part").write_text("FIRST")
+    os.utime(folder / "part", ns=times)
+    assert read(folder).kind == "codes"
+    assert artifacts.damage(folder, read(folder), verify=True) == ["part has other contents"]
+    for check in (read_parent, base_manifest):
+        with pytest.raises(UserError, match="codes is not the codes dataset that was created: part has other contents"):
+            check(folder)
+
+
+def test_of_large_parents_the_smallest_files_are_read(tmp_path, monkeypatch):
+    folder = make_parts(tmp_path / "codes")
+    monkeypatch.setattr(artifacts, "MAX_HASHED_BYTES", 5)
+    (folder / "sub/part").write_text("SECOND")
+    assert read_parent(folder) == read(folder)
+    (folder / "part").write_text("FIRST")
+    with pytest.raises(UserError, match="part has other contents"):
+        read_parent(folder)
+
+
+def test_hidden_files_are_not_part_of_an_artifact(tmp_path):
+    folder = make_parts(tmp_path / "codes")
+    made = read(folder)
+    (folder / ".cache").mkdir()
+    (folder / ".cache/x").touch()
+    (folder / "sub/.DS_Store").touch()
+    assert read(folder) == made
+
+
+def test_an_artifact_of_format_1_is_read(tmp_path):
+    folder = make_parts(tmp_path / "codes")
+    found = json.loads((folder / MANIFEST).read_text())
+    del found["files"]
+    old = {**found, "format_version": 1, "fingerprint": "3355a1163063e1ca"}
+    (folder / MANIFEST).write_text(json.dumps(old))
+    assert asdict(read(folder)) == {**old, "files": {}}
+    assert read_parent(folder).fingerprint == "3355a1163063e1ca"
+    assert artifacts.damage(folder, read(folder), verify=True) == []
+    (folder / "part").write_text("FIRST")
+    assert artifacts.damage(folder, read(folder)) == []
+    assert artifacts.damage(folder, read(folder), verify=True) == ["its files have changed"]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +132,8 @@ def test_the_fingerprint_is_of_names_and_contents_without_the_log(tmp_path):
         ({"fingerprint": 3}, "is damaged .*`fingerprint` is 3, expected str"),
         ({"parents": ["aaaa"]}, "is damaged .*`parents` is"),
         ({"colour": "red"}, "is damaged .*colour"),
+        ({"files": {"part": 3}}, "is damaged .*`files` has 3 for part"),
+        ({"files": {"part": {"bytes": "3", "sha256": ""}}}, "is damaged .*`files` has"),
         ({"format_version": FORMAT_VERSION + 1}, "written by a newer weft"),
         ({"kind": "text_to_token"}, "is a text-to-token model: give the directory of a codes dataset"),
     ],
@@ -113,7 +199,10 @@ def test_a_model_that_weft_did_not_create_has_a_manifest_of_its_contents(tmp_pat
     [
         (KeyError("model"), "missing 'model'"),
         (OSError("no file named model.safetensors"), "no file named model.safetensors"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "No such file"),
         (ValueError("line one.\nline two"), "line one"),
+        (TypeError("Config.__init__() got an unexpected keyword argument 'x'"), "unexpected keyword argument 'x'"),
+        (RuntimeError("Error(s) in loading state_dict:"), "in loading state_dict"),
         (RuntimeError(), "RuntimeError"),
     ],
 )
@@ -124,6 +213,14 @@ def test_an_exception_of_a_library_becomes_one_line(tmp_path, error, reason):
     ):
         raise error
     assert "\n" not in str(found.value)
+    assert found.value.__cause__ is error
+
+
+def test_type_errors_of_a_library_are_those_of_its_files(tmp_path):
+    with pytest.raises(UserError, match="expected string or bytes-like object"), loading(tmp_path, "a tokenizer"):
+        re.match("x", None)  # raised in a module of a library
+    with pytest.raises(TypeError), loading(tmp_path, "a tokenizer"):
+        artifacts.with_article(3)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +228,14 @@ def test_an_exception_of_a_library_becomes_one_line(tmp_path, error, reason):
     [
         MemoryError(),
         OSError(errno.EIO, "Input/output error"),
+        OSError(errno.EMFILE, "Too many open files"),
         PermissionError(errno.EACCES, "Permission denied"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: no kernel image is available"),
+        NotImplementedError("a subclass of RuntimeError"),
     ],
 )
-def test_an_error_of_the_machine_passes_through_loading(tmp_path, error):
+def test_an_error_that_no_file_has_caused_passes_through_loading(tmp_path, error):
     with pytest.raises(type(error)) as found, loading(tmp_path, "a tokenizer"):
         raise error
     assert found.value is error

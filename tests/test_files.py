@@ -1,8 +1,10 @@
 """Atomic writing of files, and identities that follow the contents."""
 
+import copy
 import errno
 import json
 import os
+import pickle
 
 import pytest
 
@@ -65,7 +67,7 @@ def test_digests_follow_contents_and_not_names(tmp_path):
 
 
 def test_large_files_are_sampled_at_fixed_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_MAX_HASHED_BYTES", 40_000)
+    monkeypatch.setattr(files, "MAX_HASHED_BYTES", 40_000)
     monkeypatch.setattr(files, "_SAMPLE_BYTES", 1000)
     path, other = tmp_path / "a", tmp_path / "b"
     path.write_bytes(bytes(200_000))
@@ -78,6 +80,39 @@ def test_large_files_are_sampled_at_fixed_places(tmp_path, monkeypatch):
     assert file_digests([path, other])[path] != before[path]
     other.write_bytes(b"Small")
     assert file_digests([path, other])[other] != before[other]
+
+
+def test_an_identity_notices_that_a_file_has_changed_since(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_text("one")
+    b.write_text("two")
+    times = os.stat(b).st_atime_ns, os.stat(b).st_mtime_ns
+    identity = content_id("x", file_digests([a, b, tmp_path / "missing"]))
+    assert identity.changed_file() is None
+    a.touch()  # the same contents
+    assert identity.changed_file() is None
+    b.write_text("six")
+    os.utime(b, ns=times)
+    assert identity.changed_file() == b
+    b.unlink()
+    assert identity.changed_file() == b
+    copies = json.loads(json.dumps(identity)), pickle.loads(pickle.dumps(identity)), copy.deepcopy(identity)
+    assert all(type(c) is str and c == identity for c in copies)
+
+
+def test_an_appearing_file_is_a_change(tmp_path):
+    identity = content_id("x", file_digests([tmp_path / "a"]))
+    (tmp_path / "a").touch()
+    assert identity.changed_file() == tmp_path / "a"
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_bytes(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_an_identity_follows_the_value():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Annotated
 import pytest
 from safetensors import SafetensorError
 
-from weft.artifacts import MANIFEST, Manifest, fingerprint, read
+from weft.artifacts import MANIFEST, Manifest, fingerprint, read, read_parent
 from weft.config import FLAT, NOT_IN_PLAN
 from weft.data.job import JobConfig
 from weft.data.speech import read_manifest, speech_id
 from weft.errors import UserError
-from weft.files import content_id
-from weft.plan import Plan, amend_plan, create, is_created, open_draft, save
+from weft.files import content_id, file_digests, sha256_of
+from weft.plan import Plan, create, is_created, open_draft, save
 
 PARENTS = {"tokenizer": Manifest("tokenizer", "aaaa")}
 PLAN = Plan("codes", {"seed": 0, "train": {"steps": 5}}, PARENTS)
@@ -46,7 +47,8 @@ def test_the_manifest_describes_the_artifact(tmp_path):
     assert made == read(tmp_path / "a/codes")
     assert (made.kind, made.settings, made.parents) == ("codes", PLAN.settings, {"tokenizer": "aaaa"})
     assert (made.counts, made.notes) == ({"utterances": 1}, {"judge": "a person"})
-    assert made.fingerprint == fingerprint(tmp_path / "a/codes")
+    assert made.fingerprint == fingerprint(made)
+    assert made.files == {"part": {"bytes": 1, "sha256": sha256_of(tmp_path / "a/codes/part")}}
     assert names_in(tmp_path) == ["a/codes/log/plan.json", f"a/codes/{MANIFEST}", "a/codes/part"]
 
 
@@ -58,7 +60,9 @@ def test_licences_are_inherited_once_each_and_are_not_part_of_the_plan(tmp_path)
     both = of("both", {"a": speech, "b": text}, "CC BY 4.0")
     assert both.notes["licences"] == of("grandchild", {"both": both}).notes["licences"] == "CC BY 4.0; CC0"
     assert "licences" not in of("free", PARENTS).notes
-    assert of("speech", {}, "another") == speech
+    assert of("speech", {}, "CC BY 4.0") == speech
+    with pytest.raises(UserError, match=r"speech was created with licence = CC BY 4.0 \(now another\): choose another"):
+        of("speech", {}, "another")
 
 
 def test_the_same_plan_returns_the_artifact_without_writing_it_again(tmp_path):
@@ -182,6 +186,74 @@ def test_other_files_are_neither_used_nor_changed(tmp_path, name, what):
     assert names_in(tmp_path) == before
 
 
+def test_a_draft_with_a_linked_plan_is_not_read(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stop(tmp_path / "codes", KeyboardInterrupt(), ["half"])
+    plan_file = tmp_path / "codes.partial/log/plan.json"
+    plan_file.rename(tmp_path / "plan.json")
+    plan_file.symlink_to(tmp_path / "plan.json")
+    with pytest.raises(UserError, match=r"plan.json is needed for .*was not created by weft \(it is a symbolic link\)"):
+        create(tmp_path / "codes", PLAN, write)
+
+
+@pytest.mark.parametrize("name", ["codes.partial", "codes.partial/log", "codes.partial/log/plan.json"])
+def test_a_draft_of_another_user_is_not_read(tmp_path, name, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        stop(tmp_path / "codes", KeyboardInterrupt(), ["half"])
+    (tmp_path / "codes.partial/log/plan.json").write_text("not read")
+    own, inode = os.geteuid(), (tmp_path / name).stat().st_ino
+    stat = Path.stat
+
+    def owned_by_another(path, **flags):
+        found = list(stat(path, **flags))
+        found[4] = own + (found[1] == inode)
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", owned_by_another)
+    with pytest.raises(UserError, match=rf"{name} belongs to another user \(uid {own + 1}\): choose another --out"):
+        create(tmp_path / "codes", PLAN, write)
+
+
+def test_an_input_that_changes_meanwhile_stops_the_command_and_spoils_the_draft(tmp_path):
+    (tmp_path / "a").write_text("one")
+
+    def plan():
+        digests = file_digests([tmp_path / "a"])
+        return replace(PLAN, settings={"audio": content_id(list(digests.values()), digests)})
+
+    def change(draft):
+        write(draft)
+        (tmp_path / "a").write_text("two")
+
+    with pytest.raises(UserError, match=r"a has changed while it was read: delete .*codes.partial, and run the same"):
+        create(tmp_path / "codes", plan(), change)
+    (tmp_path / "a").write_text("one")  # what was written may be of either content
+    with pytest.raises(UserError, match="started with audio = contents that changed while they were read"):
+        create(tmp_path / "codes", plan(), write)
+    shutil.rmtree(tmp_path / "codes.partial")
+    create(tmp_path / "codes", plan(), write)
+
+
+def test_a_parent_that_changes_meanwhile_stops_the_command(tmp_path):
+    create(tmp_path / "tokenizer", Plan("tokenizer", {}), write)
+    plan = replace(PLAN, parents={"tokenizer": read_parent(tmp_path / "tokenizer")})
+    with pytest.raises(UserError, match=r"tokenizer/part has changed while it was read"):
+        create(tmp_path / "codes", plan, lambda draft: (tmp_path / "tokenizer/part").write_text("y"))
+    with pytest.raises(UserError, match=r"started with tokenizer = contents that changed while they were read"):
+        create(tmp_path / "codes", plan, write)
+
+
+def test_the_number_of_tasks_is_reported_only_if_it_is_the_difference(tmp_path):
+    def plan(tasks, size):
+        return Plan("codes", {"tasks": tasks, "size": size}, flags={"size": "--size of the data"})
+
+    create(tmp_path / "codes", plan(1, 10), write)
+    with pytest.raises(UserError, match=r"with tasks = 1 \(now 2\): choose"):
+        is_created(tmp_path / "codes", plan(2, 10))
+    with pytest.raises(UserError, match=r"with --size of the data = 10 \(now 20\): choose"):
+        is_created(tmp_path / "codes", plan(2, 20))
+
+
 def test_an_artifact_is_not_created_at_a_url():
     with pytest.raises(UserError, match=r"s3:/+bucket/codes is a URL: create it in a local or shared directory"):
         create(Path("s3://bucket/codes"), PLAN, write)
@@ -288,7 +360,7 @@ def test_moved_input_is_the_same_and_edited_input_differs(accepts, tmp_path):
     here.mkdir()
     (here / "a.wav").write_bytes(b"sound")
     before = input_plan(here)
-    shutil.move(here, there)
+    shutil.copytree(here, there)
     assert accepts(before, input_plan(there), "moved")
     (there / "a.wav").write_bytes(b"SOUND")
     with pytest.raises(UserError, match=r"(created|started) with other contents of audio: "):
@@ -300,27 +372,32 @@ def test_the_message_about_new_input_has_both_values(accepts):
         accepts(plan_of(CONFIG), plan_of(CONFIG, text=content_id("a")))
 
 
-def test_a_setting_of_a_draft_is_amended_if_allowed(tmp_path):
-    out, now = tmp_path / "codes", replace(PLAN, settings={"seed": 7, "train": {"steps": 5}})
-    amend_plan(out, "seed", 7, lambda *_: True)
-    assert names_in(tmp_path) == []
+def test_a_setting_of_a_draft_may_change_if_allowed(tmp_path):
+    out, calls = tmp_path / "codes", []
+
+    def plan(seed, steps=5, allowed=True):
+        def may_change(folder, old):
+            calls.append((folder, old))
+            return allowed
+
+        return replace(PLAN, settings={"seed": seed, "train": {"steps": steps}}, may_change={"seed": may_change})
+
     with pytest.raises(KeyboardInterrupt):
         stop(out, KeyboardInterrupt(), ["half"])
-    calls = []
-    amend_plan(out, "seed", 7, lambda folder, old: calls.append((folder, old)))
+    with pytest.raises(UserError, match=r"started with train.steps = 5 \(now 6\)"):
+        create(out, plan(0, steps=6), write)
+    assert calls == []  # what is in the draft is not looked at under another plan
     with pytest.raises(UserError, match=r"started with seed = 0 \(now 7\)"):
-        create(out, now, write)
+        create(out, plan(7, allowed=False), write)
     assert calls == [(tmp_path / "codes.partial", 0)]
-    amend_plan(out, "seed", 0, calls.append)  # not called, because nothing changes
-    amend_plan(out, "seed", 7, lambda *_: True)
-    assert create(out, now, write).settings == now.settings
+    assert create(out, plan(7), write).settings == {"seed": 7, "train": {"steps": 5}}
 
 
 def test_a_saved_object_keeps_its_manifest_but_the_fingerprint(tmp_path):
     made = create(tmp_path / "codes", PLAN, write, licence="CC0")
     saved = save(tmp_path / "copy", "codes", lambda folder: (folder / "part").write_text("y"), made)
-    assert replace(saved, fingerprint="") == replace(made, fingerprint="")
-    assert saved.fingerprint == fingerprint(tmp_path / "copy") != made.fingerprint
+    assert replace(saved, fingerprint="", files={}) == replace(made, fingerprint="", files={})
+    assert saved.fingerprint == fingerprint(saved) != made.fingerprint
     with pytest.raises(UserError, match="copy already exists: choose another directory, or delete it"):
         save(tmp_path / "copy", "codes", lambda folder: None, made)
     assert save(tmp_path / "new", "codes", lambda folder: None, None).settings == {}

@@ -3,7 +3,8 @@
 write_json(path, {"wer": 0.1})
 with atomic_writer(path) as f: f.write(...)
 digests = file_digests([Path("a.wav"), Path("b.wav")])
-identity = content_id([("a", digests[Path("a.wav")])])      # "sha256:1b4f0e9851971998"
+identity = content_id([("a", digests[Path("a.wav")])], digests)     # "sha256:1b4f0e9851971998"
+identity.changed_file()                                             # None, or a file that has changed since
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 
 from weft.errors import UserError
 
-_MAX_HASHED_BYTES = 4 << 30  # of all files together; larger sets of files are sampled
+MAX_HASHED_BYTES = 4 << 30  # of all files together; larger sets of files are sampled
 _SAMPLE_BYTES = 4 << 10
 _MAX_SAMPLES = 4096  # per file
 
@@ -28,6 +29,14 @@ _MAX_SAMPLES = 4096  # per file
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises OSError, and ValueError for anything else."""
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return value
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -82,33 +91,92 @@ def check_writable(path: Path, suffix: str = "") -> None:
     probe.unlink()
 
 
-def content_id(value: Any) -> str:
-    """Return an identity of a value that `repr` describes completely: "sha256:" and 16 hexadecimal digits."""
-    return f"sha256:{hashlib.sha256(repr(value).encode(errors='surrogatepass')).hexdigest()[:16]}"
+class Digest(str):
+    """A digest of the contents of a file, with the file's state (size, times, inode) before it was read."""
+
+    state: tuple[int, ...]
+
+    def __new__(cls, digest: str, state: tuple[int, ...]) -> Digest:
+        new = super().__new__(cls, digest)
+        new.state = state
+        return new
+
+
+class ContentId(str):
+    """An identity of contents, with the digests of the files that they were read from.
+
+    A pickled or copied one is a plain string.
+    """
+
+    digests: Mapping[Path, str]
+
+    def __new__(cls, identity: str, digests: Mapping[Path, str]) -> ContentId:
+        new = super().__new__(cls, identity)
+        new.digests = digests
+        return new
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+    def changed_file(self) -> Path | None:
+        """Return a file whose contents have changed since the digests were computed, or None.
+
+        Files are read again only if the size, a time or the inode of one of them has changed.
+        """
+        if all(isinstance(digest, Digest) and digest.state == state_of(p) for p, digest in self.digests.items()):
+            return None
+        now = file_digests(self.digests)
+        return next((path for path, digest in self.digests.items() if now[path] != digest), None)
+
+
+def content_id(value: Any, digests: Mapping[Path, str] | None = None) -> ContentId:
+    """Return an identity of a value that `repr` describes completely: "sha256:" and 16 hexadecimal digits.
+
+    `digests` are those of the files that the value was made from.
+    """
+    digest = hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()
+    return ContentId(f"sha256:{digest[:16]}", digests or {})
+
+
+def state_of(path: Path) -> tuple[int, ...]:
+    """Return size, times and inode of a file, which change when it is written or replaced; () if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     """Return a digest of the contents of each file; the empty string for a file that cannot be read.
 
-    Up to 4 GiB in total, every byte is read. Of more, evenly spaced blocks of 4 KiB are read, about 4 GiB in total and
-    at least one per file, so that small edits of very large data may go unnoticed.
+    Up to 4 GiB in total, every byte is read (SHA-256). Of more, evenly spaced blocks of 4 KiB are read, about 4 GiB in
+    total and at least one per file, so that small edits of very large data may go unnoticed.
     """
-    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in dict.fromkeys(paths)}
-    fraction = min(1.0, _MAX_HASHED_BYTES / max(1, sum(sizes.values())))
+    states = {path: state_of(path) if path.is_file() else () for path in dict.fromkeys(paths)}
+    fraction = min(1.0, MAX_HASHED_BYTES / max(1, sum(state[0] for state in states.values() if state)))
     with ThreadPoolExecutor(4) as threads:
-        return dict(zip(sizes, threads.map(lambda path: _digest(path, sizes[path], fraction), sizes), strict=True))
+        digests = threads.map(lambda path: Digest(_digest(path, fraction), states[path]), states)
+        return dict(zip(states, digests, strict=True))
 
 
-def _digest(path: Path, size_bytes: int, fraction: float) -> str:
+def _digest(path: Path, fraction: float) -> str:
     try:
+        if fraction == 1.0:
+            return sha256_of(path)
+        size_bytes = path.stat().st_size
+        total = hashlib.sha256(str(size_bytes).encode())
+        num_samples = min(_MAX_SAMPLES, max(1, int(size_bytes * fraction) // _SAMPLE_BYTES))
         with path.open("rb") as f:
-            if fraction == 1.0:
-                return hashlib.file_digest(f, "sha256").hexdigest()
-            total = hashlib.sha256(str(size_bytes).encode())
-            num_samples = min(_MAX_SAMPLES, max(1, int(size_bytes * fraction) // _SAMPLE_BYTES))
             for i in range(num_samples):
                 f.seek((2 * i + 1) * max(0, size_bytes - _SAMPLE_BYTES) // (2 * num_samples))
                 total.update(f.read(_SAMPLE_BYTES))
-            return total.hexdigest()
+        return total.hexdigest()
     except OSError:
         return ""

@@ -16,6 +16,7 @@ from weft.data import cluster, job
 from weft.data.cluster import Executor
 from weft.data.job import JobConfig
 from weft.errors import UserError
+from weft.plan import Draft
 
 COMMANDS = {
     "sbatch": """
@@ -108,7 +109,10 @@ def test_a_killed_job_is_reported_and_resumed(slurm, monkeypatch, capsys):
         assert create("out", *FLAGS, "--workers", "2") == 2
     assert "tasks did not finish" in capsys.readouterr().err
     assert not Path("out").exists()
+    damaged = min(Path("out.partial").glob("part-*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
     assert create("out", *FLAGS) == 0
+    assert f"task {int(damaged.stem[-5:])} runs again: {damaged.absolute()} has changed" in capsys.readouterr().err
     assert len(list(slurm.iterdir())) == 2
     assert parts_of("out") == parts_of("whole")
 
@@ -136,4 +140,4 @@ def test_ray_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     config = JobConfig(executor=Executor("ray"))
     with pytest.raises(UserError, match=r"executor.kind is ray, but Ray is not installed: pip install ray"):
-        job.run(print, tmp_path, 2, config, "title")
+        job.run(print, Draft(tmp_path), 2, config, "title")

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weft.artifacts import Manifest
+from weft.artifacts import Manifest, read
+from weft.data import datasets
 from weft.data.datasets import Rows, tokenizer_parent, write_codes_part, write_document_part
 from weft.errors import UserError
+from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance, Document, Meta, Segment
 
 DOCUMENTS = [
@@ -24,9 +26,9 @@ DOCUMENTS = [
 
 
 def test_documents_are_read_back_in_any_range_of_rows(tmp_path):
-    assert write_document_part(tmp_path, 0, DOCUMENTS[:1800]) == 1800
-    assert write_document_part(tmp_path, 1, []) == 0
-    assert write_document_part(tmp_path, 2, iter(DOCUMENTS[1800:])) == 700
+    assert write_document_part(tmp_path, 0, DOCUMENTS[:1800]) == [tmp_path / "part-00000.parquet"]
+    assert write_document_part(tmp_path, 1, []) == []
+    assert write_document_part(tmp_path, 2, iter(DOCUMENTS[1800:])) == [tmp_path / "part-00002.parquet"]
     rows = Rows.of(tmp_path)
     assert len(rows) == 2500
     assert list(rows.documents()) == DOCUMENTS
@@ -73,6 +75,29 @@ def test_a_truncated_part_is_rejected(tmp_path):
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"part-00000.parquet is damaged"):
         Rows.of(tmp_path)
+
+
+def test_a_part_of_an_artifact_must_have_its_number_of_rows(tmp_path, monkeypatch):
+    with open_draft(tmp_path / "documents", Plan("documents", {})) as draft:
+        for task in range(2):
+            write_document_part(draft.folder, task, DOCUMENTS[: 10 + task])
+    folder = tmp_path / "documents"
+    assert [about["rows"] for about in read(folder).files.values()] == [10, 11]
+    assert len(Rows.of(folder)) == 21
+    made = read(folder)
+    part = made.files["part-00001.parquet"]
+    monkeypatch.setattr(datasets, "read", lambda _: replace(made, files={"part-00001.parquet": {**part, "rows": 12}}))
+    with pytest.raises(UserError, match=r"part-00001.parquet has 11 rows, expected 12: create the dataset again"):
+        Rows.of(folder)
+
+
+def test_a_dataset_without_one_of_its_parts_is_rejected(tmp_path):
+    with open_draft(tmp_path / "documents", Plan("documents", {})) as draft:
+        for task in range(2):
+            write_document_part(draft.folder, task, DOCUMENTS[:10])
+    (tmp_path / "documents/part-00000.parquet").unlink()
+    with pytest.raises(UserError, match=r"part-00000.parquet is missing"):
+        Rows.of(tmp_path / "documents")
 
 
 def test_a_part_with_damaged_pages_is_rejected(tmp_path):

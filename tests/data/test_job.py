@@ -14,6 +14,8 @@ from weft.data import job
 from weft.data.job import JobConfig, Report, task_range, tasks_for
 from weft.data.skipped import Skipped
 from weft.errors import UserError
+from weft.files import sha256_of
+from weft.plan import Draft
 
 NUM_TASKS = 6
 
@@ -32,15 +34,21 @@ class Square:
             raise UserError(f"the input of task {task} is invalid: fix it")
         if task == self.dies:
             os._exit(9)
-        (self.folder / f"{task}.txt").write_text(str(task**2))
+        written = [self.folder / f"{task}.txt", self.folder / f"sub/{task}"]
+        for path in written:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(str(task**2))
         with (self.folder / "log/calls").open("a") as f:
             f.write(f"{task} {os.getpid()}\n")
         skipped = Skipped(1, [(f"item {task}", "broken")] if task == self.bad else [])
-        return Report(Counter(squares=task**2), skipped)
+        return Report(Counter(squares=task**2), skipped, written=written)
 
 
 def run(work, workers=1, **settings):
-    return job.run(work, work.folder, NUM_TASKS, JobConfig(workers, **settings), "square")
+    draft = Draft(work.folder)
+    total = job.run(work, draft, NUM_TASKS, JobConfig(workers, **settings), "square")
+    assert draft.digests == {n: sha256_of(work.folder / n) for t in range(NUM_TASKS) for n in (f"{t}.txt", f"sub/{t}")}
+    return total
 
 
 def calls(folder):
@@ -69,10 +77,12 @@ def bars(monkeypatch):
 
     @contextmanager
     def bar(title, total, done=0):
-        found.append([title, total, done, 0])
+        state = [title, total, done, 0]
+        if "checksums" not in title:
+            found.append(state)
 
         def advance():
-            found[-1][3] += 1
+            state[3] += 1
 
         yield advance
 
@@ -110,8 +120,53 @@ def test_a_failed_job_resumes_with_the_unfinished_tasks(folder, workers, bars, q
     assert bars[2][2:] == [NUM_TASKS, 0]
 
 
+DAMAGE = {
+    "missing": (lambda folder: (folder / "2.txt").unlink(), "2.txt is missing"),
+    "truncated": (lambda folder: os.truncate(folder / "2.txt", 0), "2.txt has changed"),
+    "other contents": (lambda folder: (folder / "sub/2").write_text("5"), "sub/2 has changed"),
+    "no report": (lambda folder: (folder / "log/tasks/00002.json").unlink(), "00002.json is missing or damaged"),
+    "half a report": (lambda folder: os.truncate(folder / "log/tasks/00002.json", 9), "00002.json is missing or"),
+    "an old report": (lambda folder: drop_digests(folder / "log/tasks/00002.json"), "00002.json is missing or damaged"),
+}
+
+
+def drop_digests(path):
+    path.write_text(json.dumps({n: v for n, v in json.loads(path.read_text()).items() if n != "digests"}))
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_task_whose_files_have_changed_runs_again(folder, capsys, how, is_finished):
+    if is_finished:
+        run(Square(folder))
+    else:
+        with pytest.raises(UserError, match="task 3 is invalid"):
+            run(Square(folder, fails=3))
+    change, message = DAMAGE[how]
+    change(folder)
+    assert run(Square(folder)).counts == {"squares": 55}
+    assert f"weft: task 2 runs again: {folder}" in (shown := capsys.readouterr().err)
+    assert f"{message}" in shown
+    assert Counter(calls(folder)[0]) == {**dict.fromkeys(range(NUM_TASKS), 1), 2: 2}
+    assert (folder / "2.txt").read_text() == (folder / "sub/2").read_text() == "4"
+    assert run(Square(folder)).counts == {"squares": 55}
+    assert "runs again" not in capsys.readouterr().err
+
+
+def test_files_and_their_directories_are_synced_before_the_marker(folder, monkeypatch):
+    events = []
+    monkeypatch.setattr(job, "sync", lambda path: events.append(path.relative_to(folder).as_posix()))
+    mark = job._LocalExecutor.mark_rank_as_completed
+    monkeypatch.setattr(job._LocalExecutor, "mark_rank_as_completed", lambda *a: (events.append("marker"), mark(*a)))
+    run(Square(folder))
+    first = events[: events.index("marker")]
+    assert first[:2] == ["0.txt", "sub/0"]
+    assert set(first[2:-1]) == {".", "sub"}
+    assert first[-1] == "log/tasks"
+
+
 def test_worker_processes_are_replaced_after_some_tasks(folder, quick_workers):
-    job.run(Square(folder), folder, NUM_TASKS, JobConfig(2), "square", tasks_per_process=2)
+    job.run(Square(folder), Draft(folder), NUM_TASKS, JobConfig(2), "square", tasks_per_process=2)
     assert len(calls(folder)[1]) >= 3
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decoder.conftest import NUM_CODES, make_decoder
+from tests.format1 import as_format_1
 from weft.artifacts import read
 from weft.decoder.decoder import SpeechDecoder
 from weft.errors import UserError
@@ -109,6 +110,9 @@ def test_a_saved_decoder_gives_the_same_audio_and_manifest(tmp_path: Path) -> No
     with pytest.raises(UserError, match="already exists"):
         loaded.save_pretrained(tmp_path / "decoder")
     (tmp_path / "decoder/decoder.json").unlink()
+    with pytest.raises(UserError, match=r"decoder.json is missing"):
+        SpeechDecoder.from_pretrained(tmp_path / "decoder")
+    as_format_1(tmp_path / "decoder")
     with pytest.raises(UserError, match="cannot be loaded as a decoder"):
         SpeechDecoder.from_pretrained(tmp_path / "decoder")
 

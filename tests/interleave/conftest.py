@@ -42,7 +42,7 @@ def make_tokenizer(tmp_path):
     """make_tokenizer(name, fingerprint, **model) -> directory of a tokenizer without weights."""
 
     def make(name="tokenizer", fingerprint=TOKENIZER.fingerprint, **model):
-        write_json(tmp_path / name / artifacts.MANIFEST, asdict(Manifest("tokenizer", fingerprint)))
+        write_json(tmp_path / name / artifacts.MANIFEST, asdict(Manifest("tokenizer", fingerprint, format_version=1)))
         write_json(tmp_path / name / CONFIG, {"quantizer": {}, **model})
         return tmp_path / name
 

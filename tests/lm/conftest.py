@@ -84,8 +84,9 @@ def pack_tokens(tmp_path_factory, vocab):
         parents = {"tokenizer": Manifest("tokenizer", tokenizer)}
         with open_draft(out, Plan("tokens", {"vocab": fingerprint}, parents)) as draft:
             for kind in kinds:
-                ids = map(vocab.document_ids, _documents(np.random.default_rng(seed), kind, 60))
-                tokens = write_tokens(draft.folder / kind, 0, vocab.size, ids)
+                ids = list(map(vocab.document_ids, _documents(np.random.default_rng(seed), kind, 60)))
+                write_tokens(draft.folder / kind, 0, vocab.size, ids)
+                tokens = sum(len(document) for document, _ in ids)
                 draft.counts.setdefault("datasets", {})[kind] = {"documents": 60, "tokens": tokens}
         return out
 

@@ -5,6 +5,7 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from tests.format1 import as_format_1
 from weft.device import attn_implementation
 from weft.engine.generate import Engine, Request, Sampling
 from weft.errors import UserError
@@ -123,7 +124,7 @@ def test_missing_partial_and_damaged_models_are_rejected(folder, tmp_path, text_
     with pytest.raises(UserError, match="no manifest"):
         LanguageModel.from_pretrained(text_only)
     load_causal_lm(text_only, torch.float32)
-    weights = folder / "model.safetensors"
+    weights = as_format_1(folder) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"cannot be loaded|no weights"):
         LanguageModel.from_pretrained(folder)
@@ -134,7 +135,7 @@ def test_missing_partial_and_damaged_models_are_rejected(folder, tmp_path, text_
 
 def test_missing_weights_are_rejected(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    (as_format_1(folder) / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match="no weights for"):
         LanguageModel.from_pretrained(folder)
 

@@ -355,8 +355,9 @@ def test_damaged_shards_are_found_before_training(config, tmp_path, monkeypatch)
     path = damaged / "speech" / "00000.ds.loss"
     content = path.read_bytes()
     path.write_bytes(content[:-5])
+    found = rf"damaged.*speech/00000.ds.loss has {len(content) - 5} bytes, expected {len(content)}"
     for name in ("tokens", "held_out"):
-        with pytest.raises(UserError, match=rf"{path} has {len(content) - 5} bytes, expected {len(content)}"):
+        with pytest.raises(UserError, match=found):
             pretrain.run(replace(config, **{name: (damaged,)}))
     assert not config.out.exists()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.format1 import as_format_1
 from tests.tokenizer.conftest import shared_tokenizer, tiny_whisper
 from weft.errors import UserError
 from weft.tokenizer.artifact import load_bottleneck_config, load_codebook, load_frame_rate
@@ -40,6 +41,7 @@ def test_the_codebook_of_a_grid_has_its_points(tmp_path: Path) -> None:
 
 def test_settings_of_earlier_versions_are_read(folder: Path, tmp_path: Path) -> None:
     shared_tokenizer(0).save_pretrained(tmp_path / "old")
+    as_format_1(tmp_path / "old")
     settings = json.loads((tmp_path / "old/bottleneck.json").read_text())
     del settings["quantizer"]["restart_fraction"]
     settings["quantizer"]["restart_share"] = 0.1
@@ -50,10 +52,10 @@ def test_settings_of_earlier_versions_are_read(folder: Path, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("damage", ["{", '{"quantizer": {"unknown": 1}}', "[]"])
+@pytest.mark.parametrize("damage", ["{", "\xff", '{"quantizer": []}', '{"quantizer": {"unknown": 1}}', "[]"])
 def test_a_damaged_configuration_is_reported(damage: str, tmp_path: Path) -> None:
     shared_tokenizer(0).save_pretrained(tmp_path / "damaged")
-    (tmp_path / "damaged/bottleneck.json").write_text(damage)
+    (as_format_1(tmp_path / "damaged") / "bottleneck.json").write_text(damage)
     for load in (load_bottleneck_config, load_codebook, load_frame_rate, SpeechTokenizer.from_pretrained):
         with pytest.raises(UserError, match="damaged cannot be loaded as a tokenizer"):
             load(tmp_path / "damaged")

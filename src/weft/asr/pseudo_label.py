@@ -76,7 +76,7 @@ def run(config: PseudoLabelConfig) -> Manifest:
 
     def write(draft: Draft) -> None:
         work = _PseudoLabel(config, utterances, draft.folder, tasks)
-        report = job.run(work, draft.folder, tasks, config.job, "pseudo-label")
+        report = job.run(work, draft, tasks, config.job, "pseudo-label")
         _merge_parts(draft.folder, tasks)
         draft.counts.update(_summary(report))
         draft.notes["transcripts"] = f"by the Whisper {config.whisper.name}, not checked by people"
@@ -109,7 +109,9 @@ class _PseudoLabel:
         report = Report()
         indices = job.task_range(len(self.utterances), task, self.num_tasks)
         rows = self._rows(self.utterances[indices.start : indices.stop], report)
-        write_bytes(self.folder / _PARTS / f"{task:05d}.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        part = self.folder / _PARTS / f"{task:05d}.jsonl"
+        write_bytes(part, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        report.written = [part]
         return report
 
     def _rows(self, utterances: Sequence[Utterance], report: Report) -> Iterator[dict[str, Any]]:

@@ -73,7 +73,7 @@ def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load
     A dialogue ends before the first exchange that the model cannot synthesize, and is left out if no answer remains;
     both are counted. Raises UserError for sources without dialogues or with too many bad ones, and for unknown voices.
     """
-    model = artifacts.read(config.text_to_token, "text_to_token")
+    model = artifacts.read_parent(config.text_to_token, "text_to_token")
     parents = {"text_to_token": model, **tokenizer_parent({"text_to_token": model})}
     corpus = TextCorpus.of(*config.source)
     num_lines = sum(1 for _ in _lines(corpus))
@@ -83,7 +83,7 @@ def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load
 
     def write(draft: Draft) -> None:
         work = _SpeakDialogues(config, corpus, num_lines, draft.folder, tasks, load)
-        draft.counts.update(_summary(job.run(work, draft.folder, tasks, config.job, "dialogues")))
+        draft.counts.update(_summary(job.run(work, draft, tasks, config.job, "dialogues")))
 
     plan = Plan.of("documents", config, parents, source=corpus.identity, dialogues=num_lines, tasks=tasks)
     return create(config.out, plan, write, config.licence)
@@ -125,7 +125,7 @@ class _SpeakDialogues:
     def __call__(self, task: int) -> Report:
         report = Report()
         dialogues = list(self._read(task, report))
-        write_document_part(self.folder, task, self._documents(dialogues, report.counts))
+        report.written = write_document_part(self.folder, task, self._documents(dialogues, report.counts))
         return report
 
     def _read(self, task: int, report: Report) -> Iterator[Document]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from weft.data.file_range import FileRange, TextDocument
 from weft.data.formats import read, suffix_of
 from weft.data.skipped import Skipped
-from weft.data.storage import File, files_under, identities_of, path_of
+from weft.data.storage import File, files_under, identities_of, is_url, path_of
 from weft.errors import UserError
 from weft.files import content_id
 from weft.text.inputs import id_of
@@ -64,7 +64,8 @@ class TextCorpus:
     def identity(self) -> str:
         """An identity that changes with the relative names and contents of the files."""
         identities = identities_of(self.found)
-        return content_id([(f.name, f.size_bytes, i) for f, i in zip(self.files, identities, strict=True)])
+        digests = {Path(f.path): i for f, i in zip(self.found, identities, strict=True) if not is_url(f.path)}
+        return content_id([(f.name, f.size_bytes, i) for f, i in zip(self.files, identities, strict=True)], digests)
 
     def read(self, byte_range: range, skipped: Skipped) -> Iterator[TextDocument]:
         """Yield the documents that begin in a range of the corpus's bytes; bad ones are added to `skipped`.

@@ -1,13 +1,13 @@
 """Datasets of documents and of coded utterances: Parquet files with one row per record.
 
-write_document_part(folder, task, documents)        # one part of a dataset; no file if there are no documents
+written = write_document_part(folder, task, documents)      # one part of a dataset; no file without documents
 rows = Rows.of(folder)                          # the parts of one or more datasets as one sequence of rows
 for document in rows.documents(task_range(len(rows), task, num_tasks)): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weft.artifacts import Manifest
+from weft.artifacts import MANIFEST, Manifest, read, read_parent, require_parent
 from weft.errors import UserError
 from weft.files import atomic_writer
 from weft.records import CODES_SCHEMA, DOCUMENT_SCHEMA, CodedUtterance, Document
@@ -26,13 +26,13 @@ R = TypeVar("R")
 _ROWS_PER_GROUP = 1000
 
 
-def write_document_part(folder: Path, task: int, documents: Iterable[Document]) -> int:
-    """Write a task's part of a documents dataset; return its number of rows."""
+def write_document_part(folder: Path, task: int, documents: Iterable[Document]) -> list[Path]:
+    """Write a task's part of a documents dataset; return the paths of its files."""
     return _write_part(folder, task, (d.to_row() for d in documents), DOCUMENT_SCHEMA)
 
 
-def write_codes_part(folder: Path, task: int, utterances: Iterable[CodedUtterance]) -> int:
-    """Write a task's part of a codes dataset; return its number of rows."""
+def write_codes_part(folder: Path, task: int, utterances: Iterable[CodedUtterance]) -> list[Path]:
+    """Write a task's part of a codes dataset; return the paths of its files."""
     return _write_part(folder, task, (u.to_row() for u in utterances), CODES_SCHEMA)
 
 
@@ -45,9 +45,21 @@ class Rows:
 
     @classmethod
     def of(cls, *folders: Path) -> Rows:
-        """Open the parts of `folders`, in this order. Raises UserError for a damaged part."""
-        parts = [part for folder in folders for part in sorted(Path(folder).glob("part-*.parquet"))]
-        return cls(tuple(parts), tuple(accumulate(_open_part(part).metadata.num_rows for part in parts)))
+        """Open the parts of `folders`, in this order.
+
+        Raises UserError for an artifact that was changed, and for a damaged part, also if it is complete Parquet with
+        another number of rows than its manifest lists.
+        """
+        parts: list[Path] = []
+        num_rows: list[int] = []
+        for folder in map(Path, folders):
+            listed = read(folder).files if (folder / MANIFEST).is_file() else {}
+            for part in sorted(folder.glob("part-*.parquet")):
+                parts.append(part)
+                num_rows.append(_open_part(part).metadata.num_rows)
+                if (expected := listed.get(part.name, {}).get("rows", num_rows[-1])) != num_rows[-1]:
+                    raise UserError(f"{part} has {num_rows[-1]} rows, expected {expected}: create the dataset again")
+        return cls(tuple(parts), tuple(accumulate(num_rows)))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -72,6 +84,18 @@ class Rows:
                         raise UserError(f"{part}: {e}: create the dataset again") from e
 
 
+def codes_parents(codes: Sequence[Path], tokenizer: Path) -> dict[str, Manifest]:
+    """Return the manifests of codes datasets and their tokenizer, by the names of parents.
+
+    Raises UserError for codes of another tokenizer.
+    """
+    parents = {f"codes {i}": read_parent(folder, "codes") for i, folder in enumerate(codes)}
+    manifest = read_parent(tokenizer, "tokenizer")
+    for folder, codes_manifest in zip(codes, parents.values(), strict=True):
+        require_parent(codes_manifest, "tokenizer", manifest, folder)
+    return {**parents, "tokenizer": manifest}
+
+
 def tokenizer_parent(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
     """Return the tokenizer of the codes in artifacts as {"tokenizer": manifest}; {} if there are no codes.
 
@@ -84,17 +108,18 @@ def tokenizer_parent(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
     return {"tokenizer": Manifest("tokenizer", min(found.values()))} if found else {}
 
 
-def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> int:
-    num_rows = 0
+def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> list[Path]:
+    path = folder / f"part-{task:05d}.parquet"
+    written: list[Path] = []
     with ExitStack() as stack:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
-            if num_rows == 0:
-                file = stack.enter_context(atomic_writer(folder / f"part-{task:05d}.parquet"))
+            if not written:
+                written = [path]
+                file = stack.enter_context(atomic_writer(path))
                 writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
                 stack.enter_context(writer)
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            num_rows += len(group)
-    return num_rows
+    return written
 
 
 def _open_part(part: Path) -> pq.ParquetFile:

@@ -48,7 +48,7 @@ def write_documents(
     """
     if os.path.lexists(out):
         raise UserError(f"{out} already exists: choose another directory, or delete it")
-    parents = {"tokenizer": artifacts.read(Path(tokenizer), "tokenizer")} if tokenizer else {}
+    parents = {"tokenizer": artifacts.read_parent(Path(tokenizer), "tokenizer")} if tokenizer else {}
 
     def checked() -> Iterator[Document]:
         for document in documents:
@@ -57,5 +57,6 @@ def write_documents(
             yield document
 
     with open_draft(Path(out), Plan("documents", {}, parents), licence) as draft:
-        draft.counts["documents"] = write_document_part(draft.folder, 0, checked())
+        write_document_part(draft.folder, 0, checked())
+        draft.counts["documents"] = len(Rows.of(draft.folder))
     return artifacts.read(Path(out))

@@ -3,14 +3,15 @@
     class CountItems:                                # any picklable callable that maps a task number to a report
         def __call__(self, task: int) -> Report:
             for i in task_range(len(items), task, num_tasks): ...
-            return Report(Counter(items=...))
+            return Report(Counter(items=...), written=[path])
 
-    report = job.run(CountItems(), draft.folder, num_tasks, config.job, title="count")
+    report = job.run(CountItems(), draft, num_tasks, config.job, title="count")
 
-A task writes its own files atomically and nothing else, and its output depends only on its number and the settings of
-the job, so that a job that is killed and run again ends with the same bytes. The number of tasks is part of the plan,
-because it determines which items a task has. The number of workers and the executor are not: tasks run in this process,
-in others, or on a cluster (`weft.data.cluster`), by datatrove's executors.
+A task writes its own files and nothing else, and its output depends only on its number and the settings of the job, so
+that a job that is killed and run again ends with the same bytes. Its report has the SHA-256 of its files. When a job is
+resumed, they are compared, and a task whose files are missing or changed runs again. The number of tasks is part of the
+plan, because it determines which items a task has. The number of workers and the executor are not: tasks run in this
+process, in others, or on a cluster (`weft.data.cluster`), by datatrove's executors.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,8 @@ from weft.data import cluster
 from weft.data.cluster import Executor
 from weft.data.skipped import Skipped
 from weft.errors import UserError
-from weft.files import write_bytes
+from weft.files import sha256_of, sync, write_bytes
+from weft.plan import Draft
 
 MAX_TASKS = 4096
 
@@ -62,25 +64,42 @@ class JobConfig:
 
 @dataclass
 class Report:
-    """Result of a task, or of all of them: counts to add up, skipped items, and working time."""
+    """Result of a task, or of all of them: counts to add up, skipped items, working time, and files.
+
+    A task returns the paths of its files as `written`. `digests` are their SHA-256, by name in the job's directory.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Skipped = field(default_factory=Skipped)
     busy_sec: float = 0.0
+    written: list[Path] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __iadd__(self, other: Report) -> Report:
         self.counts.update(other.counts)
         self.skipped += other.skipped
         self.busy_sec += other.busy_sec
+        self.digests |= other.digests
         return self
 
     @classmethod
     def load(cls, path: Path) -> Report:
-        """Read the report of a task."""
+        """Read the report of a task. Raises OSError, ValueError, KeyError or TypeError if it is damaged."""
         row = orjson.loads(path.read_bytes())
         skipped = Skipped(**row["skipped"])
         skipped.bad = [(where, reason) for where, reason in skipped.bad]
-        return cls(Counter(row["counts"]), skipped, row["busy_sec"])
+        return cls(Counter(row["counts"]), skipped, row["busy_sec"], digests=row["digests"])
+
+    def save(self, path: Path, folder: Path) -> None:
+        """Sync the files of a task in `folder` to disk, compute their digests, and write the report."""
+        for file in self.written:
+            sync(file)
+            self.digests[file.absolute().relative_to(folder).as_posix()] = sha256_of(file)
+        for parent in {file.parent for file in self.written}:
+            sync(parent)
+        row = {"counts": self.counts, "skipped": self.skipped, "busy_sec": self.busy_sec, "digests": self.digests}
+        write_bytes(path, orjson.dumps(row))
+        sync(path.parent)
 
 
 Work = Callable[[int], Report]
@@ -113,27 +132,28 @@ class Step(PipelineStep):
         start_sec = time.perf_counter()
         report = self.work(rank)
         report.busy_sec = time.perf_counter() - start_sec
-        write_bytes(_report_file(self.folder, rank), orjson.dumps(report))
+        report.save(_report_file(self.folder, rank), self.folder)
 
 
 def run(
-    work: Work, folder: Path, num_tasks: int, config: JobConfig, title: str, tasks_per_process: int | None = None
+    work: Work, draft: Draft, num_tasks: int, config: JobConfig, title: str, tasks_per_process: int | None = None
 ) -> Report:
-    """Run the unfinished tasks of `work` in `folder` and return the report of all tasks.
+    """Run the unfinished tasks of `work` in the directory of `draft` and return the report of all tasks.
 
     Skipped items are listed in log/skipped.jsonl. Local worker processes end with this one, and are replaced after
     `tasks_per_process` tasks. Raises UserError when too many items are skipped and when a worker was killed.
     """
-    folder = folder.absolute()
+    folder = draft.folder.absolute()
     markers, step = folder / "log/job", Step(work, folder)
     if config.executor.kind != "slurm" or not cluster.is_running(markers):
         _remove_temporary_files(folder)
     local = _LocalExecutor([step], tasks=num_tasks, workers=config.workers, logging_dir=str(markers))
     local.tasks_per_process = tasks_per_process
-    remaining = local.get_incomplete_ranks()
+    done = sorted(set(range(num_tasks)) - set(local.get_incomplete_ranks()))
     total, skipped_file = Report(), folder / "log/skipped.jsonl"
-    for task in sorted(set(range(num_tasks)) - set(remaining)):
-        total += Report.load(_report_file(folder, task))
+    for report in _intact(folder, done, title).values():
+        total += report
+    remaining = local.get_incomplete_ranks()
     if config.executor.kind == "local" or not remaining:
         running = local.run_tasks(remaining)
     else:
@@ -147,7 +167,37 @@ def run(
     total.skipped.check(config.max_bad_fraction, skipped_file)
     total.skipped.write(skipped_file)
     _remove_temporary_files(folder)  # of tasks that a cluster killed and repeated
+    draft.digests |= total.digests
     return total
+
+
+def _intact(folder: Path, done: list[int], title: str) -> dict[int, Report]:
+    """Return the reports of the `done` tasks whose files are intact; remove the markers of the others."""
+    found = {}
+    with ThreadPoolExecutor(4) as threads, progress.bar(f"{title}: checksums", len(done)) as advance:
+        for task, report in zip(done, threads.map(lambda task: _checked(folder, task), done), strict=True):
+            advance()
+            if isinstance(report, Report):
+                found[task] = report
+            else:
+                print(f"weft: task {task} runs again: {report}", file=sys.stderr, flush=True)
+                (folder / f"log/job/completions/{task:05d}").unlink()
+    return found
+
+
+def _checked(folder: Path, task: int) -> Report | str:
+    """Return the report of a finished task, or which of its files is missing or changed."""
+    try:
+        report = Report.load(_report_file(folder, task))
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{_report_file(folder, task)} is missing or damaged"
+    for name, digest in report.digests.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if sha256_of(path) != digest:
+            return f"{path} has changed"
+    return report
 
 
 def _remove_temporary_files(folder: Path) -> None:

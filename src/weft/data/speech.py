@@ -63,7 +63,7 @@ def speech_id(utterances: Sequence[Utterance]) -> str:
         file = files[u.audio]
         segment = u.audio[len(str(file)) :]  # "#t=10,20", or nothing
         rows.append((u.id, u.text, u.speaker, u.language, u.source, segment, digests[file]))
-    return content_id(rows)
+    return content_id(rows, digests)
 
 
 def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:

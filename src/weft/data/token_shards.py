@@ -21,8 +21,10 @@ from weft.files import atomic_writer
 _DTYPES: dict[str, np.dtype] = {"2": np.dtype("<u2"), "4": np.dtype("<u4")}
 
 
-def write_tokens(folder: Path, task: int, vocab_size: int, documents: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
-    """Write a task's token shard from (ids, loss mask) pairs; return its number of tokens.
+def write_tokens(
+    folder: Path, task: int, vocab_size: int, documents: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> list[Path]:
+    """Write a task's token shard from (ids, loss mask) pairs; return the paths of its files.
 
     `00000.ds` holds the ids as little-endian uint16, or uint32 for a vocabulary of more than 65,536 ids. Beside it,
     `.ds.index` holds the end of each document in tokens (uint64), `.ds.loss` one byte per token, and `.ds.metadata` the
@@ -44,7 +46,7 @@ def write_tokens(folder: Path, task: int, vocab_size: int, documents: Iterable[t
             stack.enter_context(atomic_writer(_beside(path, "index"))).write(np.array(ends, "<u8").tobytes())
             about = f"weft|{dtype.itemsize}\n{end}\n{end} T\n"
             stack.enter_context(atomic_writer(_beside(path, "metadata"))).write(about.encode())
-    return end
+    return [path, *(_beside(path, suffix) for suffix in ("loss", "index", "metadata"))] if ends else []
 
 
 @dataclass(frozen=True, slots=True)

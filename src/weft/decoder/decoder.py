@@ -13,7 +13,6 @@ Shapes: S samples, N codes, C context codes, P mel values of a code (frames per 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.vocoder import SILENCE, MelConfig, Vocoder
 from weft.device import default_device
 from weft.errors import UserError
-from weft.files import write_json
+from weft.files import read_json_object, write_json
 from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
@@ -76,7 +75,7 @@ class SpeechDecoder:
         folder = Path(folder)
         manifest = read(folder, KIND)
         with loading(folder, "a decoder"):
-            config = json.loads((folder / _CONFIG).read_text())
+            config = read_json_object(folder / _CONFIG)
             mel = MelConfig(**config["mel"])
             values_per_code = config["mel_frames_per_code"] * mel.num_mels
             flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from weft import artifacts, launch
+from weft import launch
 from weft.artifacts import Manifest
 from weft.config import NOT_IN_PLAN, Fraction, PositiveInt
+from weft.data.datasets import codes_parents
 from weft.data.speech import read_manifest, speech_id
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import KIND, SpeechDecoder
@@ -68,12 +69,8 @@ def run(config: DecoderConfig) -> Manifest | None:
             print("\n".join(estimate(config).lines({})))
         return None
     distributed.init()
-    tokenizer = artifacts.read(config.tokenizer, "tokenizer")
-    parents = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
-    for folder, codes in zip(config.codes, parents.values(), strict=True):
-        artifacts.require_parent(codes, "tokenizer", tokenizer, folder)
+    parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))
     audio = read_manifest(*config.audio)
-    parents["tokenizer"] = tokenizer
     plan = Plan.of(KIND, config, parents, audio=distributed.compute_once(lambda: speech_id(audio)))
     return distributed.create(config.out, plan, lambda draft: _train(config, audio, draft))
 

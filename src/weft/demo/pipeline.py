@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from weft.artifacts import Manifest, read
+from weft.artifacts import bundle_manifest
 from weft.audio import load, save
 from weft.chat.bundle import Bundle
 from weft.chat.dialogues import DialoguesConfig
@@ -217,9 +217,7 @@ def evaluate(demo: DemoRun) -> None:
 
 def chat(demo: DemoRun) -> None:
     """Answer one spoken question."""
-    models = {name: read(demo.path(name)).fingerprint for name in ("tokenizer", "decoder", "text_to_token", "lm")}
-    manifest = Manifest("bundle", "-".join(models.values()), parents=models)
-    write_json(demo.path("manifest.json"), asdict(manifest))
+    write_json(demo.path("manifest.json"), asdict(bundle_manifest(demo.folder)))
     question = demo.data.question
     answer = respond(Bundle.from_pretrained(demo.folder), load(question.audio), seed=demo.config.seed)
     save(demo.path("sounds/answer.wav"), answer.samples, answer.sample_rate_hz)

@@ -17,7 +17,7 @@ from typing import Annotated
 import numpy as np
 
 from weft import progress
-from weft.artifacts import Manifest, require_parent
+from weft.artifacts import Manifest, read_parent, require_parent
 from weft.audio import SAMPLE_RATE_HZ, resample, save
 from weft.config import NOT_IN_PLAN, Fraction, NonNegativeInt
 from weft.data.skipped import Skipped, map_batch
@@ -118,6 +118,10 @@ def resynthesize(
 
 def run(config: ResynthConfig) -> Manifest:
     """Create the artifact `config.out`: an audio file per utterance and, for those with transcripts, results.json."""
+    parents = {
+        "tokenizer": read_parent(config.tokenizer, "tokenizer"),
+        "decoder": read_parent(config.decoder, "decoder"),
+    }
     tokenizer = SpeechTokenizer.from_pretrained(config.tokenizer)
     decoder = SpeechDecoder.from_pretrained(config.decoder)
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.audio)]
@@ -143,5 +147,4 @@ def run(config: ResynthConfig) -> Manifest:
             draft.counts |= {name: rate.rate for name, rate in rates.items()}
         draft.notes["judge"] = "the tokenizer's own ASR model"
 
-    parents = {"tokenizer": tokenizer.manifest, "decoder": decoder.manifest}
     return create(config.out, Plan.of("resynthesis", config, parents, audio=speech_id(utterances)), write)

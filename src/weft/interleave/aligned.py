@@ -51,7 +51,7 @@ def run(config: InterleaveConfig) -> Manifest:
     aligned, tokenizer = config.aligned, config.tokenizer
     assert aligned is not None
     assert tokenizer is not None
-    parents = {"tokenizer": artifacts.read(tokenizer, KIND)}
+    parents = {"tokenizer": artifacts.read_parent(tokenizer, KIND)}
     utterances = read_manifest(*config.corpus)
     alignments = Alignments.of(aligned)
     tasks = config.tasks or job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
@@ -62,7 +62,7 @@ def run(config: InterleaveConfig) -> Manifest:
         runs = groupby(enumerate(utterances), key=lambda pair: pair[1].source or pair[0])
         recordings = [[utterance for _, utterance in run] for _, run in runs]
         work = _Interleave(config, tokenizer, recordings, alignments, draft.folder, tasks)
-        draft.counts.update(_summary(job.run(work, draft.folder, tasks, config.job, "interleave"), aligned))
+        draft.counts.update(_summary(job.run(work, draft, tasks, config.job, "interleave"), aligned))
 
     return create(config.out, plan, write, config.licence)
 
@@ -100,7 +100,7 @@ class _Interleave:
             codes.update({u.id: c for (u, _), c in encoded})
         readable = ([u for u in recording if u.id in codes] for recording in recordings)
         documents = (self._document(recording, timed, codes, report.counts) for recording in readable if recording)
-        write_document_part(self.folder, task, documents)
+        report.written = write_document_part(self.folder, task, documents)
         return report
 
     def _timed(self, utterances: list[Utterance], report: Report) -> Iterator[tuple[str, TimedText]]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from weft.errors import UserError
+from weft.files import ContentId, Digest, state_of
 from weft.records import Utterance
 from weft.text.inputs import BOM, id_of, parse_json
 
@@ -51,7 +52,7 @@ class Alignments:
         if not path.is_file():
             raise UserError(f"{path} is not a file: give a .jsonl file of words with their times")
         offsets: dict[str, int] = {}
-        total, offset = hashlib.sha256(), 0
+        total, offset, state = hashlib.sha256(), 0, state_of(path)
         with path.open("rb") as f:
             for number, line in enumerate(f, 1):
                 if line.removeprefix(BOM).strip():
@@ -61,7 +62,8 @@ class Alignments:
                     offsets[name] = offset
                 total.update(line)
                 offset += len(line)
-        return cls(path, offsets, f"sha256:{total.hexdigest()[:16]}")
+        digest = Digest(total.hexdigest(), state)
+        return cls(path, offsets, ContentId(f"sha256:{digest[:16]}", {path: digest}))
 
     def timed(self, utterance: Utterance) -> TimedText:
         """Return the transcript of an utterance with the times of its words. The default transcript is the words.

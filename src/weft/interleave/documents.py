@@ -63,14 +63,14 @@ def run(config: DocumentsConfig) -> Manifest:
     else:
         if len({Path(folder).resolve() for folder in config.source}) < len(config.source):
             raise UserError(f"{', '.join(map(str, config.source))} contain a dataset twice: give each once")
-        codes = {str(folder): artifacts.read(Path(folder), "codes") for folder in config.source}
+        codes = {str(folder): artifacts.read_parent(Path(folder), "codes") for folder in config.source}
         source, parents = Rows.of(*map(Path, config.source)), tokenizer_parent(codes)
         parents |= {f"codes {i}": manifest for i, manifest in enumerate(codes.values(), 1)}
         tasks = config.tasks or job.tasks_for(len(source), _ROWS_PER_TASK)
 
     def write(draft: Draft) -> None:
         work = _MakeDocuments(config.kind, source, draft.folder, tasks)
-        report = job.run(work, draft.folder, tasks, config.job, f"{config.kind} documents")
+        report = job.run(work, draft, tasks, config.job, f"{config.kind} documents")
         draft.counts.update(_summary(report, config))
 
     plan = Plan.of("documents", config, parents, **inputs, tasks=tasks)
@@ -88,7 +88,7 @@ class _MakeDocuments:
 
     def __call__(self, task: int) -> Report:
         report = Report()
-        write_document_part(self.folder, task, self._counted(self._documents(task, report), report))
+        report.written = write_document_part(self.folder, task, self._counted(self._documents(task, report), report))
         return report
 
     def _documents(self, task: int, report: Report) -> Iterator[Document]:

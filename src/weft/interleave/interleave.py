@@ -66,7 +66,7 @@ def run(
 
         return aligned.run(config)
     model_folder = config.text_to_token
-    model = artifacts.read(model_folder, "text_to_token")
+    model = artifacts.read_parent(model_folder, "text_to_token")
     if config.tokenizer is not None:
         _check_transcriber(config.tokenizer, model)
     parents = {"text_to_token": model, **tokenizer_parent({"text_to_token": model})}
@@ -86,7 +86,7 @@ def run(
     def write(draft: Draft) -> None:
         load = partial(load_synthesizer, model_folder, config.url)
         work = _Interleave(config, corpus, draft.folder, tasks, load, load_transcriber)
-        report = job.run(work, draft.folder, tasks, config.job, "interleave")
+        report = job.run(work, draft, tasks, config.job, "interleave")
         size_bytes = sum(part.stat().st_size for part in draft.folder.glob("part-*.parquet"))
         draft.counts.update(statistics.summary(report, size_bytes, config.tokenizer is not None))
 
@@ -96,7 +96,7 @@ def run(
 def _check_transcriber(folder: Path, model: Manifest) -> None:
     from weft.tokenizer.artifact import load_bottleneck_config
 
-    artifacts.require_parent(model, "tokenizer", artifacts.read(folder, "tokenizer"))
+    artifacts.require_parent(model, "tokenizer", artifacts.read_parent(folder, "tokenizer"))
     if load_bottleneck_config(folder).encoder_only:
         raise UserError(f"{folder} is encoder_only and cannot transcribe codes: remove tokenizer and max_wer")
 
@@ -125,7 +125,7 @@ class _Interleave:
         texts = self.corpus.read(job.task_range(self.corpus.size_bytes, task, self.num_tasks), report.skipped)
         selected = (self._select(text) for text in texts)
         documents = (d for batch in _batches(selected) for d in self._synthesize(batch, report.counts))
-        write_document_part(self.folder, task, documents)
+        report.written = write_document_part(self.folder, task, documents)
         return report
 
     def _select(self, document: TextDocument) -> _Selected:

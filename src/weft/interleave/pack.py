@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from weft.data.datasets import Rows, tokenizer_parent
 from weft.data.job import JobConfig, Report
 from weft.data.token_shards import write_tokens
 from weft.errors import UserError
+from weft.files import content_id
 from weft.plan import Draft, Plan, create
 from weft.pretrained import load_pretrained
 from weft.vocab import SpeechVocab
@@ -55,17 +56,23 @@ def run(config: PackConfig) -> Manifest:
         raise UserError(f"two datasets have the same name ({', '.join(names)}): rename a directory")
     if "log" in names:
         raise UserError("a dataset is named log, like the log directory of the shards: rename its directory")
-    manifests = {n: artifacts.read(folder, "documents") for n, folder in zip(names, config.dataset, strict=True)}
-    lm = {"the language model": artifacts.read(config.lm)} if (config.lm / artifacts.MANIFEST).is_file() else {}
+    manifests = {n: artifacts.read_parent(folder, "documents") for n, folder in zip(names, config.dataset, strict=True)}
+    lm = {"the language model": artifacts.read_parent(config.lm)} if (config.lm / artifacts.MANIFEST).is_file() else {}
     vocab = _vocab(config.lm)
     shards = [shard for n, folder in zip(names, config.dataset, strict=True) for shard in _shards(n, Rows.of(folder))]
 
     def write(draft: Draft) -> None:
-        report = job.run(_Pack(shards, vocab, draft.folder), draft.folder, len(shards), config.job, "pack")
+        report = job.run(_Pack(shards, vocab, draft.folder), draft, len(shards), config.job, "pack")
         draft.counts.update(_summary(report.counts))
 
     parents = manifests | tokenizer_parent(manifests | lm)
-    return create(config.out, Plan.of("tokens", config, parents, vocab=vocab.fingerprint, tasks=len(shards)), write)
+    text_tokenizer = _text_tokenizer_id(vocab)
+    plan = Plan.of("tokens", config, parents, vocab=vocab.fingerprint, text_tokenizer=text_tokenizer, tasks=len(shards))
+    # Token shards of earlier versions do not have the identity of the text tokenizer.
+    defaults = {**plan.defaults, "text_tokenizer": text_tokenizer}
+    flags = {"vocab": "vocabulary of --lm", "text_tokenizer": "text tokenizer of --lm"}
+    flags |= {name: f"--dataset {name}" for name in names}
+    return create(config.out, replace(plan, defaults=defaults, flags=flags), write)
 
 
 def _vocab(lm: Path) -> SpeechVocab:
@@ -75,6 +82,12 @@ def _vocab(lm: Path) -> SpeechVocab:
         raise UserError(f"{lm} does not exist: give the directory of a language model")
     with artifacts.loading(lm, "a language model"):
         return SpeechVocab.of(load_pretrained(AutoTokenizer, lm))
+
+
+def _text_tokenizer_id(vocab: SpeechVocab) -> str:
+    """Return an identity of how text is converted to ids: normalization, merges and special tokens."""
+    backend = getattr(vocab.tokenizer, "backend_tokenizer", None)
+    return content_id(backend.to_str() if backend else vocab.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class _Pack:
     def __call__(self, task: int) -> Report:
         shard, report = self.shards[task], Report()
         tokens = self._tokens(shard, report.counts)
-        write_tokens(self.folder / shard.dataset, shard.number, self.vocab.size, tokens)
+        report.written = write_tokens(self.folder / shard.dataset, shard.number, self.vocab.size, tokens)
         return report
 
     def _tokens(self, shard: _Shard, counts: Counter[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

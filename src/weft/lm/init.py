@@ -51,7 +51,7 @@ def run(config: InitLmConfig) -> Manifest:
     """
     if config.base is None and not config.texts:
         raise UserError("a language model needs a base, or texts to train a vocabulary: give --base or --texts")
-    parents = {"tokenizer": artifacts.read(config.tokenizer, "tokenizer")}
+    parents = {"tokenizer": artifacts.read_parent(config.tokenizer, "tokenizer")}
     inputs: dict[str, Any] = {}
     if config.base is not None:
         parents["base"] = base_manifest(config.base)

@@ -11,7 +11,7 @@ compared with the base, which shows how much text knowledge was lost.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +36,7 @@ from weft.lm.model import KIND, LanguageModel, SaveDtype, dtype_to_save, round_w
 from weft.lm.monitor import MicroBatch, TrainingMonitor
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses, training_mode
 from weft.lm.source_weights import Weight
-from weft.plan import Draft, Plan, amend_plan
+from weft.plan import Draft, Plan
 from weft.training import checkpoint, distributed, parallel
 from weft.training.config import TrainConfig
 from weft.training.loop import FIRST_ITEM, discard_checkpoints, fit
@@ -107,14 +107,11 @@ def run(config: PretrainConfig) -> Manifest | None:
     dtype = torch.bfloat16 if config.lora.rank and bf16 else torch.float32
     base = LanguageModel.from_pretrained(config.base, dtype)
     check_seq_len(base.model, config.max_seq_len)
-    parents = {"base": base.manifest}
-    for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
-        parents |= {f"{name} {i}": _tokens_manifest(folder, base.vocab) for i, folder in enumerate(folders)}
+    parents = distributed.compute_once(lambda: _parents(config, base.vocab))
     mixture = _mixture(config, base.vocab.size)
     held_out = [d for f in config.held_out for d in open_datasets(f, config.max_seq_len, base.vocab.size).items()]
     plan = Plan.of(KIND, config, parents | tokenizer_parent(parents), datasets=mixture.names)
-    if distributed.is_main_process():
-        amend_plan(config.out, "weights_from", config.weights_from, lambda *old: _may_change(config.weights_from, *old))
+    plan = replace(plan, may_change={"weights_from": partial(_may_change, config.weights_from)})
 
     def write(draft: Draft) -> None:
         check_epochs(mixture.uses(), config.max_epochs)
@@ -239,11 +236,15 @@ def _may_change(new: WeightsFrom, folder: Path, old: WeightsFrom | None) -> bool
     return before[0] == before[1]
 
 
-def _tokens_manifest(folder: Path, vocab: SpeechVocab) -> Manifest:
-    manifest = artifacts.read(folder, "tokens")
-    if manifest.settings.get("vocab") != vocab.fingerprint:
-        raise UserError(f"{folder} was packed for another vocabulary: pack its datasets with this base as --lm")
-    return manifest
+def _parents(config: PretrainConfig, vocab: SpeechVocab) -> dict[str, Manifest]:
+    """Return the manifests of base and token shards. Raises UserError for shards of another vocabulary."""
+    parents = {"base": artifacts.read_parent(config.base, KIND)}
+    for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
+        for i, folder in enumerate(folders):
+            parents[f"{name} {i}"] = manifest = artifacts.read_parent(folder, "tokens")
+            if manifest.settings.get("vocab") != vocab.fingerprint:
+                raise UserError(f"{folder} was packed for another vocabulary: pack its datasets with this base as --lm")
+    return parents
 
 
 def _print_estimate(config: PretrainConfig) -> None:

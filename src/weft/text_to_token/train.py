@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weft import artifacts, launch
+from weft import launch
 from weft.artifacts import Manifest, base_manifest
 from weft.config import NOT_IN_PLAN, NonNegativeFloat, PositiveInt
-from weft.data.datasets import Rows
+from weft.data.datasets import Rows, codes_parents
 from weft.device import default_device
 from weft.errors import UserError
 from weft.lm.estimate import config_of, estimate_lm
@@ -90,11 +90,7 @@ def run(config: TextToTokenConfig) -> Manifest | None:
             print("\n".join(_estimate_lines(config)))
         return None
     distributed.init()
-    tokenizer = artifacts.read(config.tokenizer, "tokenizer")
-    parents = {f"codes {i}": artifacts.read(folder, "codes") for i, folder in enumerate(config.codes)}
-    for folder, manifest in zip(config.codes, parents.values(), strict=True):
-        artifacts.require_parent(manifest, "tokenizer", tokenizer, folder)
-    parents["tokenizer"] = tokenizer
+    parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))
     if config.base:
         parents["base"] = distributed.compute_once(lambda: base_manifest(config.base))  # type: ignore[arg-type]
     plan = Plan.of(KIND, config, parents)

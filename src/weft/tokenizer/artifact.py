@@ -6,7 +6,6 @@ vectors = load_codebook("runs/demo/tokenizer")             # (K, D)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from weft.artifacts import loading, read
 from weft.config import RENAMED
+from weft.files import read_json_object
 from weft.tokenizer.encoder import ENCODER_HZ, BottleneckConfig, new_quantizer
 from weft.tokenizer.quantizer import QuantizerConfig
 
@@ -27,8 +27,11 @@ def load_bottleneck_config(folder: str | Path) -> BottleneckConfig:
     folder = Path(folder)
     read(folder, KIND)
     with loading(folder, "a tokenizer"):
-        settings = json.loads((folder / CONFIG).read_text())
-        quantizer = {RENAMED.get(name, name): value for name, value in settings["quantizer"].items()}
+        settings = read_json_object(folder / CONFIG)
+        given = settings["quantizer"]
+        if not isinstance(given, dict):
+            raise ValueError(f"{CONFIG} has a quantizer that is not a JSON object")
+        quantizer = {str(RENAMED.get(name, name)): value for name, value in given.items()}
         return BottleneckConfig(**{**settings, "quantizer": QuantizerConfig(**quantizer)})
 
 

@@ -59,14 +59,14 @@ def run(config: TokenizeConfig) -> Manifest:
     Counts: utterances, codes, seconds, and codebook use. Raises UserError for no or too much unreadable speech.
     """
     utterances = read_manifest(*config.audio)
-    parents = {"tokenizer": artifacts.read(config.tokenizer, KIND)}
+    parents = {"tokenizer": artifacts.read_parent(config.tokenizer, KIND)}
     tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
     precision: Precision = "bf16" if uses_bf16(config.precision, default_device()) else "fp32"
     plan = Plan.of("codes", config, parents, audio=speech_id(utterances), tasks=tasks, precision=precision)
 
     def write(draft: Draft) -> None:
         work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks, precision)
-        report = job.run(work, draft.folder, tasks, config.job, "tokenize")
+        report = job.run(work, draft, tasks, config.job, "tokenize")
         draft.counts.update(_summary(report, work.tokenizer.num_codes))
 
     return create(config.out, plan, write, config.licence)
@@ -89,7 +89,9 @@ class _Tokenize:
     def __call__(self, task: int) -> Report:
         report = Report()
         indices = job.task_range(len(self.utterances), task, self.num_tasks)
-        write_codes_part(self.folder, task, self._coded(self.utterances[indices.start : indices.stop], report))
+        report.written = write_codes_part(
+            self.folder, task, self._coded(self.utterances[indices.start : indices.stop], report)
+        )
         return report
 
     def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:

@@ -79,7 +79,7 @@ def is_main_process() -> bool:
 def create(out: Path, the_plan: Plan, write: Callable[[Draft], None], licence: str | None = None) -> Manifest:
     """Call `weft.plan.create` in all processes. The draft of rank 0 becomes the artifact; the others are discarded."""
     init()
-    if not broadcast_object(plan.is_created(out, the_plan) if is_main_process() else False):
+    if not broadcast_object(plan.is_created(out, the_plan, licence) if is_main_process() else False):
         if is_main_process():
             with plan.open_draft(out, the_plan, licence) as draft:
                 write(draft)

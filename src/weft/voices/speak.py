@@ -92,7 +92,7 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
         (draft.folder / "audio").mkdir(exist_ok=True)
         tasks_per_process = max(1, _LINES_PER_PROCESS * tasks // max(1, len(lines)))
         work = _Speak(lines, draft.folder, tasks)
-        job.run(work, draft.folder, tasks, config or JobConfig(), "speak", tasks_per_process)
+        job.run(work, draft, tasks, config or JobConfig(), "speak", tasks_per_process)
         rows = [row for task in range(tasks) for row in json.loads((draft.folder / _ROWS.format(task)).read_bytes())]
         if not rows:
             raise UserError("no line contains a pronounceable character: give other text")
@@ -130,7 +130,9 @@ class _Speak:
         own = job.task_range(len(self.lines), task, self.num_tasks)
         report = Report()
         rows = list(self._rows(self.lines[own.start : own.stop], report))
-        write_bytes(self.folder / _ROWS.format(task), json.dumps(rows).encode())
+        listed = self.folder / _ROWS.format(task)
+        write_bytes(listed, json.dumps(rows).encode())
+        report.written = [listed, *(self.folder / row["audio"] for row in rows)]
         return report
 
     def _rows(self, lines: Sequence[Line], report: Report) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,72 @@
+"""The list of an artifact's files: their names, sizes and digests.
+
+    files = describe_files(folder, digests={})      # {"part-00000.parquet": {"bytes": 5120, "sha256": ..., "rows": 9}}
+    problems = differences(folder, files)           # ["part-00000.parquet is missing"]
+
+Not listed are the manifest, hidden files, and those under `log/`, which describe the job and not its result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from weft.files import sha256_of
+
+MANIFEST = "manifest.json"
+Files = Mapping[str, Mapping[str, Any]]
+
+
+def describe_files(folder: Path, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of all files by name, and the number of rows of Parquet files.
+
+    `digests` are known SHA-256 by name, of files that are not read.
+    """
+    names = _names(folder)
+
+    def describe(name: str) -> dict[str, Any]:
+        path = folder / name
+        rows = {"rows": _num_rows(path)} if name.endswith(".parquet") else {}
+        return {"bytes": path.stat().st_size, "sha256": digests.get(name) or sha256_of(path), **rows}
+
+    with ThreadPoolExecutor(4) as threads:
+        return dict(zip(names, threads.map(describe, names), strict=True))
+
+
+def differences(folder: Path, files: Files, verify: bool = False) -> list[str]:
+    """Describe everything that differs from a list of files: names and sizes and, with `verify`, contents."""
+    found = {}
+    for name, expected in files.items():
+        try:
+            size_bytes = os.stat(f"{folder}/{name}").st_size
+        except (FileNotFoundError, NotADirectoryError):
+            found[name] = "is missing"
+            continue
+        if size_bytes != expected["bytes"]:
+            found[name] = f"has {size_bytes} bytes, expected {expected['bytes']}"
+    found |= {name: "is not part of it" for name in _names(folder) if name not in files}
+    if verify:
+        names = [name for name in files if name not in found]
+        with ThreadPoolExecutor(4) as threads:
+            digests = threads.map(lambda name: sha256_of(folder / name), names)
+            found |= {n: "has other contents" for n, d in zip(names, digests, strict=True) if d != files[n]["sha256"]}
+    return [f"{name} {problem}" for name, problem in sorted(found.items())]
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of all files to list, sorted."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        within = "" if where == str(folder) else f"{Path(where).relative_to(folder).as_posix()}/"
+        folders[:] = [name for name in folders if name[0] != "." and f"{within}{name}" != "log"]
+        found += [f"{within}{name}" for name in files if name[0] != "."]
+    return sorted(name for name in found if name != MANIFEST)
+
+
+def _num_rows(path: Path) -> int:
+    import pyarrow.parquet as pq  # not needed to check a list
+
+    return pq.read_metadata(path).num_rows

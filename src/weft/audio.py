@@ -10,6 +10,7 @@ Shapes: B batch, S samples, M mel bands, T frames (100 per second).
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,15 +95,15 @@ def with_time_range(audio: str, start_sec: float, stop_sec: float | None) -> str
 def _split(audio: str | Path) -> tuple[Path, re.Match[str] | None]:
     """Return the file and the time range of an argument of `load`. The name of a file may look like a time range."""
     found = _TIME_RANGE.fullmatch(str(audio))
-    return (Path(audio), None) if found is None or Path(audio).is_file() else (Path(found["file"]), found)
+    return (Path(audio), None) if found is None or os.path.isfile(audio) else (Path(found["file"]), found)
 
 
 @contextmanager
 def _open(audio: str | Path) -> Iterator[tuple[Reader, range]]:
     """Open an audio file, and yield it with the range of frames to read, which may end after the file."""
     path, time_range = _split(audio)
-    if not path.is_file():  # a device or a named pipe is not opened, which could wait forever
-        problem = "does not exist" if not path.exists() else "is not a file"
+    if not os.path.isfile(path):  # a device or a named pipe is not opened, which could wait forever
+        problem = "does not exist" if not os.path.exists(path) else "is not a file"
         raise UserError(f"{path} {problem}: give an audio file, or fix the manifest that contains it")
     with Reader(path) as reader:
         frames = range(_MAX_FRAMES if reader.num_frames is None else reader.num_frames)

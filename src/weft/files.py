@@ -154,12 +154,12 @@ def sha256_of(path: Path) -> str:
 
 
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return a digest of the contents of each file; the empty string for a file that cannot be read.
+    """Return a digest of the contents of each file; the empty string for one that cannot be read, such as a pipe.
 
     Up to 4 GiB in total, every byte is read (SHA-256). Of more, evenly spaced blocks of 4 KiB are read, about 4 GiB in
     total and at least one per file, so that small edits of very large data may go unnoticed.
     """
-    states = {path: state_of(path) if path.is_file() else () for path in dict.fromkeys(paths)}
+    states = {path: state_of(path) if os.path.isfile(path) else () for path in dict.fromkeys(paths)}
     fraction = min(1.0, MAX_HASHED_BYTES / max(1, sum(state[0] for state in states.values() if state)))
     with ThreadPoolExecutor(4) as threads:
         digests = threads.map(lambda path: Digest(_digest(path, fraction), states[path]), states)
@@ -167,6 +167,8 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def _digest(path: Path, fraction: float) -> str:
+    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
+        return ""
     try:
         if fraction == 1.0:
             return sha256_of(path)

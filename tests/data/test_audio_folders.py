@@ -8,7 +8,7 @@ import pytest
 
 from weft.audio import save
 from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
-from weft.data.speech import load_speech, read_manifest
+from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
 from weft.errors import UserError
 
 
@@ -83,6 +83,8 @@ def test_pipes_sockets_and_broken_links_are_bad_items_and_never_opened(tmp_path)
         os.chdir(folder)
         utterances = read_manifest(tmp_path)
         assert [u.id for u in utterances] == ["broken", "pipe", "socket"]
+        assert speech_id(utterances)
+        assert all("not" in str(length) for length in audio_lengths(utterances))
         for utterance in utterances:
             with pytest.raises(UserError, match=r"does not exist|is not a file"):
                 load_speech(utterance)

@@ -166,3 +166,11 @@ def test_lengths_are_read_from_headers_and_errors_are_returned(tmp_path):
     found, problem = audio_lengths(utterances)
     assert found == 8000
     assert "b.wav cannot be read as audio" in problem
+
+
+def test_a_name_that_no_file_can_have_is_a_bad_item(tmp_path):
+    rows = [{"id": str(i), "audio": name} for i, name in enumerate(["x" * 5000, "x" * 5000 + "#t=1,2", "a\0b.wav"])]
+    (tmp_path / "manifest.jsonl").write_bytes(jsonl(rows))
+    utterances = read_manifest(tmp_path)
+    assert speech_id(utterances)
+    assert all(isinstance(length, str) for length in audio_lengths(utterances))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fault_runs import MAX_SEC, Check
@@ -22,3 +22,6 @@ class Case:
     check: Check
     stdin: bytes = b""
     max_sec: float = MAX_SEC
+    environment: Mapping[str, str] = field(default_factory=dict)
+    has_reader: bool = True
+    """Whether anything reads its standard output, as in `weft info DIR | head -n 1`."""

@@ -35,8 +35,9 @@ def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
 
 
 def _problem(case: Case, folder: Path, is_program: bool) -> str | None:
-    ended = finish(case.arguments(folder), folder, case.stdin, case.max_sec, is_program)
-    problem = unreadable(ended) or case.check(ended, folder)
+    how = {"is_program": is_program or not case.has_reader, "has_reader": case.has_reader}
+    ended = finish(case.arguments(folder), folder, case.max_sec, stdin=case.stdin, environment=case.environment, **how)
+    problem = (unreadable(ended) if case.has_reader else None) or case.check(ended, folder)
     if (folder / "canary").exists():
         return "code that came with the input was executed"
     if outside := [path.name for path in folder.parent.iterdir() if path != folder]:

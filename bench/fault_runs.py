@@ -83,11 +83,18 @@ Check = Callable[[Ended, Path], str | None]
 class Run:
     """A command that runs in `folder`, in a process group of its own.
 
-    It runs in a fork of this process, or with `is_program` as `python -m weft`.
+    It runs in a fork of this process, or with `is_program` as `python -m weft`. Without a reader, its standard output
+    is a pipe that nobody reads.
     """
 
     def __init__(
-        self, arguments: Sequence[str | bytes], folder: Path, stdin: bytes = b"", is_program: bool = False
+        self,
+        arguments: Sequence[str | bytes],
+        folder: Path,
+        stdin: bytes = b"",
+        is_program: bool = False,
+        environment: Mapping[str, str] | None = None,
+        has_reader: bool = True,
     ) -> None:
         self.arguments = [os.fsdecode(argument) for argument in arguments]
         self._log = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.log")
@@ -98,9 +105,10 @@ class Run:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._execute(folder, stdin, is_program)
+            os.environ.update(environment or {})
+            self._execute(folder, stdin, is_program, has_reader)
 
-    def _execute(self, folder: Path, stdin: bytes, is_program: bool) -> None:
+    def _execute(self, folder: Path, stdin: bytes, is_program: bool, has_reader: bool) -> None:
         """Run the command in this new process, and end it."""
         status = 1
         try:
@@ -112,6 +120,10 @@ class Run:
             os.write(write, stdin)
             os.close(write)
             os.dup2(read, 0)
+            if not has_reader:
+                read, write = os.pipe()
+                os.close(read)
+                os.dup2(write, 1)
             os.chdir(folder)
             limit = _virtual_bytes() + _ADDRESS_BYTES
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -173,15 +185,9 @@ class Run:
         return True
 
 
-def finish(
-    arguments: Sequence[str | bytes],
-    folder: Path,
-    stdin: bytes = b"",
-    max_sec: float = MAX_SEC,
-    is_program: bool = False,
-) -> Ended:
-    """Run a command to its end."""
-    return Run(arguments, folder, stdin, is_program).wait(max_sec)
+def finish(arguments: Sequence[str | bytes], folder: Path, max_sec: float = MAX_SEC, **how: Any) -> Ended:
+    """Run a command to its end; `how` are arguments of `Run`."""
+    return Run(arguments, folder, **how).wait(max_sec)
 
 
 def _resident_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def cases(world: World) -> Iterator[Case]:
     yield from _training_values(world)
     yield from _flags(world)
     yield from _interleaving(world)
+    yield from _environments(world)
     yield from _outputs(world)
     yield from _voices()
     yield from _typed(world)
@@ -185,6 +187,24 @@ def _no_secret(ended: Ended, folder: Path) -> str | None:
     if "secret" in ended.output or any(b"secret" in path.read_bytes() for path in files):
         return "printed or stored the password"
     return refused("127.0.0.1")(ended, folder)
+
+
+def _environments(world: World) -> Iterator[Case]:
+    """Yield devices that do not exist, and standard outputs that nobody reads."""
+    tokenize = ["tokenize", world["speak"], "--tokenizer", world["train-tokenizer"], "--out", "out"]
+    for device in ("tpu", "cuda:99", "\x1b[31m", "-1"):
+        how = {"WEFT_DEVICE": device}
+        yield Case(
+            "environment", f"WEFT_DEVICE {device!r}", lambda folder: [*tokenize], refused("device"), environment=how
+        )
+    for arguments in (["info", world["tokenize"]], ["--help"], ["pack", "--help"], tokenize):
+        yield Case("environment", f"{arguments[0]} | head", lambda _, a=arguments: [*a], _quiet, has_reader=False)  # type: ignore[misc]
+
+
+def _quiet(ended: Ended, folder: Path) -> str | None:
+    if ended.status not in (0, 1, 128 + signal.SIGPIPE):
+        return f"status {ended.status}"
+    return f"printed {ended.output.strip()[-200:]}" if "rror" in ended.output else None
 
 
 def _outputs(world: World) -> Iterator[Case]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Normalization = Literal["none", "numbers"]
 _SPOKEN_MARKS = frozenset("'%&@#\u200c\u200d")  # with the joiners of words in Persian and Hindi
-_ANGLE_BRACKETS = str.maketrans("<>", "  ")
+_BRACKETS = str.maketrans("<>[]()", 6 * " ")
 _MAX_DIGITS = 15  # of an amount. Longer numbers are read digit by digit, as are those that begin with 0
 _DECIMAL_POINT = ("en", "he", "ja", "ko", "kn", "te", "th", "zh")  # other languages have a decimal comma
 _ORDINAL = r"(?P<ordinal>(?:st|nd|rd|th)\b)?"  # in English
@@ -42,7 +42,7 @@ def comparison_form(text: str) -> str:
 
     Words in brackets are kept, because they are spoken; Whisper's normalizer alone removes them.
     """
-    return " ".join(_whisper_normalizer()(spoken_form(text).translate(_ANGLE_BRACKETS)).split())
+    return " ".join(_whisper_normalizer()(spoken_form(text).translate(_BRACKETS)).split())
 
 
 @cache

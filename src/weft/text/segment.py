@@ -38,14 +38,15 @@ def is_unspaced(text: str) -> bool:
 
 # Sentences
 
+_MARKS = ".!?…؟۔।॥።։"
 _CLOSING = "\"'”’»)\\]}》」』）】*_"
 # A mark before white space, with the quotes and note numbers after it; a mark of a script without spaces; blank lines.
 _CANDIDATE = re.compile(
-    rf"(?P<mark>[.!?…؟۔।॥።։]++)[{_CLOSING}]*+(?:\[\d{{1,3}}\])*+(?!\S)"
+    rf"(?<![{_MARKS}])(?P<mark>[{_MARKS}]++)[{_CLOSING}]*+(?:\[\d{{1,3}}\])*+(?!\S)"
     rf"|[。！？｡။។៕]++[{_CLOSING}]*+"
     r"|(?P<blank>\n[^\S\n]*+\n)\s*+"
 )
-_NEXT = re.compile(r"[^\w.!?…]*+([\w’']*+)([.!?…]?)")
+_NEXT = re.compile(rf"[^\w{_MARKS}]*+([\w’']*+)([{_MARKS}]?)")
 _DOTTED = re.compile(r"(?:[^\W\d]{1,3}\.)+[^\W\d]{1,3}")
 _NUMERAL = re.compile(r"\d|(?:[IVXLC]{2,}|[VX])\b")
 _BEFORE = 24  # characters, more than any abbreviation has

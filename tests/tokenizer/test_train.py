@@ -269,6 +269,26 @@ def test_held_out_speech_without_a_language_has_that_of_the_recipe(
     assert rows[1]["id"] not in {u.id for u in measured}
 
 
+def test_unreadable_held_out_speech_is_skipped_and_too_much_is_an_error_before_training(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)]
+    (tmp_path / "bad.wav").write_bytes(b"this is no audio")
+    rows[2]["audio"] = str(tmp_path / "bad.wav")
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = config(speech, tmp_path / "out", steps=1)
+    recipe = replace(recipe, held_out=(tmp_path / "manifest.jsonl",), quantize_from_step=0)
+    measured: list[Any] = []
+    monkeypatch.setattr(train, "measure", lambda _, utterances: measured.extend(utterances) or {})
+    with pytest.raises(UserError, match=rf"1 of {len(rows)} items are bad"):
+        run(replace(recipe, max_bad_fraction=0.1, out=tmp_path / "none"))
+    manifest = run(replace(recipe, max_bad_fraction=0.5))
+    assert manifest is not None
+    assert manifest.counts["wer_left_out"] == [rows[2]["id"]]
+    assert [u.id for u in measured] == [row["id"] for row in rows if row is not rows[2]]
+    assert rows[2]["id"] in (tmp_path / "out/log/skipped_held_out.jsonl").read_text()
+
+
 def test_bad_utterances_are_skipped_and_counted_and_too_many_stop_the_run(speech: Path, tmp_path: Path) -> None:
     rows = [{"id": u.id, "audio": u.audio, "text": u.text} for u in read_manifest(speech)]
     (tmp_path / "text.wav").write_bytes(b"this is no audio")

@@ -16,8 +16,8 @@ import torch
 
 from weft import launch
 from weft.artifacts import Manifest, base_manifest
-from weft.audio import load
-from weft.data.speech import read_manifest, speech_id
+from weft.data.skipped import Skipped
+from weft.data.speech import load_speech, read_manifest, speech_id
 from weft.device import default_device
 from weft.errors import UserError
 from weft.plan import Draft, Plan
@@ -71,7 +71,7 @@ def _train(
         else:
             texts = [u.text or "" for source in sources for u in source]
             tokenizer = from_scratch(config.whisper, config.model, texts)
-        measured = _check_held_out(config, tokenizer, held_out)
+        measured = _check_held_out(config, tokenizer, held_out, draft.folder / "log/skipped_held_out.jsonl")
         with SpeechDataset(config, tokenizer, *sources) as speech:
             speech.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")
             speech.skipped.write(draft.folder / "log/skipped.jsonl")
@@ -81,24 +81,34 @@ def _train(
             tokenizer.write_files(draft.folder)
             if measured:
                 draft.counts |= measure(tokenizer, measured)
-            if left_out := [u.id for u in split_by_words(held_out, lambda u: u.text)[1]]:
+            ids = {u.id for u in measured}
+            if left_out := [u.id for u in held_out if u.id not in ids]:
                 draft.counts["wer_left_out"] = left_out
         discard_checkpoints(draft.folder)
 
 
 def _check_held_out(
-    config: TokenizerConfig, tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]
+    config: TokenizerConfig, tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], report: Path
 ) -> list[Utterance]:
-    """Return the utterances to measure on. Raises UserError if measuring, which follows training, would fail."""
+    """Return the utterances to measure on, and list unreadable ones in `report`.
+
+    Raises UserError if measuring, which follows training, would fail, or if too many are unreadable.
+    """
     transcribed, _ = split_by_words(utterances, lambda u: u.text)
     transcribed = [replace(u, language=u.language or config.language) for u in transcribed]
     if utterances and not transcribed:
         raise UserError(f"{', '.join(map(str, config.held_out))} has no transcripts: add `text`, or remove held_out")
+    readable, skipped = list[Utterance](), Skipped()
     for u in transcribed:
-        load(u.audio)
         if u.language and tokenizer.prompt.languages:
             tokenizer.prompt.code(u.language)
-    return transcribed
+        with skipped.on_error(u.id):
+            load_speech(u)
+            readable.append(u)
+            skipped.num_good += 1
+    skipped.check(config.max_bad_fraction, report)
+    skipped.write(report)
+    return readable
 
 
 def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechDataset, draft: Draft) -> None:

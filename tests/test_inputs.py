@@ -251,6 +251,20 @@ def test_pack_names_the_flag_of_the_dataset_that_has_changed(inputs):
         run("pack", **given)
 
 
+def test_a_voice_whose_program_or_model_has_changed_is_another_voice(inputs):
+    for name in ("program", "voice.onnx"):
+        (inputs / name).write_text(name)
+    voice = f"command:{inputs}/program --model={inputs}/voice.onnx {{text_file}} {{out}}"
+    given = {"text": (inputs / "books/a.txt",), "voice": (voice,), "out": inputs / "out"}
+    assert run("speak", **given) == run("speak", **given)
+    for name in ("program", "voice.onnx"):
+        change(inputs / name, LAST_BYTE)
+        with pytest.raises(UserError, match="created with other contents of voice_files: choose"):
+            run("speak", **given)
+        change(inputs / name, LAST_BYTE)
+        assert run("speak", **given)
+
+
 def test_a_page_is_made_anew(inputs):
     config = view.ViewConfig((inputs / "documents",), inputs / "page.html")
     view.run(config)

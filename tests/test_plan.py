@@ -52,6 +52,14 @@ def test_the_manifest_describes_the_artifact(tmp_path):
     assert names_in(tmp_path) == ["a/codes/log/plan.json", f"a/codes/{MANIFEST}", "a/codes/part"]
 
 
+def test_files_whose_digests_are_known_are_not_read_again(tmp_path):
+    def write_known(draft):
+        write(draft)
+        draft.digests["part"] = "known"
+
+    assert create(tmp_path / "codes", PLAN, write_known).files["part"]["sha256"] == "known"
+
+
 def test_licences_are_inherited_once_each_and_are_not_part_of_the_plan(tmp_path):
     def of(name, parents, licence=None):
         return create(tmp_path / name, replace(PLAN, parents=parents), write, licence)

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from weft.demo import pipeline
 from weft.demo.run import DemoConfig, DemoRun
 from weft.errors import UserError
 from weft.lm.init import InitLmConfig
 from weft.lm.pretrain import PretrainConfig
+from weft.lock import locked
 
 pytestmark = pytest.mark.xdist_group("demo")
 
@@ -44,3 +46,9 @@ def test_a_directory_with_other_files_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not empty and not a run of the demo"):
         DemoRun(DemoConfig(tmp_path))
+
+
+def test_a_second_demo_in_the_same_directory_is_refused_before_it_writes(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="run is being written by process"):
+        pipeline.run(DemoConfig(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []

@@ -45,6 +45,7 @@ from weft.lm.init import run as init_lm
 from weft.lm.model import LanguageModel
 from weft.lm.pretrain import PretrainConfig
 from weft.lm.pretrain import run as train_lm
+from weft.lock import locked
 from weft.pages.demo_report import render, summary
 from weft.text.error_rate import ErrorRate
 from weft.text_to_token.synthesize import Synthesizer
@@ -64,8 +65,16 @@ _HELD_OUT_DATASETS = ("held_out_text", "held_out_speech")
 
 
 def run(config: DemoConfig) -> None:
-    """Run all stages, write results.json and report.html, and print a summary."""
-    demo = DemoRun(config)
+    """Run all stages, write results.json and report.html, and print a summary.
+
+    Raises UserError while another process runs a demo in the same directory.
+    """
+    with locked(config.out.absolute()):
+        _run_stages(DemoRun(config))
+
+
+def _run_stages(demo: DemoRun) -> None:
+    config = demo.config
     for name, stage in STAGES.items():
         demo.run_stage(name, stage)
     results = {

@@ -67,6 +67,13 @@ def voice_name(voice: str) -> str:
     return f"command:{without_secrets(program)}-{hashlib.sha256(spec.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
+def files_of(voice: str) -> list[Path]:
+    """Return the files that the command of a voice names, such as the program and its model, in order."""
+    engine, spec = _split(voice)
+    parts = [part for argument in (_arguments(spec) if engine == "command" else ()) for part in argument.split("=")]
+    return [path for path in map(Path, parts) if path.is_file()]
+
+
 def _split(voice: str) -> tuple[str, str]:
     engine, _, spec = voice.partition(":")
     if engine not in ("espeak", "command"):

@@ -26,10 +26,10 @@ from weft.config import FLAT, NOT_IN_PLAN
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.errors import UserError
-from weft.files import content_id, write_bytes
+from weft.files import content_id, file_digests, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
-from weft.voices.engines import language_of, speak, voice_name
+from weft.voices.engines import files_of, language_of, speak, voice_name
 
 KIND = "audio"
 _SAMPLE_RATE_HZ = 16_000
@@ -86,7 +86,8 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
     """
     _check(lines)
     tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
-    plan = Plan(KIND, {"lines": content_id([astuple(line) for line in lines]), "sample_rate_hz": _SAMPLE_RATE_HZ})
+    settings = {"lines": content_id([astuple(line) for line in lines]), "sample_rate_hz": _SAMPLE_RATE_HZ}
+    plan = Plan(KIND, {**settings, **(voice_files := _voice_files(lines))}, defaults=voice_files)
 
     def write(draft: Draft) -> None:
         (draft.folder / "audio").mkdir(exist_ok=True)
@@ -104,6 +105,13 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
         draft.counts["skipped"] = [line.id for line in lines if line.id not in ids]
 
     return create(out, plan, write)
+
+
+def _voice_files(lines: Sequence[Line]) -> dict[str, Any]:
+    """Return the identity of the files that commands name as a setting. Artifacts of earlier versions lack it."""
+    files = [file for voice in sorted({line.voice for line in lines}) for file in files_of(voice)]
+    digests = file_digests(files)
+    return {"voice_files": content_id([digests[file] for file in files], digests)} if files else {}
 
 
 def _check(lines: Sequence[Line]) -> None:

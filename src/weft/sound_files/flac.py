@@ -11,7 +11,8 @@ from pathlib import Path
 
 from weft.sound_files.view import View
 
-_TAIL_BYTES = 1 << 18  # usual frames are a tenth of it
+_TAIL_BYTES = 1 << 18  # searched if the header does not state the size of the largest frame
+_TAG_BYTES = 4096  # after the last frame
 _MAX_HEADER_BYTES = 16
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 
@@ -39,7 +40,8 @@ def scan(path: Path) -> Flac | None:
         head = f.read(42)
         if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F:
             return None
-        f.seek(max(start + 42, size - _TAIL_BYTES))
+        largest = int.from_bytes(head[15:18], "big")
+        f.seek(max(start + 42, size - (largest + _TAG_BYTES if largest else _TAIL_BYTES)))
         tail = f.read()
     block = int.from_bytes(head[8:10], "big")
     declared = int.from_bytes(head[18:26], "big") & (1 << 36) - 1

@@ -42,7 +42,7 @@ def test_the_length_equals_the_samples_for_every_format_and_time_range(tmp_path,
         audio = f"{path}{part}"
         assert num_samples(audio) == len(load(audio))
     np.testing.assert_allclose(load(f"{path}#t=1,2.5"), whole[RATE_HZ : 5 * RATE_HZ // 2], atol=1e-6)
-    for part in ("#t=50,60", "#t=2,1"):
+    for part in ("#t=50,60", "#t=2,1", "#t=0,0", "#t=,0"):
         for read in (load, num_samples):
             with pytest.raises(UserError, match=r"is empty or outside of the .*file: fix the times"):
                 read(f"{path}{part}")

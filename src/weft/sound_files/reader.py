@@ -85,7 +85,7 @@ class Reader:
         """
         if (place := self._seek(start)) is None:
             return
-        stop = min(stop or _UNKNOWN_FRAMES, self._end)
+        stop = self._end if stop is None else min(stop, self._end)
         for stream in self._streams:
             block_frames = max(1, _BLOCK_SAMPLES // stream.channels)
             while place < stop:

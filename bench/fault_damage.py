@@ -125,7 +125,7 @@ def _problem_of_verify(ended: Ended, file: Path) -> str | None:
         return problem
     if ended.status != 2:
         return "status 0, expected 2"
-    return None if file.name in ended.messages[0] else f"the message does not name the file: {ended.messages[0]}"
+    return None if file.name in ended.output else f"the file is not named: {ended.messages[0]}"
 
 
 # Unfinished jobs

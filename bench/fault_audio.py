@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 from fault_cases import Case
-from fault_runs import Check, Ended, any_of, ends, makes, refused, skipped_items
+from fault_runs import MAX_SEC, Check, Ended, any_of, ends, makes, refused, skipped_items
 from fault_world import World, write_jsonl
 
 RATE_HZ = 16_000
@@ -133,7 +133,7 @@ def _tokenized(world: World, name: str, make: Callable[[Path], dict[str, Any]], 
         tokenizer = ["--tokenizer", world["train-tokenizer"]]
         return ["tokenize", "manifest.jsonl", *tokenizer, "--out", "out", "--max-bad-fraction", "0.5"]
 
-    return Case("audio", name, arguments, check, max_sec=180 if "hour" in name else 60)
+    return Case("audio", name, arguments, check, max_sec=300 if "hour" in name else MAX_SEC)
 
 
 def _writer(content: bytes | Callable[[], bytes], suffix: str) -> Callable[[Path], dict[str, Any]]:

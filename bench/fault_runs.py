@@ -29,7 +29,7 @@ from weft import cli
 
 J = TypeVar("J")
 MAX_PEAK_BYTES = 3 << 29  # of memory above this process's, 1.5 GB
-MAX_SEC = 60.0
+MAX_SEC = 120.0
 _QUICK_JOBS = ("documents-text", "tokenize", "sft")
 _ADDRESS_BYTES = 3 << 30  # of address space above this process's, so that a failing case does not take the machine
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from tests.ranks import in_ranks
 from tests.training.skipped import changed_steps
@@ -21,6 +22,7 @@ from weft.errors import UserError
 from weft.interleave import pack
 from weft.interleave.pack import PackConfig
 from weft.lm import init, packing, pretrain
+from weft.lm import model as lm_model
 from weft.lm.init import InitLmConfig
 from weft.lm.lora import LoraConfig
 from weft.lm.model import KIND, LanguageModel, save
@@ -321,6 +323,43 @@ def test_two_ranks_train_the_weights_of_one(rank_runs, name, tolerance):
         for a, b in zip(read_metrics(config.out / "log"), read_metrics(one.out / "log"), strict=True):
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * tolerance)
         assert sorted(p.name for p in config.out.iterdir()) == sorted(p.name for p in one.out.iterdir())
+
+
+def run_with_weights_on(config, all_ranks):
+    """Run with a base whose weights all ranks load, or only the first, and the others fail to."""
+    load = lm_model.load_pretrained
+
+    def load_or_fail(kind, *args, **settings):
+        assert all_ranks or kind is not AutoModelForCausalLM or pretrain.distributed.is_main_process()
+        return load(kind, *args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm_model, "load_pretrained", load_or_fail)
+        if all_ranks:
+            patch.setattr(lm_model, "_on_meta", lambda folder, dtype, attention: load(AutoModelForCausalLM, folder))
+        pretrain.run(config)
+
+
+def test_the_weights_of_the_base_are_loaded_by_one_rank_only(config, tmp_path):
+    """The result has the bits of a run in which all ranks load them. The base has several files."""
+    lm = LanguageModel.from_pretrained(config.base)
+    base = Path(shutil.copytree(config.base, tmp_path / "base"))
+    (base / "model.safetensors").unlink()
+    lm.model.save_pretrained(base, max_shard_size="10kB")
+    assert (base / "model.safetensors.index.json").exists()
+    train = replace(RESUMABLE, steps=2)
+    runs = [
+        (
+            replace(config, base=base, out=tmp_path / f"{parallel}-{everywhere}", train=train, parallel=parallel),
+            everywhere,
+        )
+        for parallel in ("ddp", "fsdp")
+        for everywhere in (True, False)
+    ]
+    assert in_ranks(run_jobs, tmp_path, *((run_with_weights_on, *run) for run in runs)) == [True, True]
+    fingerprints = [artifacts.read(run.out).fingerprint for run, _ in runs]
+    assert fingerprints[0] == fingerprints[1]
+    assert fingerprints[2] == fingerprints[3]
 
 
 def test_a_sharded_run_resumes_with_any_number_of_ranks_and_unsharded(rank_runs, tmp_path):

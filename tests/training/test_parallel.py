@@ -46,6 +46,44 @@ class Fork(nn.Module):
         self.register_buffer("seen", torch.full((1,), float(distributed.rank())))
 
 
+class Mixed(Tower):
+    """A tower with buffers, of which one is not saved, and with weights in bf16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.rand(3))
+        self.layers[0].register_buffer("frequencies", torch.rand(2), persistent=False)
+        if distributed.rank() == 0:  # other ranks do not know
+            self.layers[2][0].bfloat16()
+
+
+def place_from_rank_0(kind: Parallel) -> dict[str, Any]:
+    """Return what a rank holds of a model of which only rank 0 has the weights."""
+    with torch.device("cpu" if distributed.rank() == 0 else "meta"):
+        m = Mixed()
+    expected = {n: t.clone() for n, t in [*m.named_parameters(), *m.named_buffers()]} if not distributed.rank() else {}
+    placed = parallel.replicate_model(m, "cpu") if kind == "ddp" else parallel.shard_model(m, "cpu", bf16=False)
+    assert placed is m
+    assert m.tied is m.last.weight
+    return {
+        "expected": expected,
+        "found": {n: full(t) for n, t in [*m.named_parameters(), *m.named_buffers()]},
+        "trained": [n for n, p in m.named_parameters() if p.requires_grad],
+    }
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_only_rank_0_needs_the_weights(kind: Parallel, tmp_path: Path) -> None:
+    first, second = in_ranks(place_from_rank_0, tmp_path, kind)
+    for name, value in first["expected"].items():
+        for found in (first["found"], second["found"]):
+            assert found[name].dtype == value.dtype
+            assert torch.equal(found[name], value), name
+    assert first["found"].keys() == second["found"].keys() == first["expected"].keys()
+    assert first["trained"] == second["trained"]
+    assert "layers.1.2.bias" not in first["trained"]
+
+
 def train_fork(folder: Path) -> dict[str, Any]:
     """Train one branch in the first micro-batch of rank 1, and the other branch in all other micro-batches."""
 

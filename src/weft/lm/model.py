@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -76,12 +77,17 @@ class LanguageModel:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", on_meta: bool = False
     ) -> LanguageModel:
-        """Load a language model artifact. Raises UserError if it is not complete."""
+        """Load a language model artifact; `on_meta`, without its weights, on torch's meta device.
+
+        Raises UserError if it is not complete.
+        """
         manifest = artifacts.read(Path(folder), KIND)
-        model, tokenizer = load_causal_lm(Path(folder), dtype)
-        return cls(model.eval().to(device), SpeechVocab.of(tokenizer), manifest)  # type: ignore[arg-type]
+        model, tokenizer = load_causal_lm(Path(folder), dtype, on_meta)
+        if not on_meta:
+            model.to(device)  # type: ignore[arg-type]
+        return cls(model.eval(), SpeechVocab.of(tokenizer), manifest)  # type: ignore[arg-type]
 
 
 def new_lm(
@@ -204,24 +210,39 @@ def _initialize_rows(
     weight[new_ids] = (mean + std * mixture @ (old[chosen] - mean)).to(weight.dtype)
 
 
-def load_causal_lm(folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(
+    folder: Path, dtype: torch.dtype | str, on_meta: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer of a Hugging Face causal LM; the dtype "auto" keeps that of the files.
 
-    Raises UserError for a directory that is missing, incomplete or damaged.
+    With `on_meta`, the model has everything but weights. Raises UserError for a directory that is missing, incomplete
+    or damaged.
     """
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} has no config.json: give a Hugging Face model directory")
     # None is the fused kernel where a model has one. Gemma 2 does not load with "sdpa".
     attention = None if attn_implementation() == "sdpa" else attn_implementation()
     with artifacts.loading(folder, "a causal language model"):
+        tokenizer = load_pretrained(AutoTokenizer, folder)
+        if on_meta:
+            return _on_meta(folder, dtype, attention), tokenizer
         model, info = load_pretrained(
             AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
-        tokenizer = load_pretrained(AutoTokenizer, folder)
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {missing[0]} ({len(missing)} are missing): copy it again")
     require_finite(model.state_dict(), folder)
     return model, tokenizer
+
+
+def _on_meta(folder: Path, dtype: torch.dtype | str, attention: str | None) -> PreTrainedModel:
+    """Return the model of a directory on torch's meta device."""
+    config = load_pretrained(AutoConfig, folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = load_pretrained(GenerationConfig, folder)
+    return model.eval()
 
 
 def dtype_to_save(setting: SaveDtype, base: Path | None) -> torch.dtype:

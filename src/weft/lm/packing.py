@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from weft.errors import UserError
 from weft.lm.attention import first_fit, flash_attention_kwargs, segment_attention
 from weft.lm.cross_entropy import linear_cross_entropy
+from weft.training import distributed
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def training_mode(model: PreTrainedModel, activation_checkpointing: bool, compil
     pass, which takes less memory and a third more time. With `compiled`, each layer is compiled by torch.compile, once
     for sequences of any length. Raises UserError for a model whose layers or attention do not support this.
     """
-    packing = _packing_of(model)
+    # Only rank 0 needs the weights at this time (`weft.training.parallel`).
+    packing = _verified[model] = distributed.compute_once(lambda: _packing_of(model))
     if activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(f"{type(model).__name__} does not support activation_checkpointing: set it to false")

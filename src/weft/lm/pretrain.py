@@ -105,7 +105,7 @@ def run(config: PretrainConfig) -> Manifest | None:
     device = default_device()
     bf16 = uses_bf16(config.train.precision, device)
     dtype = torch.bfloat16 if config.lora.rank and bf16 else torch.float32
-    base = LanguageModel.from_pretrained(config.base, dtype)
+    base = LanguageModel.from_pretrained(config.base, dtype, on_meta=not distributed.is_main_process())
     check_seq_len(base.model, config.max_seq_len)
     parents = distributed.compute_once(lambda: _parents(config, base.vocab))
     mixture = _mixture(config, base.vocab.size)
@@ -146,7 +146,7 @@ class _Run:
             if config.parallel == "fsdp":
                 model = parallel.shard_model(model, self.device, uses_bf16(config.train.precision, self.device))
             else:
-                model = model.to(self.device)
+                model = parallel.replicate_model(model, self.device)
             before = base_losses(draft.folder, lambda: self._evaluate(model, units))
             draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder)
             if not config.lora.rank:
@@ -188,8 +188,13 @@ class _Run:
             return
         draft.counts["skipped_steps"] = max(m.get("skipped_steps", 0) for m in read_metrics(draft.folder / "log"))
         if weights is not None:
-            model = self._adapted(LanguageModel.from_pretrained(self.config.base, self.dtype))
-            model.load_state_dict(weights)
+            has_adapters = bool(self.config.lora.rank)
+            model = self._adapted(LanguageModel.from_pretrained(self.config.base, self.dtype, on_meta=not has_adapters))
+            model.load_state_dict(
+                weights, assign=not has_adapters
+            )  # merging adapters needs a model off the meta device
+            if not has_adapters:
+                model.tie_weights()
         save(merge(model) if self.config.lora.rank else model, self.base.tokenizer, draft.folder, dtype)
 
 

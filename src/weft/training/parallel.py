@@ -1,9 +1,11 @@
 """Data parallelism: a whole model per process (DDP) or a part of it (FSDP2).
 
     model = shard_model(model, device, bf16=True)      # FSDP2; changes the model in place
+    model = replicate_model(model, device)             # or a whole model per process
     objective = wrap_ddp(objective)                    # DDP, unless the model is sharded
 
-In a single-process run, nothing is wrapped or sharded.
+In a single-process run, nothing is wrapped or sharded. Only rank 0 needs the weights: on other ranks, the model may be
+on torch's meta device, so that the host memory of a node holds one copy of it and not one per process.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from weft.training.distributed import broadcast, peer_errors, world_size
+from weft.training.distributed import broadcast, broadcast_object, peer_errors, world_size
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
@@ -44,6 +46,14 @@ def no_sync(module: nn.Module) -> AbstractContextManager[None]:
     A sharded model sums them in every micro-batch: an unreduced gradient would be as large as the model.
     """
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def replicate_model(model: nn.Module, device: str) -> nn.Module:
+    """Move `model` to `device`, in place, with the parameters and buffers of rank 0."""
+    if world_size() == 1:
+        return model.to(device)
+    _move_and_broadcast(model, device)
+    return model
 
 
 def shard_model(model: nn.Module, device: str, bf16: bool) -> nn.Module:
@@ -121,8 +131,18 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _move_and_broadcast(module: nn.Module, device: str) -> None:
-    """Move the tensors of `module` that are not sharded yet to `device`, with the values of rank 0."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if not isinstance(tensor, DTensor):
+    """Move the tensors of `module` that are not sharded yet to `device`, with the values and types of rank 0."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if not isinstance(t, DTensor)]
+    dtypes = broadcast_object([tensor.dtype for tensor in tensors])
+    allocated: dict[Any, Any] = {}  # by the tensor on the meta device, whose device cannot change
+    for tensor, dtype in zip(tensors, dtypes, strict=True):
+        if tensor.is_meta:
+            values = torch.empty_like(tensor, device=device, dtype=dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            allocated[tensor] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+        else:
             tensor.data = tensor.data.to(device)
-            broadcast(tensor.data)
+        broadcast(allocated.get(tensor, tensor).data)
+    for child in module.modules() if allocated else ():
+        for named in (child._parameters, child._buffers):
+            named.update({name: allocated[tensor] for name, tensor in named.items() if tensor in allocated})

@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import json
 import math
@@ -182,6 +183,23 @@ def test_weights_of_later_steps_may_change_in_an_interrupted_run(whole, tmp_path
     assert manifest.settings["weights_from"] == {"9": CHANGED_WEIGHTS}
 
 
+def test_a_failure_while_saving_loses_no_step(whole, tmp_path, monkeypatch):
+    config = replace(whole[0], out=tmp_path / "lm")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "save", fail)
+        with pytest.raises(OSError, match="No space left"):
+            pretrain.run(config)
+    with call_at(0, lambda: pytest.fail("trained again")):
+        manifest = pretrain.run(config)
+    assert_equal_runs(manifest, config, *whole)
+    assert manifest.counts["tokens_per_sec"] > 0
+    assert not (config.out / "checkpoints").exists()
+
+
 HOUSEKEEPING = {
     "parallel": "fsdp",
     "activation_checkpointing": True,
@@ -343,9 +361,10 @@ def run_with_weights_on(config, all_ranks):
 def test_the_weights_of_the_base_are_loaded_by_one_rank_only(config, tmp_path):
     """The result has the bits of a run in which all ranks load them. The base has several files."""
     lm = LanguageModel.from_pretrained(config.base)
-    base = Path(shutil.copytree(config.base, tmp_path / "base"))
-    (base / "model.safetensors").unlink()
-    lm.model.save_pretrained(base, max_shard_size="10kB")
+    base = tmp_path / "base"
+    with open_draft(base, Plan(KIND, {}, {"tokenizer": Manifest("tokenizer", "t0")})) as draft:
+        lm.model.save_pretrained(draft.folder, max_shard_size="10kB")
+        lm.tokenizer.save_pretrained(draft.folder)
     assert (base / "model.safetensors.index.json").exists()
     train = replace(RESUMABLE, steps=2)
     runs = [

@@ -225,7 +225,10 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
     with Prefetch(batch_at, config.train) if on_gpu else nullcontext() as prefetch:
         seconds = fit(model, micro_batch_at, loss_of, config.train, folder, "language model", monitor.after_step)
     monitor.plot()
-    return distributed.all_reduce_sum(monitor.num_tokens) / seconds  # of the steps since a run was resumed
+    num_tokens = distributed.all_reduce_sum(monitor.num_tokens)  # of the steps since a run was resumed
+    if not num_tokens and distributed.is_main_process():  # it was resumed after its last step
+        return list(read_metrics(folder / "log"))[-1]["tokens_per_sec"]
+    return num_tokens / seconds
 
 
 def _mixture(config: PretrainConfig, vocab_size: int | None = None) -> Mixture:

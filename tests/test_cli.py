@@ -181,6 +181,11 @@ def test_a_reader_that_ends_first_ends_the_command_quietly(body: str) -> None:
     assert process.returncode == 128 + signal.SIGPIPE
 
 
+def test_what_the_encoding_of_stdout_lacks_is_escaped() -> None:
+    process = start("print('h\\u00e9 \\udcff')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert process.communicate(timeout=60) == ("h\\xe9 \\udcff\n", "")
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_an_interruption(sign: signal.Signals) -> None:
     process = start("print('ready', flush=True); signal.pause()")

@@ -9,6 +9,7 @@ processes by torchrun: `torchrun --nproc-per-node 8 -m weft pretrain RECIPE.toml
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import select
 import signal
@@ -117,11 +118,16 @@ def _report(error: BaseException) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open closed standard streams on /dev/null, so that no other file gets their descriptors and their output."""
+    """Open closed standard streams on /dev/null, so that no other file gets their descriptors and their output.
+
+    Characters that the encoding of stdout lacks are printed as escapes, as stderr does.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             assert os.open(os.devnull, os.O_RDWR) == descriptor
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks
 
 
 def _has_no_reader() -> bool:
@@ -262,7 +268,8 @@ def _overview() -> str:
     lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["weft: speech-text pre-training with synthetic interleaved data.", "",
-         "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo."]
+         "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo.",
+         "Environment: WEFT_DEVICE=cpu or cuda chooses the device, WEFT_DEBUG=1 prints tracebacks of errors."]
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def run(config: InfoConfig) -> None:
         _print_partial(path)
         return
     elif (path / "config.json").is_file():
-        print(f"{path}: a Hugging Face model that weft did not create; it has no manifest")
+        print(printable(f"{path}: a Hugging Face model that weft did not create; it has no manifest"))
         return
     elif (path / "tokenizer" / MANIFEST).is_file():
         manifest = bundle_manifest(path)
@@ -52,7 +52,7 @@ def run(config: InfoConfig) -> None:
 
 
 def _print_manifest(path: Path, manifest: Manifest) -> None:
-    print(f"{path}: {with_article(kind_name(manifest.kind))}, format {manifest.format_version}")
+    print(printable(f"{path}: {with_article(kind_name(manifest.kind))}, format {manifest.format_version}"))
     print(f"fingerprint {manifest.fingerprint}")
     if manifest.files:
         size_bytes = sum(about["bytes"] for about in manifest.files.values())

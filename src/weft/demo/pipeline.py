@@ -30,7 +30,7 @@ from weft.decoder.train import DecoderConfig
 from weft.decoder.train import run as train_decoder
 from weft.demo.report_data import report_data
 from weft.demo.run import DemoConfig, DemoRun
-from weft.errors import UserError
+from weft.errors import UserError, printable
 from weft.eval import cloze
 from weft.eval.resynth import resynthesize
 from weft.files import write_bytes, write_json
@@ -214,7 +214,7 @@ def evaluate(demo: DemoRun) -> None:
     try:
         pairs = cloze.spoken_pairs(pairs, codes)
     except UserError as e:  # a text-to-token model that failed on every pair; the other results are still useful
-        print(f"weft: topic-cloze is not measured: {e}", file=sys.stderr)
+        print(printable(f"weft: topic-cloze is not measured: {e}"), file=sys.stderr)
         write_json(demo.path("log/cloze.json"), {})
         demo.results["eval"] = {"topic_cloze": None}
         return

@@ -60,7 +60,9 @@ def test_changed_files_are_named_with_exit_status_2(codes, capsys):
     (codes / "part").write_text("y")
     assert cli.run(["info", str(codes)]) == 0
     assert cli.run(["info", str(codes), "--verify"]) == 2
-    assert "CHANGED part has other contents\n" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "CHANGED part has other contents\n" in shown.out
+    assert "codes is not the codes dataset that was created: part has other contents: restore it" in shown.err
     (codes / "part").write_text("longer")
     assert cli.run(["info", str(codes)]) == 2
     assert "CHANGED part has 6 bytes, expected 1\n" in capsys.readouterr().out
@@ -78,7 +80,7 @@ def test_a_bundle_is_described_by_its_parts(tmp_path, show, capsys, has_manifest
         assert "unchanged" in shown
     (folder / "elsewhere/decoder/part").write_text("y")
     assert "unchanged" in show(folder)
-    with pytest.raises(UserError, match="has changed since it was created"):
+    with pytest.raises(UserError, match="is not the bundle that was created: decoder/part has other contents"):
         run(InfoConfig(folder, verify=True))
     assert "CHANGED decoder/part has other contents\n" in capsys.readouterr().out
 
@@ -107,6 +109,12 @@ def test_a_draft_is_described_with_the_process_that_writes_it(tmp_path, show):
     assert "codes.partial: a partial codes dataset; run the same command again to resume it\n" in shown
     assert ["seed", "4"] in [line.split() for line in shown.splitlines()]
     assert "being written" not in shown
+
+
+def test_an_artifact_without_its_manifest_is_not_a_draft(codes):
+    (codes / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"codes has no manifest.json"):
+        run(InfoConfig(codes))
 
 
 def test_a_hugging_face_model_is_described_in_one_line(tmp_path, show):

@@ -55,7 +55,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     Raises UserError for another directory or kind, for a newer format, and for a manifest or file that was changed.
     """
     manifest = read_manifest(folder, kind)
-    _require_unchanged(folder, manifest, damage(folder, manifest))
+    require_unchanged(folder, manifest, damage(folder, manifest))
     return manifest
 
 
@@ -70,7 +70,7 @@ def read_parent(folder: Path, kind: str | None = None) -> Manifest:
     names = [name for name, total in zip(by_size, totals, strict=True) if total <= MAX_HASHED_BYTES]
     digests = file_digests(folder / name for name in names)
     wrong = [f"{n} has other contents" for n in sorted(names) if digests[folder / n] != manifest.files[n]["sha256"]]
-    _require_unchanged(folder, manifest, wrong)
+    require_unchanged(folder, manifest, wrong)
     return replace(manifest, fingerprint=ContentId(manifest.fingerprint, digests))
 
 
@@ -197,7 +197,7 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
-def _require_unchanged(folder: Path, manifest: Manifest, problems: list[str]) -> None:
+def require_unchanged(folder: Path, manifest: Manifest, problems: list[str]) -> None:
     """Raise UserError with the first few of the `problems` of an artifact, if there are any."""
     if problems:
         shown = "; ".join([*problems[:3], *([f"and {len(problems) - 3} more"] if len(problems) > 3 else [])])

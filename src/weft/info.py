@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from weft import lock, progress
-from weft.artifacts import MANIFEST, Manifest, bundle_manifest, damage, kind_name, read_manifest, with_article
-from weft.errors import UserError, printable
+from weft.artifacts import (
+    MANIFEST,
+    Manifest,
+    bundle_manifest,
+    damage,
+    kind_name,
+    read_manifest,
+    require_unchanged,
+    with_article,
+)
+from weft.errors import printable
 from weft.plan import partial_folder, read_plan
 
 
@@ -28,7 +37,7 @@ def run(config: InfoConfig) -> None:
     path = config.path
     if (path / MANIFEST).is_file() or not path.is_dir():
         manifest = read_manifest(path)
-    elif (path / "log/plan.json").is_file():
+    elif path.name.endswith(".partial") and (path / "log/plan.json").is_file():
         _print_partial(path)
         return
     elif (path / "config.json").is_file():
@@ -42,8 +51,7 @@ def run(config: InfoConfig) -> None:
     _print_manifest(path, manifest)
     for problem in found:
         print(f"CHANGED {printable(problem)}")
-    if found:
-        raise UserError(f"{path} has changed since it was created ({len(found)} differences): restore it")
+    require_unchanged(path, manifest, found)
     checked = "contents are" if config.verify else "names and sizes of files are"
     if manifest.format_version == 1 and not config.verify:
         print("format 1 lists no files: use --verify to check the fingerprint")

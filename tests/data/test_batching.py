@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.data.batching import batches_by_length
+from weft.data.batching import batches_by_length, slices_by_length
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
@@ -19,3 +19,21 @@ def test_a_batch_is_filled_before_the_next():
     assert batches_by_length([5, 1, 4, 1], max_total=10) == [[1, 3], [2, 0]]
     assert batches_by_length([5, 1, 4, 1], max_total=12) == [[1, 3, 2], [0]]
     assert batches_by_length([30, 2], max_total=10) == [[1], [0]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40).map(sorted), st.integers(1, 200), st.integers(1, 6))
+def test_slices_contain_every_item_once_within_the_limit_and_are_balanced(lengths, max_total, num):
+    slices = slices_by_length(lengths, max_total, num)
+    assert [i for part in slices for i in range(*part.indices(len(lengths)))] == list(range(len(lengths)))
+    sizes = [len(lengths[part]) * lengths[part][-1] for part in slices]
+    assert all(len(lengths[part]) == 1 or size <= max_total for part, size in zip(slices, sizes, strict=True))
+    fewest = len(batches_by_length(lengths, max_total))
+    assert len(slices) <= -(-fewest // num) * num
+    # No division into as many slices has a smaller largest one.
+    assert len(batches_by_length(lengths, max(sizes) - 1)) > -(-fewest // num) * num or max(sizes) <= max(lengths)
+
+
+def test_items_that_fit_one_slice_per_process_are_divided_evenly():
+    assert slices_by_length([10] * 6, max_total=60, num=2) == [slice(0, 3), slice(3, 6)]
+    assert slices_by_length([9] * 11, max_total=50, num=2) == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 11)]
+    assert slices_by_length([1, 1, 1, 1, 4], max_total=10, num=2) == [slice(0, 4), slice(4, 5)]

@@ -17,7 +17,6 @@ from weft.errors import UserError
 from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.dataset import Batch, SpeechDataset
-from weft.training import distributed
 from weft.training.config import TrainConfig
 
 CONFIG = TokenizerConfig(Path("out"), (), batch_sec=4.0, ctc_outputs=3, train=TrainConfig(steps=100, seed=5))
@@ -167,26 +166,29 @@ def test_supervised_and_pseudo_labelled_speech_alternate_by_the_fraction(tmp_pat
         assert not each or max(each) - min(each) <= 1
 
 
+IN_PARTS = replace(AUGMENTED, batch_sec=8.0, train=TrainConfig(steps=100, seed=5, grad_accum_steps=2))
+
+
 def parts_of_steps(folder: Path) -> list[Any]:
-    with read(AUGMENTED, folder) as speech:
-        found = [speech.batch_at(step, distributed.rank_slice(i, 2)) for step in range(6) for i in range(2)]
-        return [batch and [batch.features, batch.text_ids] for batch in found]
+    with read(IN_PARTS, folder) as speech:
+        found = [[speech.batch_at(step, part) for part in speech.parts_of(step)] for step in range(6)]
+        return [[[b.features, b.text_ids, b.codes_weight, b.chars_weight] for b in parts if b] for parts in found]
 
 
 def test_ranks_and_micro_batches_divide_the_batch_of_a_step(folder: Path, tmp_path: Path) -> None:
-    """Each utterance is in exactly one part, with the same features except for padding."""
+    """Each utterance is in exactly one part, with the same features except for padding. No part is too long."""
     by_rank = in_ranks(parts_of_steps, tmp_path, folder)
-    with read(AUGMENTED, folder) as speech:
+    with read(IN_PARTS, folder) as speech:
         for step in range(6):
             whole = speech.batch_at(step)
             assert whole is not None
-            rows = [
-                (ids, features)
-                for found in by_rank
-                for part in found[2 * step : 2 * step + 2]
-                if part
-                for features, ids in zip(*part, strict=True)
-            ]
+            assert (whole.codes_weight, whole.chars_weight) == (1.0, 1.0)
+            parts = [part for found in by_rank for part in found[step]]
+            assert all(len(f) == 1 or len(f) * f.shape[2] <= 800 / 4 for f, *_ in parts)
+            for weights in ([codes for *_, codes, _ in parts], [chars for *_, chars in parts]):
+                sizes = [sum(map(len, ids)) for _, ids, *_ in parts]
+                assert sum(w * n for w, n in zip(weights, sizes, strict=True)) == pytest.approx(len(whole))
+            rows = [(ids, features) for part in parts for features, ids in zip(part[0], part[1], strict=True)]
             assert sorted(ids for ids, _ in rows) == sorted(whole.text_ids)
             for ids, features in rows:
                 several = [
@@ -221,3 +223,45 @@ def test_unreadable_audio_is_left_out_and_listed(tmp_path: Path, cache_gb: float
 def _listed(speech: SpeechDataset, report: Path) -> list[dict[str, str]]:
     speech.check_unreadable(report)
     return [json.loads(line) for line in report.read_text().splitlines()]
+
+
+def hidden_states_by_micro_batches(folder: Path, num: int) -> list[torch.Tensor]:
+    """This rank's hidden states, and the largest micro-batch that they were computed from."""
+    config = replace(CONFIG, batch_sec=8.0, train=TrainConfig(steps=9, seed=3, grad_accum_steps=num))
+    largest = 0
+    with read(config, folder) as speech:
+        model = speech._tokenizer.model
+        real = model.to_bottleneck
+
+        def to_bottleneck(features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            nonlocal largest
+            largest = max(largest, len(features) * features.shape[2] if len(features) > 1 else 0)
+            return real(features, valid)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "to_bottleneck", to_bottleneck)
+            return [speech.hidden_states(model, at_least=150), torch.tensor(largest)]
+
+
+def test_the_hidden_states_of_the_initialization_depend_on_neither_ranks_nor_micro_batches(
+    folder: Path, tmp_path: Path
+) -> None:
+    whole, _ = hidden_states_by_micro_batches(folder, 1)
+    assert 150 <= len(whole) <= 150 + 100
+    for num in (3, 20):
+        parts, largest = hidden_states_by_micro_batches(folder, num)
+        assert largest <= 800 / num
+        assert torch.allclose(parts, whole, atol=1e-4)
+    by_rank = in_ranks(hidden_states_by_micro_batches, tmp_path, folder, 2)
+    assert all(len(found) and largest <= 800 / 4 for found, largest in by_rank)
+    assert torch.allclose(torch.cat([found for found, _ in by_rank]), whole, atol=1e-4)
+
+
+def test_hidden_states_that_are_not_finite_are_left_out(folder: Path) -> None:
+    with read(CONFIG, folder) as speech:
+        model = speech._tokenizer.model
+        whole = speech.hidden_states(model, at_least=10_000)
+        first = min(speech._sources[0], key=lambda item: item.num_samples)
+        features, num_samples = speech._cache[first.number, 1.0]
+        speech._cache[first.number, 1.0] = features * torch.nan, num_samples
+        assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(first, 1.0)

@@ -210,20 +210,25 @@ def metrics_of(recipe: TokenizerConfig) -> list[dict[str, float]]:
 
 
 def test_two_processes_train_on_augmented_speech_as_one_does(speech: Path, tmp_path: Path) -> None:
-    """Until the codebook is initialized, from hidden states that depend on the number of processes."""
+    """And as one does in micro-batches, with the same losses, codes and restarts."""
     recipe = replace(
         config(speech, tmp_path / "one", steps=6),
         held_out=(),
         pseudo=(speech,),
         supervised_fraction=0.5,
         augment=AugmentConfig(1, 10, 1, 10, speeds=(0.9, 1.1)),
-        quantize_from_step=5,
-        ctc_outputs=0,  # CTC is a mean over characters, and parts of a step are weighted by text tokens
+        quantize_from_step=2,
     )
-    found, alone = in_ranks(metrics_of, tmp_path, replace(recipe, out=tmp_path / "two"))[0], metrics_of(recipe)
-    assert len(found) == len(alone) == 6
-    for a, b in zip(found[:5], alone[:5], strict=True):
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    alone = metrics_of(recipe)
+    in_parts = metrics_of(replace(recipe, out=tmp_path / "parts", train=replace(recipe.train, grad_accum_steps=3)))
+    together = in_ranks(metrics_of, tmp_path, replace(recipe, out=tmp_path / "two"))[0]
+    assert len(alone) == len(in_parts) == len(together) == 6
+    assert alone[-1]["restarts"] > 0
+    for expected, *others in zip(alone, in_parts, together, strict=True):
+        assert {"cross_entropy", "ctc"} <= expected.keys()
+        assert ("commitment" in expected) == (expected["step"] >= 2)
+        for found in others:
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize(("multilingual", "dtype"), [(True, torch.float32), (False, torch.float16)])
@@ -245,6 +250,19 @@ def test_a_whisper_is_a_base_and_its_weights_are_kept(
         assert torch.equal(weights[name], weight.float()), name
     with pytest.raises(UserError, match="not a Hugging Face Whisper"):
         run(replace(recipe, base=speech, out=tmp_path / "other"))
+
+
+def test_a_base_in_fp16_trains_as_its_copy_in_fp32(speech: Path, tmp_path: Path) -> None:
+    whisper = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "fp16"), dtype=torch.float16)
+    shutil.copytree(tmp_path / "fp16", tmp_path / "fp32")
+    whisper.save_pretrained(tmp_path / "fp16")
+    whisper.float().save_pretrained(tmp_path / "fp32")
+    metrics = []
+    for name in ("fp16", "fp32"):
+        recipe = replace(config(speech, tmp_path / f"out-{name}", steps=4), base=tmp_path / name, quantize_from_step=2)
+        metrics.append(metrics_of(replace(recipe, held_out=())))
+    assert metrics[0] == metrics[1]
+    assert metrics[0][-1]["loss"] != metrics[0][0]["loss"]
 
 
 def test_held_out_speech_without_a_language_has_that_of_the_recipe(

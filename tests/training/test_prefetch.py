@@ -29,6 +29,17 @@ def test_each_batch_is_prepared_once_and_in_order(first: int) -> None:
     assert prepared == KEYS[first:]
 
 
+def test_steps_may_have_parts_of_their_own() -> None:
+    def parts_of(step: int) -> list[slice]:
+        return [slice(2 * i, 2 * i + 2) for i in range(step % 3)]
+
+    keys = [(step, part) for step in range(9) for part in parts_of(step)]
+    prepared = []
+    with Prefetch(lambda *key: prepared.append(key) or key, replace(CONFIG, steps=9), parts_of) as prefetch:
+        assert [prefetch.batch_at(*key) for key in keys] == keys
+    assert prepared == keys
+
+
 def test_steps_may_be_requested_out_of_order() -> None:
     with Prefetch(lambda step, part: step, replace(CONFIG, steps=9)) as prefetch:
         for step in (0, 1, 5, 6, 2, 2, 8, 3):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 
 def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:
@@ -14,3 +16,14 @@ def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]
         else:
             groups.append([i])
     return groups
+
+
+def slices_by_length(lengths: Sequence[int], max_total: int, num: int) -> list[slice]:
+    """Divide items, the shortest first, into slices of similar padded size, at most `max_total` unless of one item.
+
+    There are at most `num` slices, or if these would be too large, at most a multiple of `num`.
+    """
+    most = -(-len(batches_by_length(lengths, max_total)) // num) * num
+    fits = bisect_left(range(max_total), True, key=lambda total: len(batches_by_length(lengths, total)) <= most)
+    ends = accumulate(map(len, batches_by_length(lengths, fits)))
+    return [slice(*both) for both in pairwise([0, *ends])]

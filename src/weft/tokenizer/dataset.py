@@ -9,6 +9,9 @@ it. Features are cached up to `cache_gb`: all of them before the first step if t
 A batch has utterances of similar length, up to `batch_sec` with padding. The batches are fixed; their order depends on
 seed and epoch, and the augmentation of an utterance on seed, step and utterance. Supervised and pseudo-labelled speech
 have separate batches and epochs and alternate by steps, because a mixture within a batch would need more padding.
+
+A micro-batch has consecutive utterances of a batch, the shortest first, up to `batch_sec` divided by the processes and
+by `grad_accum_steps`, with padding. A longer utterance is a micro-batch of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from weft import progress
 from weft.audio import HOP_SAMPLES, load
-from weft.data.batching import batches_by_length
+from weft.data.batching import batches_by_length, slices_by_length
 from weft.data.skipped import Skipped
 from weft.data.speech import audio_lengths
 from weft.errors import UserError
@@ -58,11 +61,24 @@ class Batch:
     text_ids: list[list[int]]
     chars: list[list[int]]
     quantize: bool
+    codes_weight: float = 1.0
+    """Fraction of the step's codes in this part, divided by the fraction of its text ids."""
+    chars_weight: float = 1.0
+    """The same for characters."""
 
     def __len__(self) -> int:
         """Number of predicted text ids, over which the cross-entropy is a mean. It weights the parts of a step for all
-        losses, although the others are means over codes and characters."""
+        losses; those that are means over codes and characters have a weight in addition."""
         return sum(map(len, self.text_ids))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers of text ids, codes and characters of some utterances."""
+
+    text_ids: int
+    codes: int
+    chars: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,6 +120,7 @@ class SpeechDataset:
             for source in self._sources
         ]
         self._order = lru_cache(2 * len(sources))(self._new_order)
+        self._step_sizes = lru_cache(2)(self._sizes_of_step)
 
     # Scanning
 
@@ -143,8 +160,7 @@ class SpeechDataset:
 
         A transcript has at most one character per output of the CTC head, or without a head, per encoder frame.
         """
-        tokenizer, chars = self._tokenizer, item.chars.tolist()
-        num_codes = -(-samples_at_speed(item.num_samples, speed) // tokenizer.samples_per_code)
+        tokenizer, chars, num_codes = self._tokenizer, item.chars.tolist(), self._num_codes(item, speed)
         repeats = sum(a == b for a, b in pairwise(chars))
         max_ids = tokenizer.model.whisper_config.max_target_positions
         if not chars:
@@ -167,11 +183,14 @@ class SpeechDataset:
         self.skipped.num_good -= len(self._unreadable)
         self._unreadable.clear()
 
+    def _num_codes(self, item: Item, speed: float) -> int:
+        """Return the codes of an item at a speed."""
+        return -(-samples_at_speed(item.num_samples, speed) // self._tokenizer.samples_per_code)
+
     def _num_frames(self, item: Item) -> int:
         """Return the feature frames of an item at the lowest speed, padded to whole codes."""
-        per_code = self._tokenizer.samples_per_code
-        num_samples = samples_at_speed(item.num_samples, min(1.0, *self._config.augment.speeds))
-        return -(-num_samples // per_code) * per_code // HOP_SAMPLES
+        per_code = self._tokenizer.samples_per_code // HOP_SAMPLES
+        return self._num_codes(item, min(1.0, *self._config.augment.speeds)) * per_code
 
     # Batches
 
@@ -179,7 +198,21 @@ class SpeechDataset:
         """Return a part of the batch of a step, None if it is empty. Unreadable items are left out."""
         items = self._items(step)[part]
         augmentations = [self._augmentation(item, step) for item in items]
-        return self._collate(items, augmentations, step >= self._config.quantize_from_step)
+        return self._collate(items, augmentations, self._step_sizes(step), step >= self._config.quantize_from_step)
+
+    def parts_of(self, step: int) -> Sequence[slice]:
+        """Return the micro-batches of this rank in a step, as slices of the step's items."""
+        return distributed.rank_part(self._slices(self._items(step)))
+
+    def _slices(self, items: Sequence[Item]) -> list[slice]:
+        """Return the micro-batches of all ranks, as slices of items that are sorted by length."""
+        num = distributed.world_size() * self._config.train.grad_accum_steps
+        return slices_by_length([self._num_frames(i) for i in items], int(100 * self._config.batch_sec) // num, num)
+
+    def _sizes_of_step(self, step: int) -> _Sizes:
+        items = self._items(step)
+        num_codes = sum(self._num_codes(item, self._augmentation(item, step)[0]) for item in items)
+        return _Sizes(sum(len(i.text_ids) for i in items), num_codes, sum(len(i.chars) for i in items))
 
     def _items(self, step: int) -> list[Item]:
         """Return the items of a step: the supervised source's in `supervised_fraction` of the steps."""
@@ -199,7 +232,10 @@ class SpeechDataset:
         speed = speeds[int(rng.integers(len(speeds)))]
         return speed if speed == 1.0 or not self._unusable(item, speed) else 1.0, rng
 
-    def _collate(self, items: Sequence[Item], augmentations: Sequence[_Augmentation], quantize: bool) -> Batch | None:
+    def _collate(
+        self, items: Sequence[Item], augmentations: Sequence[_Augmentation], whole: _Sizes | None, quantize: bool
+    ) -> Batch | None:
+        """Return a part of the step with sizes `whole`, or a whole step; None if nothing in it can be read."""
         found = self._threads.map(self._features, items, (speed for speed, _ in augmentations))
         rows = [(f, item, rng) for f, item, (_, rng) in zip(found, items, augmentations, strict=True) if f is not None]
         if not rows:
@@ -207,7 +243,19 @@ class SpeechDataset:
         features = [f.float() if rng is None else mask(f.float(), self._config.augment, rng) for (f, _), _, rng in rows]
         batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _, _ in rows])
         text_ids, chars = [i.text_ids.tolist() for _, i, _ in rows], [i.chars.tolist() for _, i, _ in rows]
-        return Batch(batch, frames, self._tokenizer.valid_codes(frames), text_ids, chars, quantize)
+        num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for (_, num_samples), _, _ in rows)
+        part = _Sizes(sum(map(len, text_ids)), num_codes, sum(map(len, chars)))
+        whole = whole or part
+        return Batch(
+            features=batch,
+            valid_frames=frames,
+            valid=self._tokenizer.valid_codes(frames),
+            text_ids=text_ids,
+            chars=chars,
+            quantize=quantize,
+            codes_weight=(part.codes * whole.text_ids) / (whole.codes * part.text_ids),
+            chars_weight=(part.chars * whole.text_ids) / (whole.chars * part.text_ids),
+        )
 
     def _features(self, item: Item, speed: float = 1.0) -> _Features | None:
         """Return an item's features (M, 2T) in half precision and its samples; None if its audio cannot be read."""
@@ -231,19 +279,33 @@ class SpeechDataset:
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
-        """Return pooled hidden states (F, D) of random batches, `at_least` so many over all ranks if there are."""
-        rng = np.random.default_rng(self._config.train.seed)
-        width = model.whisper_config.d_model
-        found = [torch.zeros(0, width, device=model.positions_after.weight.device)]
+        """Return this rank's part (F, D) of the pooled hidden states of random batches, without those not finite.
+
+        All ranks together have `at_least` so many, if there are, and at most a batch more. They are computed by
+        micro-batches, and neither they nor their order depends on the number of ranks.
+        """
         batches = [
             (source, rows) for source, all_rows in zip(self._sources, self._batches, strict=True) for rows in all_rows
         ]
-        for index in rng.permutation(len(batches))[distributed.rank_slice()]:
+        parts: list[list[Item]] = []
+        num_codes = 0
+        for index in np.random.default_rng(self._config.train.seed).permutation(len(batches)):
             source, rows = batches[index]
-            if batch := self._collate([source[row] for row in rows], [(1.0, None)] * len(rows), True):
-                found.append(model.to_bottleneck(batch.features, batch.valid_frames)[batch.valid])
-            if sum(map(len, found)) * distributed.world_size() >= at_least:
+            items = [source[row] for row in rows]
+            parts += [items[part] for part in self._slices(items)]
+            num_codes += sum(self._num_codes(item, 1.0) for item in items)
+            if num_codes >= at_least:
                 break
+        mine, was_training = distributed.rank_part(parts), model.training
+        model.eval()
+        found = [torch.zeros(0, model.whisper_config.d_model, device=model.positions_after.weight.device)]
+        with progress.bar("hidden states", len(mine)) as advance:
+            for items in mine:
+                if batch := self._collate(items, [(1.0, None)] * len(items), None, quantize=True):
+                    hidden = model.to_bottleneck(batch.features, batch.valid_frames)[batch.valid]
+                    found.append(hidden[hidden.isfinite().all(-1)])
+                advance()
+        model.train(was_training)
         return torch.cat(found)
 
     def check_unreadable(self, report: Path) -> int:

@@ -24,18 +24,18 @@ class AsrObjective(nn.Module):
         self.ctc_head = nn.Linear(width, ctc_outputs * self.num_classes) if ctc_outputs else None
 
     def losses(self, batch: Batch, ctc_weight: float) -> dict[str, Tensor]:
-        """Return "loss" and its parts: cross-entropy, commitment and CTC."""
+        """Return "loss" and its parts: cross-entropy, commitment and CTC, means over text ids, codes and characters."""
         model = self.model
         hidden = model.to_bottleneck(batch.features, batch.valid_frames)
         out: dict[str, Tensor] = {}
         if batch.quantize:
             quantized = model.quantizer(hidden, batch.valid)
-            hidden, out["commitment"] = quantized.values, quantized.loss
+            hidden, out["commitment"] = quantized.values, batch.codes_weight * quantized.loss
         encoded = model.from_bottleneck(hidden, batch.valid)
         out["cross_entropy"] = _cross_entropy(model, encoded, batch)
         total = out["cross_entropy"] + out.get("commitment", 0.0)
         if self.ctc_head is not None:
-            out["ctc"] = self._ctc(encoded, batch)
+            out["ctc"] = batch.chars_weight * self._ctc(encoded, batch)
             total = total + ctc_weight * out["ctc"]
         return {"loss": total, **out}
 

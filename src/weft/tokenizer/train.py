@@ -116,7 +116,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
     objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
     objective.to(default_device())
     bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
-    with Prefetch(speech.batch_at, config.train) as prefetch:
+    with Prefetch(speech.batch_at, config.train, speech.parts_of) as prefetch:
         fit(
             objective,
             prefetch.batch_at,
@@ -126,6 +126,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
             "tokenizer",
             bottleneck.after_step,
             bottleneck.before_step,
+            speech.parts_of,
         )
     draft.counts["utterances"] = speech.skipped.num_good - speech.check_unreadable(bottleneck.unreadable)
     if bottleneck.monitor.warning:
@@ -149,6 +150,11 @@ class _Bottleneck:
             return
         model = self.tokenizer.model
         hidden = self.speech.hidden_states(model, at_least=16 * model.quantizer.num_codes)
+        if not distributed.all_reduce_sum(len(hidden)):
+            raise UserError(
+                "the codebook cannot be initialized, because the hidden states of the speech are not finite: check "
+                "base and speech, or start again with a lower train.lr and another --out"
+            )
         model.quantizer.initialize(hidden, torch.Generator().manual_seed(self.config.train.seed))
 
     def after_step(self, step: int, updated: bool) -> dict[str, float]:

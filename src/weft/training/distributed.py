@@ -13,7 +13,7 @@ An error is reported by one process (`claim_error_report`), and a process whose 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -97,6 +97,17 @@ def rank_slice(micro_batch: int = 0, grad_accum_steps: int = 1) -> slice:
     and micro-batches contain every item once, and rank 0 has the first.
     """
     return slice(rank() + world_size() * micro_batch, None, world_size() * grad_accum_steps)
+
+
+def rank_slices(grad_accum_steps: int) -> list[slice]:
+    """Return the slices of all micro-batches of this rank."""
+    return [rank_slice(i, grad_accum_steps) for i in range(grad_accum_steps)]
+
+
+def rank_part(items: Sequence[T]) -> Sequence[T]:
+    """Return this rank's part of items that all ranks have: consecutive ones, in the order of the ranks."""
+    first, last = (len(items) * i // world_size() for i in (rank(), rank() + 1))
+    return items[first:last]
 
 
 def all_reduce(*tensors: Tensor) -> None:

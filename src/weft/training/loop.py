@@ -34,6 +34,7 @@ BatchAt = Callable[[int, slice], Sized | None]
 LossOf = Callable[[nn.Module, Any], dict[str, Tensor]]
 BeforeStep = Callable[[int], None]
 AfterStep = Callable[[int, bool], Mapping[str, float]]
+PartsOf = Callable[[int], Sequence[slice]]
 
 FIRST_ITEM = slice(1)
 """The slice of a step for a rank without items, with weight 0: all ranks must run the passes of a sharded model."""
@@ -48,6 +49,7 @@ def fit(
     title: str,
     after_step: AfterStep = lambda step, updated: {},
     before_step: BeforeStep = lambda step: None,
+    parts_of: PartsOf | None = None,
 ) -> float:
     """Train `model` in place and return the elapsed seconds of this call.
 
@@ -59,6 +61,8 @@ def fit(
         after_step: `after_step(step, updated)` is called once per step on every rank and may return more metrics.
             `updated` is false after a skipped step; what the forward passes have collected must then be discarded.
         before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
+        parts_of: `parts_of(step)` returns the micro-batches of this rank as slices of the step's items; by default
+            `config.grad_accum_steps` with about equally many items.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
     that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
@@ -66,6 +70,7 @@ def fit(
     """
     start_sec = time.monotonic()
     distributed.init()
+    parts_of = parts_of or (lambda step: distributed.rank_slices(config.grad_accum_steps))
     optimizer, guard = Optimizers.of(model, config), StepGuard(config)
     first_step = checkpoint.restore(folder / "checkpoints", model, optimizer, guard)
     objective = parallel.wrap_ddp(_Objective(model, loss_of))
@@ -85,7 +90,7 @@ def fit(
             objective.zero_grad(set_to_none=True)
             is_first = step == first_step  # it may compile, read the first data and connect the devices
             with nullcontext() if is_first else distributed.step_timeout(config.step_timeout_minutes):
-                losses = _backward(objective, batch_at, config, step)
+                losses = _backward(objective, batch_at, parts_of(step), config, step)
                 norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
             if guard.should_step(step, norm, title):
                 optimizer.step()
@@ -148,15 +153,16 @@ class _Objective(nn.Module):
 _Losses = Sequence[tuple[float, dict[str, Tensor]]]  # weight and losses of each micro-batch
 
 
-def _backward(objective: nn.Module, batch_at: BatchAt, config: TrainConfig, step: int) -> _Losses:
+def _backward(
+    objective: nn.Module, batch_at: BatchAt, parts: Sequence[slice], config: TrainConfig, step: int
+) -> _Losses:
     """Compute the gradients of a step over all ranks; return the losses of this rank's micro-batches.
 
     Each rank ends with one backward pass that sums the gradients, even if it has no items. A sharded model sums in
     every pass, so ranks with fewer micro-batches repeat one with weight 0.
     """
     device = next(objective.parameters()).device
-    parts = (batch_at(step, distributed.rank_slice(i, config.grad_accum_steps)) for i in range(config.grad_accum_steps))
-    batches = [part for part in parts if part is not None]
+    batches = [batch for part in parts if (batch := batch_at(step, part)) is not None]
     total = max(1, distributed.all_reduce_sum(sum(map(len, batches))))
     passes: list[tuple[float, Sized | None]] = [(len(batch) / total, batch) for batch in batches]
     if parallel.is_sharded(objective):

@@ -1,7 +1,7 @@
 """Batches prepared ahead of the training step by a thread.
 
 with Prefetch(data.batch_at, config.train) as prefetch:
-    fit(model, prefetch.batch_at, loss_of, config.train, ...)
+    fit(model, prefetch.batch_at, loss_of, config.train, ...)      # both with the same `parts_of`, if any
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from weft.training import distributed
 from weft.training.config import TrainConfig
-from weft.training.loop import BatchAt
+from weft.training.loop import BatchAt, PartsOf
 
 _DEPTH = 2  # one would suffice if all batches took equally long
 
@@ -38,8 +38,9 @@ class Prefetch:
     This helps where preparing a batch waits for disks or releases Python's lock.
     """
 
-    def __init__(self, batch_at: BatchAt, config: TrainConfig) -> None:
+    def __init__(self, batch_at: BatchAt, config: TrainConfig, parts_of: PartsOf | None = None) -> None:
         self._batch_at, self._config = batch_at, config
+        self._parts_of = parts_of or (lambda step: distributed.rank_slices(config.grad_accum_steps))
         self._thread = data_threads(1)
         self._pending: deque[tuple[Key, Future[Any]]] = deque()
         self._upcoming: Iterator[Key] = iter(())
@@ -57,11 +58,11 @@ class Prefetch:
     def _keys_from(self, step: int, part: slice) -> Iterator[Key]:
         """Yield the key of a part of a step, then those that `fit` needs after it."""
         yield step, part
-        num_parts = self._config.grad_accum_steps
-        parts = [distributed.rank_slice(i, num_parts) for i in range(num_parts)]
-        done = parts.index(part) + 1 if part in parts else num_parts
-        for later in range(step, self._config.steps):
-            for other in parts[done if later == step else 0 :]:
+        parts = self._parts_of(step)
+        for other in parts[parts.index(part) + 1 if part in parts else len(parts) :]:
+            yield step, other
+        for later in range(step + 1, self._config.steps):
+            for other in self._parts_of(later):
                 yield later, other
 
     def __enter__(self) -> Prefetch:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.eval.conftest import write_bundle
-from tests.tokenizer.conftest import make_tokenizer
+from tests.tokenizer.conftest import make_tokenizer, save_whisper
 from weft import cli
 from weft.artifacts import Manifest
 from weft.errors import UserError
@@ -42,6 +42,33 @@ def test_the_tokenizer_suite_writes_and_prints_its_figures(
     assert "speaker-0" in printed
     assert cli.run(["eval", "tokenizer", "--model", str(bundle), "--out", str(tmp_path / "other.json")]) == 2
     assert "give --speech MANIFEST" in capsys.readouterr().err
+
+
+def test_the_tokenizer_suite_measures_a_tokenizer_and_its_base(
+    bundle: Path, whisper: Path, speech: Path, tmp_path: Path
+) -> None:
+    from_bundle = evaluate("tokenizer", bundle, tmp_path / "a.json", "--speech", speech)
+    found = evaluate("tokenizer", bundle / "tokenizer", tmp_path / "b.json", "--speech", speech, "--base", whisper)
+    assert found.items() >= from_bundle.items()
+    assert found.keys() - from_bundle.keys() == {"base", "wer_base", "cer_base", "empty_share_base"}
+    assert found["base"] == "whisper"
+    assert found["wer_base"]["num_units"] == found["wer"]["num_units"]
+    assert cli.run(["eval", "resynth", "--model", str(bundle / "tokenizer"), "--out", str(tmp_path / "c.json")]) == 2
+
+
+def test_another_whisper_than_the_base_is_a_reference_with_a_remark(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    other = save_whisper(tmp_path / "other")
+    found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--speech", speech, "--base", other)
+    assert found["base"] == "other, from which the tokenizer was not trained"
+
+
+def test_a_limit_samples_utterances_by_the_seed(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    def units(*arguments: str) -> tuple[int, int]:
+        found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--speech", speech, *arguments)
+        return found["utterances"], found["wer"]["num_units"]
+
+    assert units("--limit", "9") == (3, 11)
+    assert units("--limit", "2") == units("--limit", "2") < (3, 11)
 
 
 def test_the_resynth_suite_writes_error_rates(bundle: Path, speech: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`weft eval SUITE ... --model BUNDLE --out results.json`: evaluate the models of a bundle.
 
-tokenizer      error rates with and without quantization, codebook use   --speech MANIFEST
+tokenizer      error rates with and without quantization, codebook use   --speech MANIFEST [--base WHISPER]
 resynth        word error rate after speech to codes and back            --speech MANIFEST
 text-to-token  errors compared with speech of the same words             --texts CORPUS, or --speech MANIFEST
 topic-cloze    accuracy of preferring the right ending: T, ST, TS, S     --pairs PAIRS.jsonl
@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from weft import progress
-from weft.artifacts import base_manifest, read_bundle
+from weft.artifacts import MANIFEST, base_manifest, read, read_bundle
 from weft.audio import resample
 from weft.config import NonNegativeInt, PositiveInt
 from weft.data.speech import read_manifest
@@ -33,9 +33,11 @@ from weft.lm.model import LanguageModel
 from weft.records import Utterance
 from weft.text.error_rate import split_by_words
 from weft.text_to_token.synthesize import Synthesizer
+from weft.tokenizer.artifact import KIND
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.voices.engines import speak, voice_name
 
+_T = TypeVar("_T")
 _VOICE = "espeak:en-us"  # the default of `weft speak`
 
 
@@ -46,11 +48,15 @@ class EvalConfig:
     suite: tuple[Literal["tokenizer", "resynth", "text-to-token", "topic-cloze"], ...]
     """What to evaluate."""
     model: Path
-    """Bundle: a directory with tokenizer/, decoder/, text_to_token/ and lm/."""
+    """Bundle: a directory with tokenizer/, decoder/, text_to_token/ and lm/; for `tokenizer`, also a tokenizer."""
     out: Path
     """JSON file for the results."""
     speech: tuple[Path, ...] = ()
     """Manifests of transcribed speech."""
+    limit: PositiveInt | None = None
+    """Number of utterances of `speech` to evaluate, sampled by the seed; not set: all."""
+    base: Path | None = None
+    """Directory of the Whisper that the tokenizer was trained from: `tokenizer` reports its error rates as well."""
     texts: tuple[Path, ...] = ()
     """Corpora of sentences for text-to-token, compared with `voice`; not set: the transcripts of `speech`, with it."""
     num_sentences: PositiveInt | None = None
@@ -74,7 +80,8 @@ class EvalConfig:
 def run(config: EvalConfig) -> None:
     """Evaluate, print, and write `config.out`. Raises UserError for missing models and data."""
     check_writable(config.out)
-    read_bundle(config.model, needed=("tokenizer",))
+    if config.suite != ("tokenizer",) or not _is_tokenizer(config.model):
+        read_bundle(config.model, needed=("tokenizer",))
     results: dict[str, Any] = {name: SUITES[name](config) for name in config.suite}
     write_json(config.out, results)
     progress.summary(results)
@@ -82,17 +89,32 @@ def run(config: EvalConfig) -> None:
 
 def _speech(config: EvalConfig) -> list[Utterance]:
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.speech)]
-    if not split_by_words(utterances, lambda u: u.text)[0]:
+    with_words, _ = split_by_words(utterances, lambda u: u.text)
+    if not with_words:
         raise UserError("there is no transcribed speech to measure on: give --speech MANIFEST")
-    return utterances
+    return utterances if config.limit is None else _sampled(with_words, config.limit, config.seed)
+
+
+def _sampled(items: list[_T], num: int | None, seed: int) -> list[_T]:
+    """Return `num` of the items in their order, or all."""
+    if num is None or num >= len(items):
+        return items
+    chosen = np.random.default_rng(seed).choice(len(items), num, replace=False)
+    return [items[i] for i in sorted(chosen)]
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    """Whether a directory is that of a tokenizer and not of a bundle."""
+    return (folder / MANIFEST).is_file() and read(folder).kind == KIND
 
 
 def _load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
-    return SpeechTokenizer.from_pretrained(config.model / "tokenizer")
+    folder = config.model if _is_tokenizer(config.model) else config.model / "tokenizer"
+    return SpeechTokenizer.from_pretrained(folder)
 
 
 def _tokenizer(config: EvalConfig) -> dict[str, Any]:
-    return tokenizer.measure(_load_tokenizer(config), _speech(config))
+    return tokenizer.measure(_load_tokenizer(config), _speech(config), config.base)
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:
@@ -134,10 +156,7 @@ def _sentences(config: EvalConfig) -> list[text_to_token.Sentence]:
         raise UserError("text-to-token needs sentences: give --texts CORPUS or --speech MANIFEST")
     else:
         sentences = text_to_token.recorded(_speech(config))
-    if config.num_sentences is not None and config.num_sentences < len(sentences):
-        chosen = np.random.default_rng(config.seed).choice(len(sentences), config.num_sentences, replace=False)
-        sentences = [sentences[i] for i in sorted(chosen)]
-    return sentences
+    return _sampled(sentences, config.num_sentences, config.seed)
 
 
 def _topic_cloze(config: EvalConfig) -> dict[str, Any]:

@@ -1,19 +1,26 @@
 """Evaluation of a speech tokenizer on transcribed speech: error rates and codebook use.
 
-    found = measure(tokenizer, utterances)
+    found = measure(tokenizer, utterances, base=Path("models/whisper-base"))
     found["wer"]["rate"], found["wer_unquantized"]["rate"], found["perplexity"], found["warnings"]
+    found["wer_base"]["rate"]
 
 Errors are counted twice with the same weights: of transcripts from codes, and of transcripts from the pooled hidden
 states without quantization. The difference is the cost of quantization for this model. It is not the
 difference to the base Whisper: pooling, blocks and fine-tuning are in both, and the later layers were trained on codes.
+With `base`, the error rates of that Whisper are a reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from weft import progress
+from weft.artifacts import base_manifest
+from weft.asr.transcribe import Transcriber
+from weft.audio import load
 from weft.errors import UserError
 from weft.records import Utterance
 from weft.text.error_rate import character_error_rate, split_by_words, word_error_rate
@@ -22,15 +29,18 @@ from weft.tokenizer.codebook import codebook_metrics, collapse_warning
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.tokenizer.transcripts import Transcripts, transcribe_utterances
 
+_UTTERANCES_PER_CALL = 16  # between two updates of the progress bar
 
-def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict[str, Any]:
+
+def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: Path | None = None) -> dict[str, Any]:
     """Return error rates with and without quantization, and codebook use, as results.json has them.
 
     `wer` and `cer` are pooled, with 95 % bootstrap intervals over utterances; `empty_share` is the fraction of
     transcripts without a word. `bits_per_sec` is the entropy of the codes times their rate, `nominal_bits_per_sec` its
     maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Utterances whose
-    transcripts have no words are left out, and listed in `left_out_ids`. Raises UserError if none is left, for
-    unreadable audio, and if the tokenizer cannot transcribe.
+    transcripts have no words are left out, and listed in `left_out_ids`. `base` is the directory of the Whisper that
+    the tokenizer was trained from, or of another. Raises UserError if no utterance is left, for unreadable audio, and
+    if the tokenizer cannot transcribe.
     """
     utterances, left_out = split_by_words(utterances, lambda u: u.text)
     if not utterances:
@@ -45,10 +55,24 @@ def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance]) -> dict
         "seconds": round(sum(found.seconds), 2),
         **_rates(utterances, found.texts),
         **{f"{name}_unquantized": value for name, value in unquantized.items()},
+        **(_reference(tokenizer, utterances, base) if base else {}),
         **codebook_metrics(found.counts, tokenizer.frame_rate_hz),
         "speakers": _speakers(utterances, found),
         "warnings": [warning] if warning else [],
     }
+
+
+def _reference(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: Path) -> dict[str, Any]:
+    """Return the error rates of a Whisper, and its name."""
+    whisper, texts = Transcriber(base), list[str]()
+    with progress.bar("base", len(utterances)) as advance:
+        for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
+            chunk = utterances[first : first + _UTTERANCES_PER_CALL]
+            texts += whisper.long([load(u.audio) for u in chunk], [u.language for u in chunk])
+            advance(len(chunk))
+    is_own = tokenizer.manifest.parents.get("base") == base_manifest(base).fingerprint
+    name = f"{base.resolve().name}{'' if is_own else ', from which the tokenizer was not trained'}"
+    return {"base": name, **{f"{name}_base": value for name, value in _rates(utterances, texts).items()}}
 
 
 def _error_rates(utterances: Sequence[Utterance], transcripts: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from tests.tokenizer.conftest import shared_tokenizer, write_speech
 from weft import cli
 from weft.audio import save
+from weft.data.speech import read_manifest
+from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.config import TokenizerConfig, WhisperShape
+from weft.tokenizer.dataset import SpeechDataset
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, encoder_parameters
 from weft.tokenizer.estimate import _inputs, estimate, estimate_lines, forward
 from weft.tokenizer.train import run
@@ -115,6 +118,26 @@ def test_fake_tensors_give_the_memory_and_operations_of_real_ones(precision: str
     assert counter.get_total_flops() == real_counter.get_total_flops() > 0
 
 
+@pytest.mark.parametrize(("num", "speeds"), [(1, (1.0,)), (3, (0.8, 1.0)), (9, (1.0,))])
+def test_the_largest_micro_batch_is_budgeted(tmp_path: Path, num: int, speeds: tuple[float, ...]) -> None:
+    train = TrainConfig(steps=10, grad_accum_steps=num)
+    folder, augment = write_speech(tmp_path / "speech", 25), AugmentConfig(speeds=speeds)
+    config = replace(CONFIG, speech=(folder,), batch_sec=15.0, train=train, augment=augment)
+    tokenizer = shared_tokenizer(0)
+    found = estimate_of(config)
+    longest_sec = float(found.item.split()[-2])
+    with SpeechDataset(config, tokenizer, read_manifest(folder)) as speech:
+        sizes = [
+            (len(batch.features), len(batch.features) * batch.features.shape[2] / 100)
+            for step in range(10)
+            for part in speech.parts_of(step)
+            if (batch := speech.batch_at(step, part))
+        ]
+    rounding_sec = 0.08 + 0.05  # to whole codes, and of the printed figure
+    assert all(seconds <= found.items_on_device(1) * longest_sec + rounding_sec * n for n, seconds in sizes)
+    assert max(seconds for _, seconds in sizes) >= 0.6 * found.items_on_device(1) * longest_sec
+
+
 def test_micro_batches_reduce_activations_and_muon_reduces_the_optimizer_state() -> None:
     config = replace(CONFIG, batch_sec=240.0)
     whole = estimate_of(config)
@@ -122,6 +145,6 @@ def test_micro_batches_reduce_activations_and_muon_reduces_the_optimizer_state()
     muon = estimate_of(replace(config, train=TrainConfig(steps=10, optimizer="muon")))
     assert (whole.items_on_device(1), parts.items_on_device(1)) == (8, 2)
     assert parts.memory == whole.memory
-    assert parts.memory.on_device(2) == whole.memory.on_device(8) - 6 * whole.memory.item
+    assert parts.memory.on_device(2) == pytest.approx(whole.memory.on_device(8) - 6 * whole.memory.item)
     assert muon.memory.optimizer < whole.memory.optimizer == 2 * whole.memory.gradients
     assert whole.flops == parts.flops == 10 * whole.step_flops

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from weft.errors import printable, reason_of, without_secrets
+from weft.errors import UserError, line_and_status, printable, reason_of, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ def test_urls_keep_their_host_and_path():
     assert without_secrets("s3://bucket/key a.txt") == "s3://bucket/key a.txt"
     assert without_secrets("hf://datasets/me/books@main/a.parquet") == "hf://datasets/me/books@main/a.parquet"
     assert without_secrets("(https://u:p@h.org/x.gz?X-Amz-Signature=1&b=2)") == "(https://h.org/x.gz)"
+
+
+def test_a_message_for_users_has_no_credentials():
+    url = "https://me:pass@word@host/a.jsonl.gz?X-Amz-Signature=abc&token=b"
+    error = UserError(f"{url} cannot be read: check it")
+    assert str(error) == line_and_status(error)[0] == "https://host/a.jsonl.gz cannot be read: check it"
 
 
 def test_the_time_is_linear_in_the_length():

@@ -12,7 +12,7 @@ import re
 import traceback
 from pathlib import Path
 
-_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31}://)(?:[^/\s@]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
+_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31}://)(?:[^/\s?]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
 _MAX_REASON = 500
 _PACKAGE = str(Path(__file__).parent)
 
@@ -42,7 +42,13 @@ _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
 class UserError(Exception):
-    """Invalid input, settings or environment, with a message of one line: what is wrong, where, and what to do."""
+    """Invalid input, settings or environment, with a message of one line: what is wrong, where, and what to do.
+
+    The message is printed without credentials, wherever it is printed.
+    """
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,11 +1,15 @@
 """Corpora at URLs: read like local files, in ranges, with retries."""
 
+from typing import ClassVar
+
 import fsspec
 import pytest
+from fsspec.registry import _registry
+from fsspec.spec import AbstractFileSystem
 
 from tests.data.corpora import BOOK, ROWS, read_in_tasks, write_corpus
 from weft.data import storage
-from weft.data.corpus import TextCorpus
+from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
 NAMES = ["a.jsonl", "b.jsonl.gz", "b.jsonl.zst", "c.parquet", "d.arrow", "e/f.txt"]
@@ -40,6 +44,53 @@ def test_a_url_is_read_like_a_directory(folder, url, num_tasks):
     for name in NAMES:
         documents = read_in_tasks(TextCorpus.of(f"{url}/{name}"), num_tasks)[0]
         assert documents == read_in_tasks(TextCorpus.of(folder / name), num_tasks)[0]
+
+
+class SignedStore(AbstractFileSystem):
+    """A store whose requests need the signature in their URLs, as presigned URLs do."""
+
+    protocol = "https"
+    files: ClassVar[dict[str, bytes]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return path
+
+    def unstrip_protocol(self, name):
+        return name
+
+    def _content(self, path):
+        base, _, query = path.partition("?")
+        if not query.startswith("X-Signature="):
+            raise PermissionError(f"{path} is not signed")
+        return self.files[base]
+
+    def info(self, path, **kwargs):
+        return {"name": path, "type": "file", "size": len(self._content(path)), "ETag": "v1"}
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        return self._content(path)[start:end]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presigned_urls_are_read_and_their_signatures_are_stored_nowhere(folder, monkeypatch, name):
+    monkeypatch.setitem(_registry, "https", SignedStore)
+    content = (folder / name).read_bytes()
+    SignedStore.files = {f"https://me:key@host/{name}": content, f"https://host/{name}": content}
+    corpora = [
+        TextCorpus.of(f"https://{user}host/{name}?X-Signature={s}/1") for user, s in (("me:key@", "ab"), ("", "cd"))
+    ]
+    assert corpora[0].identity == corpora[1].identity
+    documents, _ = read_in_tasks(corpora[0], 3)
+    expected = [d.text for d in read_in_tasks(TextCorpus.of(folder / name), 3)[0]]
+    assert [d.text for d in documents] == expected
+    assert not any(secret in d.id for d in documents for secret in ("Signature", "key", "ab/1"))
+    with pytest.raises(UserError, match=r"^https://host/\S+ is given twice"):
+        TextCorpus.of(*(f"https://host/{name}?X-Signature={s}" for s in "ab"))
+    SignedStore.files = {f"https://me:key@host/{name}": b"\xff{\x00" * 9999}
+    with pytest.raises(UserError, match="https://host/") as error:
+        list(read_texts(f"https://me:key@host/{name}?X-Signature=ab"))
+    assert not any(secret in str(error.value) for secret in ("Signature", "key"))
 
 
 def test_every_byte_is_fetched_once_in_small_ranges(url, monkeypatch):

@@ -92,10 +92,10 @@ def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load
 def _lines(corpus: TextCorpus) -> Iterator[tuple[FileRange, int, bytes]]:
     """Yield the lines that are not blank, with their file and number (1 for the first)."""
     for file in corpus.files:
-        if suffix_of(file.path) not in _SUFFIXES:
+        if suffix_of(file.name) not in _SUFFIXES:
             raise UserError(f"{file.path} is not a file of dialogues: give JSON lines ({', '.join(_SUFFIXES)})")
         try:
-            with file.open() as f, unpacked(f, file.path) as lines:
+            with file.open() as f, unpacked(f, file.name) as lines:
                 for number, line in enumerate(lines_of(lines), 1):
                     if line.content is None:
                         raise UserError(f"{file.path} line {number} is {TOO_LONG}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from weft.data.file_range import FileRange, TextDocument
 from weft.data.formats import read, suffix_of
 from weft.data.skipped import Skipped
-from weft.data.storage import File, files_under, identities_of, is_url, path_of
+from weft.data.storage import File, files_under, identities_of, is_url, name_of, path_of
 from weft.errors import UserError
 from weft.files import content_id
 from weft.text.inputs import id_of
@@ -39,14 +39,14 @@ class TextCorpus:
     def of(cls, *paths: str | Path) -> TextCorpus:
         """Find the text files at and below `paths`, in order. Raises UserError if there are none."""
         found = [file for path in paths for file in _text_files(path_of(path))]
-        if twice := next((path for path, n in Counter(file.path for file in found).items() if n > 1), None):
+        if twice := next((name for name, n in Counter(name_of(file.path) for file in found).items() if n > 1), None):
             raise UserError(f"{twice} is given twice: give each file once")
-        folders = [file.path.split("/")[:-1] for file in found]
+        folders = [name_of(file.path).split("/")[:-1] for file in found]
         root = "/".join([*os.path.commonprefix(folders), ""])  # noqa: RUF071 - of lists, part by part
         found = [file for file in found if file.size_bytes]
         if not found:
             raise UserError(f"{', '.join(map(str, paths))}: all text files are empty: give files with text")
-        names = [id_of(f.path.removeprefix(root)) or "" for f in found]
+        names = [id_of(name_of(f.path).removeprefix(root)) or "" for f in found]
         files = [FileRange(f.path, n, 0, f.size_bytes, f.size_bytes) for f, n in zip(found, names, strict=True)]
         return cls(tuple(files), tuple(found))
 

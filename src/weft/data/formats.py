@@ -45,7 +45,7 @@ def read(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
     """
     skipped.total_bytes += file.stop - file.start
     try:
-        yield from _READERS[suffix_of(file.path) or ""](file, skipped)
+        yield from _READERS[suffix_of(file.name) or ""](file, skipped)
     except (OSError, pa.ArrowException) as e:
         if not is_damage(e):
             raise UserError(f"{file.path} cannot be read ({reason_of(e)}): check the file and run again") from e
@@ -96,7 +96,7 @@ def _compressed_jsonl(file: FileRange, skipped: Skipped) -> Iterator[TextDocumen
     if file.start:
         return
     num_bytes, num_bad_bytes = 0, 0  # decompressed
-    with file.open() as packed, unpacked(packed, file.path) as f:
+    with file.open() as packed, unpacked(packed, file.name) as f:
         for line in lines_of(f):
             is_cut = line.content is not None and not line.content.endswith(b"\n") and damage_of(f) is not None
             num_bad = skipped.num_bad

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from weft.errors import UserError
+from weft.errors import UserError, without_secrets
 from weft.files import file_digests
 
 T = TypeVar("T")
@@ -39,6 +39,11 @@ class File:
 
 def is_url(path: str) -> bool:
     return "://" in path
+
+
+def name_of(path: str) -> str:
+    """Return a path or URL to be named in artifacts and compared: without user information and signature."""
+    return without_secrets(path) if path.lower().startswith(("http://", "https://")) else path
 
 
 def path_of(path: str | Path) -> str:
@@ -88,7 +93,7 @@ def _stored(url: str, wanted: Callable[[str], bool]) -> list[File] | None:
         top = store._strip_protocol(root).rstrip("/")
         found = {p: info for p, info in listed.items() if _is_wanted(p[len(top) :].strip("/").split("/"), wanted)}
     else:
-        found = {root: whole} if wanted(root.rsplit("/", 1)[-1]) else {}
+        found = {root: whole} if wanted(name_of(root).rsplit("/", 1)[-1]) else {}
     files = [File(store.unstrip_protocol(p), info["size"], _version(info)) for p, info in found.items()]
     if unsized := next((f.path for f in files if f.size_bytes is None), None):
         raise UserError(f"{unsized}: the store does not report the size: copy the file to a disk")

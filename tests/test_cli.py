@@ -47,7 +47,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["train-tokenizer"], ["RECIPE.toml"]),
         (["train-tokenizer", "missing.toml"], ["missing.toml", "does not exist"]),
         (["tokenize", "a.wav", "--tokenizr", "x"], ["tokenizr"]),
-        (["info", "a", "true"], ["true belongs to no flag", "A switch is --NAME"]),
+        (["info", "a", "--verify", "true"], ["true belongs to no flag", "A switch is --NAME"]),
         (["info"], ["info: --path is missing, see --help"]),
         (["speak", "missing.txt", "--out", "x"], ["missing.txt", "does not exist"]),
         (["say", "caf\udce9", "--out", "x.wav"], ["caf\\udce9 is not UTF-8"]),

@@ -16,7 +16,10 @@ ALLOWED = {
         "voices/engines.py",  # the programs of `command:` voices, which a recipe or a flag names
         "data/cluster.py",  # Slurm's own programs
     },
-    "pickle": {"data/job.py"},  # from a command to its own worker processes
+    "pickle": {
+        "data/job.py",  # from a command to its own worker processes
+        "pretrained.py",  # the exception of torch's loader of tensors
+    },
     "ctypes": {"voices/espeak.py"},  # the library of espeak
     "_ctypes": {"voices/espeak.py"},
     "importlib": {"cli.py", "__init__.py", "training/trackers.py"},  # modules by names in weft's own tables

@@ -1,6 +1,7 @@
 """Loading a model executes nothing that comes with it."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -48,6 +49,46 @@ def test_an_unknown_attention_implementation_is_rejected(folder: Path, key: str,
         load_pretrained(AutoConfig, folder)
     edit(folder, text_config={}, **{key: "eager"})
     assert load_pretrained(AutoConfig, folder).vocab_size == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("hidden_size", value) for value in (0, -8, "wide", True)),
+        *(("num_hidden_layers", value) for value in (10**9, 1.5)),
+        ("vocab_size", 10**12),
+        ("decoder_layers", -1),
+    ],
+)
+def test_a_size_that_no_model_has_is_rejected_before_anything_is_allocated(
+    folder: Path, name: str, value: object
+) -> None:
+    edit(folder, **{name: value})
+    for kind in (AutoConfig, AutoModelForCausalLM):
+        with pytest.raises(ValueError, match=f"config.json has {name} {value!r}, expected a whole number"):
+            load_pretrained(kind, folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", "[" * 100_000, "\x00"])
+def test_a_configuration_is_a_json_object(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        load_causal_lm(folder, "auto")
+
+
+class Executed:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_objects_in_weights_are_not_executed(folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Executed(tmp_path / "executed"), protocol=2))
+    with pytest.raises(ValueError, match="its pickled weights contain more than tensors"):
+        load_pretrained(AutoModelForCausalLM, folder)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_no_other_module_loads_models_of_transformers() -> None:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from weft import listing
 from weft.errors import UserError, is_of_machine, reason_of
-from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, sha256_of
+from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, read_json_object, sha256_of
 
 FORMAT_VERSION = 2
 MANIFEST = listing.MANIFEST
@@ -82,7 +82,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         problem = "is not a directory" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {problem}: give the directory of {what}")
     try:
-        manifest = _parse((folder / MANIFEST).read_text())
+        manifest = _parse(read_json_object(folder / MANIFEST))
     except FileNotFoundError as e:
         raise UserError(f"{folder} has no {MANIFEST}: give the directory of {what} that weft created") from e
     except (ValueError, TypeError) as e:
@@ -230,11 +230,8 @@ def _fingerprint_1(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _parse(text: str) -> Manifest:
-    """Parse a manifest. Raises ValueError or TypeError for anything else."""
-    row = json.loads(text)
-    if not isinstance(row, dict):
-        raise ValueError("it is not a JSON object")
+def _parse(row: dict[str, Any]) -> Manifest:
+    """Return the manifest of a JSON object. Raises ValueError or TypeError for anything else."""
     manifest = Manifest(**row)
     for name, value in vars(manifest).items():
         kind = {"kind": str, "fingerprint": str, "format_version": int}.get(name, dict)

@@ -33,7 +33,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises OSError, and ValueError for anything else."""
-    value = json.loads(path.read_bytes())
+    try:
+        value = json.loads(path.read_bytes())
+    except RecursionError as e:
+        raise ValueError(f"{path.name} is nested too deeply") from e
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return value

@@ -9,34 +9,64 @@ Every such call of the package is here, so that none of them executes code that 
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from weft.files import read_json_object
+
 _ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 _ATTENTION = (None, "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+# Settings that decide how much is allocated before the weights are read: none, or from 1 to about ten times the largest
+# of published models. A Whisper without a text decoder has 0 layers in it.
+_MAX_SIZES = (
+    dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), 2_000)
+    | dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads"), 10_000)
+    | dict.fromkeys(("hidden_size", "d_model", "intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim"), 1_000_000)
+    | {"vocab_size": 100_000_000}
+)
+_MAY_BE_0 = ("decoder_layers", "decoder_attention_heads", "decoder_ffn_dim")
 
 
 def load_pretrained(kind: Any, folder: str | Path, **settings: Any) -> Any:
     """Return `kind.from_pretrained(folder, **settings)`, where `kind` is a class of transformers.
 
     Raises what transformers raises for damaged files and for a class that is defined in the directory, and ValueError
-    for an unknown attention implementation.
+    as `read_config` does.
     """
-    path = Path(folder) / "config.json"
-    if path.is_file():
-        for name in _attention_names(json.loads(path.read_bytes())):
-            if name not in _ATTENTION:
-                raise ValueError(f"config.json has _attn_implementation {name!r}, which is not part of transformers")
-    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+    if (Path(folder) / "config.json").is_file():
+        read_config(Path(folder))
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+    except pickle.UnpicklingError as e:
+        raise ValueError("its pickled weights contain more than tensors: use a copy in safetensors format") from e
 
 
-def _attention_names(config: Any) -> Iterator[Any]:
-    """Yield the attention implementations in a configuration and in those nested in it."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key in _ATTENTION_KEYS:
-                yield from value.values() if isinstance(value, dict) else (value,)
-            else:
-                yield from _attention_names(value)
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings in the config.json of a model directory.
+
+    Raises OSError if it is missing, and ValueError for anything but a JSON object, a size that no model has, and an
+    attention implementation that is not part of transformers.
+    """
+    config = read_json_object(folder / "config.json")
+    for name, value in _settings(config):
+        largest = _MAX_SIZES.get(name)
+        if name in _ATTENTION_KEYS and not isinstance(value, dict) and value not in _ATTENTION:
+            raise ValueError(f"config.json has _attn_implementation {value!r}, which is not part of transformers")
+        if largest is not None and value is not None and not _is_size(value, largest, name in _MAY_BE_0):
+            raise ValueError(f"config.json has {name} {value!r}, expected a whole number from 1 to {largest}")
+    return config
+
+
+def _is_size(value: Any, largest: int, may_be_0: bool) -> bool:
+    return type(value) is int and (value > 0 or may_be_0) and 0 <= value <= largest
+
+
+def _settings(config: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all settings of a configuration and of those nested in it; entries of an attention setting by its name."""
+    for key, value in config.items():
+        own_name = name if name in _ATTENTION_KEYS else key
+        yield own_name, value
+        if isinstance(value, dict):
+            yield from _settings(value, own_name)

@@ -115,13 +115,14 @@ class _PseudoLabel:
         return report
 
     def _rows(self, utterances: Sequence[Utterance], report: Report) -> Iterator[dict[str, Any]]:
+        window_samples = self.transcriber.window_samples  # an error of the model is not one of an utterance
         pieces: list[tuple[Utterance, np.ndarray]] = []
         for utterance in utterances:
             with report.skipped.on_error(utterance.id):
                 samples = load_speech(utterance)
                 if not utterance.audio.isprintable() and utterance.audio != valid_text(utterance.audio):
                     raise UserError("its file name is not UTF-8, as the new manifest must be: rename it")
-                pieces += _split(utterance, samples, self.transcriber.window_samples)
+                pieces += _split(utterance, samples, window_samples)
                 report.skipped.num_good += 1
             if len(pieces) >= _BATCHES_PER_CALL * self.config.batch_size:
                 yield from self._transcribed(pieces, report)

@@ -19,7 +19,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from weft.artifacts import loading
 from weft.errors import UserError
-from weft.pretrained import load_pretrained
+from weft.pretrained import load_pretrained, read_config
 from weft.text.encode import encode
 
 _ENGLISH_VOCAB_SIZE = 51_864  # of OpenAI's English-only Whispers, whose text tokenizers have language tokens too
@@ -48,7 +48,7 @@ def load_whisper_config(folder: Path) -> WhisperConfig:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give the directory of a Hugging Face Whisper")
     with loading(folder, "a Hugging Face Whisper"):
-        kind = WhisperConfig.get_config_dict(folder)[0].get("model_type")
+        kind = read_config(folder).get("model_type") if (folder / "config.json").is_file() else None
         if kind != "whisper":
             found = f"its model type is {kind}" if kind else "it has no config.json"
             raise UserError(f"{folder} is not a Hugging Face Whisper ({found}): give the directory of one")

@@ -15,26 +15,27 @@ have no effect when a mask is given, which is always the case, and are ignored.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from weft import pretrained
 from weft.artifacts import Manifest, base_manifest, loading
 from weft.asr.whisper import first_few
 from weft.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from weft.errors import UserError
+from weft.files import read_json_object
 from weft.plan import Draft, Plan, create
 from weft.tokenizer.artifact import KIND
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, encoder_parameters
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.weights import require_finite
 
 _WHAT = "a GLM-4-Voice tokenizer"
 _LICENCE = "imported weights under the licence of the released GLM-4-Voice tokenizer"
@@ -59,11 +60,11 @@ def run(config: ImportConfig) -> Manifest:
     """Create the artifact `config.out`. Raises UserError for anything but a complete GLM-4-Voice tokenizer."""
     with loading(config.folder, _WHAT):
         bottleneck, whisper = read_config(config.folder)
+        with torch.device("meta"):
+            model = BottleneckWhisper(bottleneck, WhisperForConditionalGeneration(whisper))
     plan = Plan(KIND, {"model": asdict(bottleneck)}, {"source": base_manifest(config.folder)})
 
     def write(draft: Draft) -> None:
-        with torch.device("meta"):
-            model = BottleneckWhisper(bottleneck, WhisperForConditionalGeneration(whisper))
         with loading(config.folder, _WHAT):
             model.load_state_dict(_weights(config.folder, model), assign=True)
         SpeechTokenizer(model.eval()).write_files(draft.folder)
@@ -78,7 +79,7 @@ def read_config(folder: Path) -> tuple[BottleneckConfig, WhisperConfig]:
 
     Raises UserError for another directory, and for settings with which the released code gives no codes.
     """
-    given = _read_json(folder, "config.json")
+    given = pretrained.read_config(folder)
     if given.get("model_type") != "whisper":
         raise UserError(f"{folder} is not {_WHAT}: its model type is {given.get('model_type')!r}, not 'whisper'")
     if not given.get("quantize_vocab_size"):
@@ -127,17 +128,11 @@ def _check_features(folder: Path, num_mels: int) -> None:
         "padding_value": 0.0,
         "dither": 0.0,
     }
-    given = {**ours, "feature_size": 80, **_read_json(folder, "preprocessor_config.json")}  # with Whisper's defaults
+    defaults = {**ours, "feature_size": 80}  # of Whisper
+    given = defaults | read_json_object(folder / "preprocessor_config.json")
     for name, value in ours.items():
         if given[name] != value:
             raise UserError(f"{folder}/preprocessor_config.json: {name} is {given[name]}, expected {value}")
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    value = json.loads((folder / name).read_text())
-    if not isinstance(value, dict):
-        raise UserError(f"{folder / name} is not a JSON object: download it again")
-    return value
 
 
 def _weights(folder: Path, model: BottleneckWhisper) -> dict[str, Tensor]:
@@ -171,6 +166,7 @@ def _weights(folder: Path, model: BottleneckWhisper) -> dict[str, Tensor]:
         shape, needed = list(found[name].shape), list(expected[ours].shape)
         if shape != needed:
             raise UserError(f"{folder}: {name} has shape {shape}, but config.json needs {needed}")
+    require_finite(found, folder / "model.safetensors")
     return {ours: found[name] for ours, name in released_name.items()}
 
 

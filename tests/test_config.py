@@ -124,6 +124,17 @@ def test_missing_inputs_are_those_of_all_sections_but_the_output(tmp_path):
     assert missing_inputs(config) == [str(tmp_path / "none"), "no/judge"]
 
 
+@dataclass(frozen=True)
+class WithUrls:
+    inputs: tuple[str | Path, ...]
+    name: str = "no/path"
+
+
+def test_missing_inputs_may_be_given_as_text(tmp_path):
+    inputs = (str(tmp_path), str(tmp_path / "none"), "s3://bucket/x", tmp_path / "neither")
+    assert missing_inputs(WithUrls(inputs)) == [str(tmp_path / "none"), str(tmp_path / "neither")]
+
+
 @pytest.mark.parametrize(
     ("name", "least", "below"),
     [

@@ -1,6 +1,7 @@
 """Properties of the descriptions of errors."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,7 @@ def test_the_time_is_linear_in_the_length():
     for text in ("://" * 100_000, "a" * 300_000, "a://" + "b" * 300_000, "a://b@" * 50_000):
         without_secrets(text)
     assert time.perf_counter() - start < 2
+
+
+def test_credentials_of_a_url_that_was_read_as_a_path_are_removed():
+    assert without_secrets(f"{Path('https://me:key@host/x?sig=1')} does not exist") == "https:/host/x does not exist"

@@ -263,7 +263,7 @@ def test_the_number_of_tasks_is_reported_only_if_it_is_the_difference(tmp_path):
 
 
 def test_an_artifact_is_not_created_at_a_url():
-    with pytest.raises(UserError, match=r"s3:/+bucket/codes is a URL: create it in a local or shared directory"):
+    with pytest.raises(UserError, match=r"s3://bucket/codes is a URL: create it in a local or shared directory"):
         create(Path("s3://bucket/codes"), PLAN, write)
 
 

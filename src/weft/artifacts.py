@@ -24,10 +24,11 @@ from safetensors import SafetensorError
 
 from weft import listing
 from weft.errors import UserError, is_of_machine, reason_of
-from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, read_json_object, sha256_of
+from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, json_object, sha256_of
 
 FORMAT_VERSION = 2
 MANIFEST = listing.MANIFEST
+EDITED = f"the settings, parents or files in {MANIFEST} were edited"
 _DATASETS = ("audio", "codes", "documents", "tokens")
 _PARTS = {"tokenizer": "tokenizer", "decoder": "decoder", "text_to_token": "text_to_token", "lm": "language_model"}
 
@@ -82,11 +83,19 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         problem = "is not a directory" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {problem}: give the directory of {what}")
     try:
-        manifest = _parse(read_json_object(folder / MANIFEST))
+        content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError as e:
         raise UserError(f"{folder} has no {MANIFEST}: give the directory of {what} that weft created") from e
+    return parse_manifest(content, folder, kind)
+
+
+def parse_manifest(content: bytes, folder: str | Path, kind: str | None = None) -> Manifest:
+    """Return the manifest of the artifact in `folder` from its content. Raises UserError as `read_manifest` does."""
+    what = with_article(kind_name(kind) if kind else "artifact")
+    try:
+        manifest = _parse(json_object(content, MANIFEST))
     except (ValueError, TypeError) as e:
-        raise UserError(f"{folder / MANIFEST} is damaged ({reason_of(e)}): create {what} again") from e
+        raise UserError(f"{folder}/{MANIFEST} is damaged ({reason_of(e)}): create {what} again") from e
     if manifest.format_version > FORMAT_VERSION:
         raise UserError(f"{folder} was written by a newer weft (format {manifest.format_version}): update weft")
     if kind and manifest.kind != kind:
@@ -139,14 +148,19 @@ def fingerprint(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def is_edited(manifest: Manifest) -> bool:
+    """Whether settings, parents or files of a manifest differ from its fingerprint, which format 1 cannot tell."""
+    return manifest.format_version > 1 and fingerprint(manifest) != manifest.fingerprint
+
+
 def damage(folder: Path, manifest: Manifest, verify: bool = False) -> list[str]:
     """Describe everything in an artifact that differs from its manifest: names and sizes or, with `verify`, contents.
 
     Format 1 lists no files: only `verify` finds that they have changed, and not which of them.
     """
     folder = Path(folder)
-    if manifest.format_version > 1 and fingerprint(manifest) != manifest.fingerprint:
-        return [f"the settings, parents or files in {MANIFEST} were edited"]
+    if is_edited(manifest):
+        return [EDITED]
     if manifest.kind == "bundle":
         return _damage_of_parts(folder, manifest, verify)
     if manifest.format_version == 1:
@@ -197,7 +211,7 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
-def require_unchanged(folder: Path, manifest: Manifest, problems: list[str]) -> None:
+def require_unchanged(folder: str | Path, manifest: Manifest, problems: list[str]) -> None:
     """Raise UserError with the first few of the `problems` of an artifact, if there are any."""
     if problems:
         shown = "; ".join([*problems[:3], *([f"and {len(problems) - 3} more"] if len(problems) > 3 else [])])

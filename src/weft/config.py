@@ -174,13 +174,13 @@ def settings_names(kind: type, of: type | None = None) -> list[str]:
 def missing_inputs(config: Any) -> list[str]:
     """Return the paths of a training's inputs that do not exist. URLs are not checked."""
     found: list[str] = []
-    for field in fields(config):
-        value = getattr(config, field.name)
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
         if is_dataclass(value):
             found += missing_inputs(value)
-        elif field.name != "out":
-            paths = [p for p in (value if isinstance(value, tuple) else (value,)) if isinstance(p, Path)]
-            found += [str(p) for p in paths if not p.exists() and not re.match(r"[a-z0-9+]+:/", str(p))]
+        elif name != "out" and Path in _parts(hint):
+            paths = [str(p) for p in (value if isinstance(value, tuple) else (value,)) if isinstance(p, str | Path)]
+            found += [p for p in paths if not Path(p).exists() and not re.match(r"[a-z0-9+]+:/", p)]
     return found
 
 

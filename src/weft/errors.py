@@ -12,7 +12,7 @@ import re
 import traceback
 from pathlib import Path
 
-_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31}://)(?:[^/\s?]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
+_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,31}://?)(?:[^/\s?]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
 _MAX_REASON = 500
 _PACKAGE = str(Path(__file__).parent)
 
@@ -69,7 +69,7 @@ def printable(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return `text` without the user information and the query strings of the URLs in it."""
+    """Return `text` without the user information and the query strings of the URLs in it, also of those in a Path."""
     return _URL_SECRETS.sub(r"\1\2", text)
 
 

@@ -33,12 +33,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises OSError, and ValueError for anything else."""
+    return json_object(path.read_bytes(), path.name)
+
+
+def json_object(content: bytes, name: str) -> dict[str, Any]:
+    """Parse the JSON object of the file `name`. Raises ValueError for anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except RecursionError as e:
-        raise ValueError(f"{path.name} is nested too deeply") from e
+        raise ValueError(f"{name} is nested too deeply") from e
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
+        raise ValueError(f"{name} is not a JSON object")
     return value
 
 

@@ -38,22 +38,41 @@ def describe_files(folder: Path, digests: Mapping[str, str]) -> dict[str, dict[s
 
 def differences(folder: Path, files: Files, verify: bool = False) -> list[str]:
     """Describe everything that differs from a list of files: names and sizes and, with `verify`, contents."""
-    found = {}
-    for name, expected in files.items():
-        try:
-            size_bytes = os.stat(f"{folder}/{name}").st_size
-        except (FileNotFoundError, NotADirectoryError):
-            found[name] = "is missing"
-            continue
-        if size_bytes != expected["bytes"]:
-            found[name] = f"has {size_bytes} bytes, expected {expected['bytes']}"
-    found |= {name: "is not part of it" for name in _names(folder) if name not in files}
+    found = _differing(files, {name: _size_bytes(folder, name) for name in {*files, *_names(folder)}})
     if verify:
         names = [name for name in files if name not in found]
         with ThreadPoolExecutor(4) as threads:
             digests = threads.map(lambda name: sha256_of(folder / name), names)
             found |= {n: "has other contents" for n, d in zip(names, digests, strict=True) if d != files[n]["sha256"]}
+    return _described(found)
+
+
+def differences_of_sizes(files: Files, sizes: Mapping[str, int]) -> list[str]:
+    """Describe the names and sizes, of a directory in a store, that differ from a list of files."""
+    is_listed = {name: not name.startswith("log/") and name != MANIFEST for name in sizes}
+    return _described(_differing(files, {name: size for name, size in sizes.items() if is_listed[name]}))
+
+
+def _differing(files: Files, sizes: Mapping[str, int | None]) -> dict[str, str]:
+    """Return what differs between a list of files and the sizes of all files (None: it is missing), by name."""
+    found = {}
+    for name, expected in files.items():
+        if (size_bytes := sizes.get(name)) is None:
+            found[name] = "is missing"
+        elif size_bytes != expected["bytes"]:
+            found[name] = f"has {size_bytes} bytes, expected {expected['bytes']}"
+    return found | {name: "is not part of it" for name in sizes if name not in files}
+
+
+def _described(found: Mapping[str, str]) -> list[str]:
     return [f"{name} {problem}" for name, problem in sorted(found.items())]
+
+
+def _size_bytes(folder: Path, name: str) -> int | None:
+    try:
+        return os.stat(f"{folder}/{name}").st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _names(folder: Path) -> list[str]:

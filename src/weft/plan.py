@@ -142,7 +142,8 @@ def is_created(out: Path, plan: Plan, licence: str | None = None) -> bool:
 def open_draft(out: Path, plan: Plan, licence: str | None = None) -> Iterator[Draft]:
     """Yield the draft of `out`, and make it the artifact when the block ends without an exception (see `create`)."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
-        raise UserError(f"{out} is a URL: create it in a local or shared directory, then copy it")
+        url = re.sub(":/+", "://", str(out), count=1)  # a Path has only one of the slashes
+        raise UserError(f"{url} is a URL: create it in a local or shared directory, then copy it")
     out = Path(os.path.normpath(out))
     with locked(out):
         if os.path.lexists(out):  # since the caller has looked

@@ -288,7 +288,7 @@ def test_a_model_that_synthesizes_nothing_and_an_output_url_are_errors(create, c
 
     with pytest.raises(UserError, match=r"none of the \d+ spans was accepted"):
         create("out", lambda folder, url: Mute())
-    with pytest.raises(UserError, match=r"s3:/bucket/out is a URL: create it in a local or shared directory"):
+    with pytest.raises(UserError, match=r"s3://bucket/out is a URL: create it in a local or shared directory"):
         run(InterleaveConfig((corpus,), Path("s3://bucket/out"), text_to_token), load)
 
 

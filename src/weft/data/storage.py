@@ -2,6 +2,7 @@
 
     for file in files_under("s3://bucket/books", wanted=lambda name: name.endswith(".txt")): file.path, file.size_bytes
     with open_file(file.path, file.size_bytes) as f: f.seek(start); f.readline()
+    read_ranges([(StoredFile(url, size_bytes), 0, 100), ...])       # many small ranges at once
 
 Files at URLs are fetched in ranges of a few MiB, as they are read. Failed requests are repeated.
 """
@@ -12,6 +13,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -25,6 +27,7 @@ T = TypeVar("T")
 _MAX_ATTEMPTS = 5
 _WAIT_SEC = 1.0
 _BUFFER_BYTES = 4 << 20
+_MAX_REQUESTS = 32  # at once
 _PERMANENT = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError, ImportError, ValueError)
 
 
@@ -110,12 +113,38 @@ def _is_wanted(parts: Sequence[str], wanted: Callable[[str], bool]) -> bool:
     return wanted(parts[-1]) and not any(part.startswith(".") for part in parts)
 
 
-class _RemoteFile(io.RawIOBase):
-    """A file at a URL, read by requests for ranges of its bytes."""
+class StoredFile:
+    """A file at a URL, of which ranges of bytes are requested."""
 
     def __init__(self, url: str, size_bytes: int) -> None:
-        self._url, self._size_bytes, self._position = url, size_bytes, 0
+        self.size_bytes, self._url = size_bytes, url
         self._store, self._path = _store(url)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes of a range. Raises UserError for a file that is gone, and if the store keeps failing."""
+        try:
+            return _with_retries(self._url, lambda: self._fetch(start, stop)) if start < stop else b""
+        except FileNotFoundError as e:
+            raise UserError(f"{self._url} no longer exists: restore it") from e
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        content = self._store.cat_file(self._path, start=start, end=stop)
+        if len(content) != stop - start:
+            raise OSError(f"received {len(content)} of {stop - start} bytes")
+        return content
+
+
+def read_ranges(ranges: Sequence[tuple[StoredFile, int, int]]) -> list[bytes]:
+    """Return the bytes of ranges (file, start, stop), by concurrent requests. Raises UserError as `StoredFile` does."""
+    with ThreadPoolExecutor(_MAX_REQUESTS) as threads:
+        return list(threads.map(lambda part: part[0].read(*part[1:]), ranges))
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file at a URL, read in order or after seeking."""
+
+    def __init__(self, url: str, size_bytes: int) -> None:
+        self._file, self._position = StoredFile(url, size_bytes), 0
 
     def readable(self) -> bool:
         return True
@@ -127,26 +156,18 @@ class _RemoteFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        origins = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size_bytes}
+        self._position = offset + origins[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        start, stop = self._position, min(self._position + len(buffer), self._size_bytes)
+        start, stop = self._position, min(self._position + len(buffer), self._file.size_bytes)
         if start >= stop:
             return 0
-        try:
-            content = _with_retries(self._url, lambda: self._fetch(start, stop))
-        except FileNotFoundError as e:
-            raise UserError(f"{self._url} no longer exists: restore it") from e
+        content = self._file.read(start, stop)
         buffer[: len(content)] = content
         self._position = stop
         return len(content)
-
-    def _fetch(self, start: int, stop: int) -> bytes:
-        content = self._store.cat_file(self._path, start=start, end=stop)
-        if len(content) != stop - start:
-            raise OSError(f"received {len(content)} of {stop - start} bytes")
-        return content
 
 
 def _store(url: str) -> tuple[Any, str]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from weft import artifacts, progress
+from weft import progress
+from weft.data.storage import files_under, path_of
+from weft.data.stored_artifacts import read_manifest
 from weft.data.token_shards import TokenShards
 from weft.errors import UserError
 from weft.lm.mixture import Mixture, Pieces, SourceUse
@@ -21,25 +23,26 @@ WeightsFrom = dict[str, dict[str, Weight]]
 Datasets = Sequence[tuple[str, Pieces]]
 
 
-def open_datasets(folder: Path, max_seq_len: int, vocab_size: int | None = None) -> dict[str, Pieces]:
-    """Open the datasets of token shards by name, in the order in which they were packed.
+def open_datasets(folder: str | Path, max_seq_len: int, vocab_size: int | None = None) -> dict[str, Pieces]:
+    """Open the datasets of token shards at a path or URL by name, in the order in which they were packed.
 
     Raises UserError if documents are missing, and for damaged shards.
     """
-    packed = artifacts.read(folder, "tokens").counts.get("datasets", {})
-    names = [*packed, *sorted({path.parent.name for path in Path(folder).glob("*/*.ds")} - set(packed))]
-    datasets = {name: TokenShards(Path(folder) / name, vocab_size) for name in names}
+    packed = read_manifest(folder, "tokens").counts.get("datasets", {})
+    shards = files_under(path_of(folder), lambda name: name.endswith(".ds")) or []
+    names = [*packed, *sorted({file.path.split("/")[-2] for file in shards} - set(packed))]
+    datasets = {name: TokenShards(f"{str(folder).rstrip('/')}/{name}", vocab_size) for name in names}
     for name, counts in packed.items():
         if (found := len(datasets[name])) != counts["documents"]:
             raise UserError(
-                f"{Path(folder) / name} contains {found:,} of {counts['documents']:,} packed documents: copy it again, "
+                f"{folder}/{name} contains {found:,} of {counts['documents']:,} packed documents: copy it again, "
                 "or pack the dataset again"
             )
     return {name: Pieces(shards, max_seq_len) for name, shards in datasets.items()}
 
 
 def mixture_of(
-    folders: Mapping[Path, Mapping[str, Pieces]],
+    folders: Mapping[str | Path, Mapping[str, Pieces]],
     weights: Mapping[str, Weight],
     weights_from: WeightsFrom,
     train: TrainConfig,

@@ -26,6 +26,8 @@ from weft.lm.mixture import Pieces
 from weft.lm.packing import Batch, pack, token_losses
 from weft.training import distributed, parallel
 
+_PIECES_PER_READ = 256  # requested at once from a store
+
 
 def base_losses(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the result of `measure` before the first step. It is stored in `folder` for a resumed run."""
@@ -73,8 +75,14 @@ def _by_modality(metrics: Mapping[str, float]) -> dict[str, float]:
 def _batches(pieces: Pieces, tokens_per_batch: int) -> Iterator[tuple[Batch, int]]:
     """Yield every piece once, in batches of at least `tokens_per_batch` ids, except for the last, and their number."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    for i in range(len(pieces)):
-        waiting.append(pieces[i])
+    for i, piece in enumerate(_read(pieces)):
+        waiting.append(piece)
         if i == len(pieces) - 1 or sum(len(ids) for ids, _ in waiting) >= tokens_per_batch:
             yield pack(waiting), len(waiting)
             waiting = []
+
+
+def _read(pieces: Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield every piece once, in order."""
+    for first in range(0, len(pieces), _PIECES_PER_READ):
+        yield from pieces.read(range(first, min(first + _PIECES_PER_READ, len(pieces))))

@@ -2,7 +2,7 @@
 
     sources = {"text": Pieces(TokenShards("tokens/text"), max_seq_len=256), "speech": ...}
     mixture = Mixture(sources, {0: {"text": 0.3, "speech": "rest"}}, steps=1000, batch_tokens=4096, seed=0)
-    for sample in mixture.samples(step): ids, loss = mixture[sample]
+    for ids, loss in mixture.read(mixture.samples(step)): ...
 
 Sample j is a pure function of seed, weights and j. The state of a data loader is therefore one number, and any number
 of ranks reads the same samples. Weights may change at any step; this changes no earlier one. Long documents are split.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,11 +44,17 @@ class Pieces:
         return int(self._ends[-1])
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.read([i])[0]
+
+    def read(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return several pieces, which are read at once."""
+        return [(tokens.ids, tokens.loss) for tokens in self._shards.read([self._locate(i) for i in indices])]
+
+    def _locate(self, i: int) -> tuple[int, slice]:
+        """Return the document of a piece, and its place there."""
         document = int(np.searchsorted(self._ends, i, side="right"))
         start = (i - (int(self._ends[document - 1]) if document else 0)) * self._stride
-        tokens = self._shards[document]
-        piece = slice(start, start + self._stride + 1)
-        return tokens.ids[piece], tokens.loss[piece]
+        return document, slice(start, start + self._stride + 1)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,20 @@ class Mixture:
         return range(phase.sample(step), phase.sample(step + 1))
 
     def __getitem__(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        source, draw = self._location(sample)
-        pieces = self._pieces[source]
-        epoch, i = divmod(draw, len(pieces))
-        return pieces[permuted(i, len(pieces), (self._seed, source, epoch))]
+        return self.read([sample])[0]
+
+    def read(self, samples: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return several samples, of which those of a source are read at once."""
+        by_source: dict[int, dict[int, int]] = {}  # source -> sample -> piece
+        for sample in samples:
+            source, draw = self._location(sample)
+            epoch, i = divmod(draw, len(self._pieces[source]))
+            piece = permuted(i, len(self._pieces[source]), (self._seed, source, epoch))
+            by_source.setdefault(source, {})[sample] = piece
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for source, pieces in by_source.items():
+            found |= zip(pieces, self._pieces[source].read(list(pieces.values())), strict=True)
+        return [found[sample] for sample in samples]
 
     @property
     def names(self) -> tuple[str, ...]:

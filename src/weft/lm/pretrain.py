@@ -24,6 +24,8 @@ from weft import artifacts, launch
 from weft.artifacts import Manifest
 from weft.config import NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data.datasets import tokenizer_parent
+from weft.data.storage import is_url
+from weft.data.stored_artifacts import read_parent
 from weft.device import autocast, default_device, uses_bf16
 from weft.errors import UserError
 from weft.lm.datasets import Datasets, WeightsFrom, check_epochs, mixture_of, open_datasets, show
@@ -54,8 +56,8 @@ class PretrainConfig:
 
     base: Path
     """Directory of the language model to start from."""
-    tokens: tuple[Path, ...]
-    """Token shards, packed for the vocabulary of `base`."""
+    tokens: tuple[str | Path, ...]
+    """Token shards, packed for the vocabulary of `base`: directories, or URLs such as s3://bucket/tokens."""
     out: Path
     """Output directory of the language model."""
     weights: dict[str, Weight] = field(default_factory=dict)
@@ -65,7 +67,7 @@ class PretrainConfig:
     """Other weights by the step from which they hold. They may change for steps after a checkpoint."""
     max_epochs: Annotated[PositiveFloat | None, NOT_IN_PLAN] = None
     """Maximum number of epochs of a dataset; a run that would need more does not start."""
-    held_out: tuple[Path, ...] = ()
+    held_out: tuple[str | Path, ...] = ()
     """Token shards on which base and result are evaluated."""
     batch_tokens: PositiveInt = 4096
     """Tokens per step, approximately: a step is a fixed number of documents or pieces of them."""
@@ -205,7 +207,7 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
     def batch_at(step: int, part: slice) -> Batch | None:
         samples = mixture.samples(step)[part]
         max_seq_len = config.max_seq_len if config.attention == "sequence" else None
-        return pack([mixture[j] for j in samples], max_seq_len) if samples else None
+        return pack(mixture.read(samples), max_seq_len) if samples else None
 
     def micro_batch_at(step: int, part: slice) -> MicroBatch | None:
         batch = (prefetch.batch_at if prefetch else batch_at)(step, part)
@@ -220,9 +222,9 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
         monitor.add(micro_batch, losses)
         return {"loss": losses.sum() / max(1, len(losses))}
 
-    # On a CPU, a prefetching thread slows training down by more than the batches take.
-    on_gpu = model.device.type == "cuda"
-    with Prefetch(batch_at, config.train) if on_gpu else nullcontext() as prefetch:
+    # On a CPU, a prefetching thread slows training down by more than the batches of local files take.
+    waits = model.device.type == "cuda" or any(is_url(str(folder)) for folder in config.tokens)
+    with Prefetch(batch_at, config.train) if waits else nullcontext() as prefetch:
         seconds = fit(model, micro_batch_at, loss_of, config.train, folder, "language model", monitor.after_step)
     monitor.plot()
     num_tokens = distributed.all_reduce_sum(monitor.num_tokens)  # of the steps since a run was resumed
@@ -249,7 +251,7 @@ def _parents(config: PretrainConfig, vocab: SpeechVocab) -> dict[str, Manifest]:
     parents = {"base": artifacts.read_parent(config.base, KIND)}
     for name, folders in (("tokens", config.tokens), ("held_out", config.held_out)):
         for i, folder in enumerate(folders):
-            parents[f"{name} {i}"] = manifest = artifacts.read_parent(folder, "tokens")
+            parents[f"{name} {i}"] = manifest = read_parent(folder, "tokens")
             if manifest.settings.get("vocab") != vocab.fingerprint:
                 raise UserError(f"{folder} was packed for another vocabulary: pack its datasets with this base as --lm")
     return parents
@@ -261,7 +263,7 @@ def _print_estimate(config: PretrainConfig) -> None:
         return
     steps = f"{config.train.steps:,} steps of {config.batch_tokens:,}"
     tokens, basis = config.train.steps * config.batch_tokens, steps
-    if all(folder.exists() for folder in config.tokens):
+    if all(is_url(str(folder)) or Path(folder).exists() for folder in config.tokens):
         uses = _mixture(config).uses()
         check_epochs(uses, config.max_epochs)
         show(uses)

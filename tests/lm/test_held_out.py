@@ -27,10 +27,31 @@ def test_without_datasets_there_are_no_losses(vocab, tiny_lm):
     assert merge_losses({}, {}) == {}
 
 
-def test_the_base_is_measured_once(tmp_path):
-    measured = iter([{"loss.text": 2.0, "held_out": {"a": {"loss.text": 2.0}}}])
-    first, again = (base_losses(tmp_path, lambda: next(measured)) for _ in range(2))
-    assert first == again == {"loss.text": 2.0, "held_out": {"a": {"loss.text": 2.0}}}
+MEASURED = {"loss.text": 2.0, "held_out": {"a": {"loss.text": 2.0}}}
+
+
+def test_the_base_is_measured_once(tmp_path, capsys):
+    measured = iter([MEASURED])
+    first, again = (base_losses(tmp_path, ["a"], lambda: next(measured)) for _ in range(2))
+    assert first == again == MEASURED
+    assert base_losses(tmp_path / "no datasets", [], dict) == base_losses(tmp_path / "no datasets", [], dict) == {}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "\0" * 90, "\xff", "[]", "[[1, 2]]", "3", "null", "{}", '{"loss.text": 2.0}', '{"held_out": 1}',
+     '{"held_out": {"a": 1}}', '{"held_out": {"a": {"loss.text": "2"}}}', '{"held_out": {"b": {"loss.text": 2}}}',
+     '{"loss.text": null, "held_out": {"a": {}}}'],
+)  # fmt: skip
+def test_the_base_is_measured_again_if_its_losses_are_damaged(tmp_path, content, capsys):
+    base_losses(tmp_path, ["a"], lambda: MEASURED)
+    stored = tmp_path / "log" / "base.json"
+    stored.write_bytes(content.encode("latin-1"))
+    assert base_losses(tmp_path, ["a"], lambda: MEASURED) == MEASURED
+    assert capsys.readouterr().err.startswith(f"weft: {stored} is damaged (")
+    assert base_losses(tmp_path, ["a"], lambda: pytest.fail("measured again")) == MEASURED
+    assert capsys.readouterr().err == ""
 
 
 def test_losses_of_the_base_are_listed_beside_those_of_the_result():

@@ -1,7 +1,7 @@
 """Losses on held-out data, of the trained model and of its base.
 
     def measure(): return held_out_losses(model, units, datasets, tokens_per_batch)
-    before = base_losses(draft.folder, measure)                                        # once per run
+    before = base_losses(draft.folder, [name for name, _ in datasets], measure)        # once per run
     train(model)
     draft.counts |= merge_losses(before, measure())
 
@@ -11,7 +11,8 @@ A base forgets part of its text knowledge while it learns speech: compare `base.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from weft import progress
+from weft.errors import reason_of
 from weft.files import write_json
 from weft.lm.datasets import Datasets
 from weft.lm.loss_meter import LossMeter, Units
@@ -29,14 +31,36 @@ from weft.training import distributed, parallel
 _PIECES_PER_READ = 256  # requested at once from a store
 
 
-def base_losses(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of `measure` before the first step. It is stored in `folder` for a resumed run."""
+def base_losses(folder: Path, names: Collection[str], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of `measure` on the datasets `names` before the first step.
+
+    It is stored in `folder` for a resumed run, which measures again, with one line on stderr, if the file is damaged.
+    """
     stored = folder / "log" / "base.json"
-    if not distributed.broadcast_object(stored.exists()):
+    found = distributed.compute_once(lambda: _stored_losses(stored, names))
+    if found is None:
         found = measure()
         if distributed.is_main_process():
             write_json(stored, found)
-    return distributed.compute_once(lambda: json.loads(stored.read_text()))
+    return distributed.broadcast_object(found)
+
+
+def _stored_losses(path: Path, names: Collection[str]) -> dict[str, Any] | None:
+    """Return the losses in a file, or None if it does not exist or is damaged."""
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        by_name = dict(found)
+        datasets = dict(by_name.pop("held_out", {}))
+        if set(datasets) != set(names):
+            raise ValueError("it has other datasets")
+        if not all(isinstance(v, int | float) for losses in (by_name, *datasets.values()) for v in losses.values()):
+            raise ValueError("a loss is not a number")
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        print(f"weft: {path} is damaged ({reason_of(e)}): the base is measured again", file=sys.stderr, flush=True)
+        return None
+    return found
 
 
 def held_out_losses(model: PreTrainedModel, units: Units, datasets: Datasets, tokens_per_batch: int) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class TrainingMonitor:
 
     def after_step(self, step: int, updated: bool) -> dict[str, float]:
         """Return the metrics to log after a step."""
-        if self._config.is_checkpointed(step) and time.monotonic() - self._last_plot_sec > _MIN_PLOT_SEC:
+        is_due = self._config.is_checkpointed(step) and step + 1 < self._config.steps  # the run draws the last plot
+        if is_due and time.monotonic() - self._last_plot_sec > _MIN_PLOT_SEC:
             self.plot()
         if not self._config.is_logged(step):
             return {}

@@ -149,7 +149,8 @@ class _Run:
                 model = parallel.shard_model(model, self.device, uses_bf16(config.train.precision, self.device))
             else:
                 model = parallel.replicate_model(model, self.device)
-            before = base_losses(draft.folder, lambda: self._evaluate(model, units))
+            names = [name for name, _ in self.held_out]
+            before = base_losses(draft.folder, names, lambda: self._evaluate(model, units))
             draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder)
             if not config.lora.rank:
                 round_weights(model, save_dtype)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,30 @@ def test_what_cannot_be_measured_is_rejected(
     assert cli.run(["eval", "text-to-token", "--model", str(bundle), "--out", str(out), *given]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not out.exists()
+
+
+@pytest.mark.parametrize("suite", ["tokenizer", "resynth", "text-to-token"])
+def test_unreadable_speech_is_skipped_and_listed(
+    bundle: Path, speech: Path, tmp_path: Path, suite: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = Path(shutil.copytree(speech, tmp_path / "speech"))
+    (damaged / "text.wav").write_text("this is no audio")
+    rows = (damaged / "manifest.jsonl").read_text().splitlines()
+    bad = [{"id": name, "audio": f"{name}.wav", "text": "The cat sat."} for name in ("text", "missing")]
+    (damaged / "manifest.jsonl").write_text("\n".join([*map(json.dumps, bad), "{", *rows]))
+    found = evaluate(suite, bundle, tmp_path / "damaged.json", "--speech", damaged)
+    assert (found.pop("skipped"), list(found["skipped_reasons"])[:2]) == (3, ["text", "missing"])
+    assert len(found.pop("skipped_reasons")) == 3
+    assert "cannot be read as audio" in capsys.readouterr().out
+    clean = evaluate(suite, bundle, tmp_path / "clean.json", "--speech", speech)
+    for results in (found, clean):
+        for metrics in results.get("spoken", {}).values():
+            metrics.pop("tokens_per_sec")
+    assert found == clean
+    (damaged / "manifest.jsonl").write_text(json.dumps(bad[0]))
+    arguments = ["eval", suite, "--model", str(bundle), "--out", str(tmp_path / "none.json"), "--speech", str(damaged)]
+    assert cli.run(arguments) == 2
+    assert "no transcribed speech can be read" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_topic_cloze_needs_pairs(bundle: Path, tmp_path: Path) -> None:

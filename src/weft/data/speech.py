@@ -13,7 +13,7 @@ commands skip, count and list it like an unreadable file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,17 @@ def load_speech(utterance: Utterance, sample_rate_hz: int = SAMPLE_RATE_HZ) -> n
     if utterance.problem is not None:
         raise UserError(utterance.problem)
     return load(utterance.audio, sample_rate_hz)
+
+
+def readable(utterances: Iterable[Utterance], skipped: Skipped) -> list[Utterance]:
+    """Return the utterances whose audio can be read, which is read once to find out; others are added to `skipped`."""
+    found = []
+    for u in utterances:
+        with skipped.on_error(u.id):
+            load_speech(u)
+            found.append(u)
+            skipped.num_good += 1
+    return found
 
 
 def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:

@@ -21,7 +21,8 @@ from weft import progress
 from weft.artifacts import MANIFEST, base_manifest, read, read_bundle
 from weft.audio import resample
 from weft.config import NonNegativeInt, PositiveInt
-from weft.data.speech import read_manifest
+from weft.data.skipped import Skipped
+from weft.data.speech import read_manifest, readable
 from weft.decoder.decoder import SpeechDecoder
 from weft.device import default_device
 from weft.errors import UserError
@@ -87,12 +88,21 @@ def run(config: EvalConfig) -> None:
     progress.summary(results)
 
 
-def _speech(config: EvalConfig) -> list[Utterance]:
+def _speech(config: EvalConfig) -> tuple[list[Utterance], dict[str, Any]]:
+    """Return the utterances to evaluate, and for the results those that are unreadable, with their reasons, if any.
+
+    Raises UserError if no transcribed utterance is left.
+    """
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.speech)]
     with_words, _ = split_by_words(utterances, lambda u: u.text)
     if not with_words:
         raise UserError("there is no transcribed speech to measure on: give --speech MANIFEST")
-    return utterances if config.limit is None else _sampled(with_words, config.limit, config.seed)
+    skipped = Skipped()
+    found = readable(utterances if config.limit is None else _sampled(with_words, config.limit, config.seed), skipped)
+    if not split_by_words(found, lambda u: u.text)[0]:
+        where, reason = skipped.bad[0]
+        raise UserError(f"no transcribed speech can be read: fix it; the first utterance is {where} ({reason})")
+    return found, {"skipped": skipped.num_bad, "skipped_reasons": dict(skipped.bad)} if skipped.bad else {}
 
 
 def _sampled(items: list[_T], num: int | None, seed: int) -> list[_T]:
@@ -114,11 +124,13 @@ def _load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
 
 
 def _tokenizer(config: EvalConfig) -> dict[str, Any]:
-    return tokenizer.measure(_load_tokenizer(config), _speech(config), config.base)
+    utterances, skipped = _speech(config)
+    return tokenizer.measure(_load_tokenizer(config), utterances, config.base) | skipped
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:
-    utterances, left_out = split_by_words(_speech(config), lambda u: u.text)
+    found, skipped = _speech(config)
+    utterances, left_out = split_by_words(found, lambda u: u.text)
     decoder = SpeechDecoder.from_pretrained(config.model / "decoder")
     result = resynthesize(utterances, _load_tokenizer(config), decoder, config.seed)
     rates = result.error_rates([u.text or "" for u in utterances])
@@ -127,11 +139,12 @@ def _resynth(config: EvalConfig) -> dict[str, Any]:
         "left_out": len(left_out),
         "left_out_ids": [u.id for u in left_out],
         **{name: asdict(rate) for name, rate in rates.items()},
+        **skipped,
     }
 
 
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:
-    sentences = _sentences(config)
+    sentences, skipped = _sentences(config)
     judge = None
     if config.judge is not None:
         decoder = SpeechDecoder.from_pretrained(config.model / "decoder")
@@ -143,11 +156,12 @@ def _text_to_token(config: EvalConfig) -> dict[str, Any]:
     base = speech_tokenizer.manifest.parents.get("base")
     if config.judge is not None and base is not None and base == base_manifest(config.judge).fingerprint:
         found["notes"]["judge"] += ", and not independent: the tokenizer was trained from it"
-    return {"speech_by": voice_name(config.voice or _VOICE) if config.texts else "the manifest", **found}
+    return {"speech_by": voice_name(config.voice or _VOICE) if config.texts else "the manifest", **found, **skipped}
 
 
-def _sentences(config: EvalConfig) -> list[text_to_token.Sentence]:
-    """Return the sentences for text-to-token."""
+def _sentences(config: EvalConfig) -> tuple[list[text_to_token.Sentence], dict[str, Any]]:
+    """Return the sentences for text-to-token, and what is unreadable as `_speech` does."""
+    skipped: dict[str, Any] = {}
     if config.texts and config.speech and config.suite == ("text-to-token",):
         raise UserError("text-to-token needs either texts or speech: give --texts or --speech, not both")
     if config.texts:
@@ -155,8 +169,9 @@ def _sentences(config: EvalConfig) -> list[text_to_token.Sentence]:
     elif not config.speech:
         raise UserError("text-to-token needs sentences: give --texts CORPUS or --speech MANIFEST")
     else:
-        sentences = text_to_token.recorded(_speech(config))
-    return _sampled(sentences, config.num_sentences, config.seed)
+        utterances, skipped = _speech(config)
+        sentences = text_to_token.recorded(utterances)
+    return _sampled(sentences, config.num_sentences, config.seed), skipped
 
 
 def _topic_cloze(config: EvalConfig) -> dict[str, Any]:

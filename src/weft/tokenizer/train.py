@@ -17,7 +17,7 @@ import torch
 from weft import launch
 from weft.artifacts import Manifest, base_manifest
 from weft.data.skipped import Skipped
-from weft.data.speech import load_speech, read_manifest, speech_id
+from weft.data.speech import read_manifest, readable, speech_id
 from weft.device import default_device
 from weft.errors import UserError
 from weft.plan import Draft, Plan
@@ -98,17 +98,14 @@ def _check_held_out(
     transcribed = [replace(u, language=u.language or config.language) for u in transcribed]
     if utterances and not transcribed:
         raise UserError(f"{', '.join(map(str, config.held_out))} has no transcripts: add `text`, or remove held_out")
-    readable, skipped = list[Utterance](), Skipped()
     for u in transcribed:
         if u.language and tokenizer.prompt.languages:
             tokenizer.prompt.code(u.language)
-        with skipped.on_error(u.id):
-            load_speech(u)
-            readable.append(u)
-            skipped.num_good += 1
+    skipped = Skipped()
+    found = readable(transcribed, skipped)
     skipped.check(config.max_bad_fraction, report)
     skipped.write(report)
-    return readable
+    return found
 
 
 def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechDataset, draft: Draft) -> None:

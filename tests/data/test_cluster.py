@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from weft import artifacts, cli
 from weft.data import cluster, job
@@ -78,6 +80,22 @@ def test_a_job_has_the_same_bytes_locally_and_on_slurm(slurm):
     [script] = slurm.iterdir()
     for line in ("array=0-1%2", "partition=cpu", "mem-per-cpu=3G", "time=24:00:00", "account=speech"):
         assert f"#SBATCH --{line}\n" in script.read_text()
+
+
+def test_commands_of_voices_are_not_in_the_finished_artifact(slurm):
+    Path("lines.txt").write_text("one line\nanother line\n")
+    soundfile.write("tone.wav", np.sin(np.arange(8000) / 4), 16000)
+    Path("engine").write_text('#!/bin/bash\ncp tone.wav "$1"\n')
+    Path("engine").chmod(stat.S_IRWXU)
+    voice = f"command:{Path('engine').absolute()} {{out}} {{text_file}} --key sk-secret"
+    speak = ["speak", "lines.txt", "--voice", voice, "--out"]
+    setup = f"export PATH={Path(sys.executable).parent}:$PATH KEY=sk-other"
+    assert cli.run([*speak, "there", *FLAGS, "--executor.env-command", setup]) == 0
+    assert cli.run([*speak, "here"]) == 0
+    assert "sk-other" in next(slurm.iterdir()).read_text()
+    there, here = ({str(p.relative_to(out)) for p in Path(out).rglob("*")} for out in ("there", "here"))
+    assert there == here
+    assert not [p for p in Path("there").rglob("*") if p.is_file() and b"sk-" in p.read_bytes()]
 
 
 def test_an_interrupted_command_finds_its_job_again(slurm, monkeypatch):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from weft.files import write_bytes
 
 _POLL_SEC = 5.0
 _JOB_ID = "slurm_job"
+_COMPLETIONS = "completions"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,21 @@ def is_running(folder: Path) -> bool:
     return job_id.is_file() and _SlurmJob(job_id.read_text()).is_alive()
 
 
+def remove_files(folder: Path) -> None:
+    """Remove what a finished job has left in `folder` beside its markers.
+
+    datatrove pickles the step, in which the commands of voices may contain keys, and logs what it runs.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_file():
+            path.unlink()
+        elif path.name != _COMPLETIONS:
+            shutil.rmtree(path, ignore_errors=True)  # of logs, which the last worker may still write
+
+
 def _finished(folder: Path, tasks: list[int], job: _SlurmJob | _RayJob) -> Iterator[int]:
     remaining = dict.fromkeys(tasks)
-    completions = folder / "completions"
+    completions = folder / _COMPLETIONS
     while remaining:
         is_alive = job.is_alive()  # before the markers are listed, so that all are found when it has ended
         done = {int(name) for name in os.listdir(completions)} if completions.is_dir() else set()

@@ -167,6 +167,7 @@ def run(
     total.skipped.check(config.max_bad_fraction, skipped_file)
     total.skipped.write(skipped_file)
     _remove_temporary_files(folder)  # of tasks that a cluster killed and repeated
+    cluster.remove_files(markers)
     draft.digests |= total.digests
     return total
 

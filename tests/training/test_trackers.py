@@ -1,3 +1,4 @@
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,9 +75,37 @@ def test_trackers_receive_the_metrics_and_a_resumed_run_is_continued(
         assert (first["project"], first["resume"]) == ("weft", "allow")
         assert first.get("id") == (first["name"] if name == "wandb" else None)
         assert first["config"]["lr"] == CONFIG.lr
-        assert [line["step"] for line in tracker.lines] == [0, 1, 2, 3, 4, 3, 4, 5, 6, 7, 8]
-        assert tracker.lines[5:] == list(read_metrics(folder / "log"))[3:]
+        assert tracker.lines == list(read_metrics(folder / "log"))
+        assert len(tracker.lines) == 9
         assert tracker.finished == 2
+
+
+def test_a_tracker_cannot_ask_and_collects_nothing_else(
+    trackers: dict[str, FakeTracker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    class Asking(FakeTracker):
+        def init(self, **settings: Any) -> FakeTracker:
+            print("Enter your choice:")
+            if not sys.stdin.isatty():
+                assert not sys.stdin.read()
+            return super().init(choice=sys.stdin.isatty(), **settings)
+
+    terminal = Terminal("1\n")
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setitem(sys.modules, "wandb", asking := Asking())
+    fit(model(), data, loss, with_trackers("wandb"), tmp_path / "lm", "test")
+    assert sys.stdin is terminal
+    assert not asking.starts[0]["choice"]
+    assert capsys.readouterr().out == ""
+    wanted = {"console": "off", "disable_git": True, "x_disable_meta": True, "x_disable_machine_info": True}
+    assert wanted.items() <= asking.starts[0]["settings"].items()
 
 
 @pytest.mark.parametrize("moment", ["init", "log", "finish"])

@@ -34,12 +34,15 @@ class MetricLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
+        num_steps = 0  # of which an earlier call has written the metrics
         if self._path.exists():
-            kept = [line for line in read_metrics(folder) if line["step"] < from_step]
+            lines = list(read_metrics(folder))
+            num_steps = max((int(line["step"]) + 1 for line in lines), default=0)
+            kept = [line for line in lines if line["step"] < from_step]
             write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self._path.open("a")
         self._events = EventFileWriter(str(folder))
-        self._trackers = Trackers(trackers, folder, settings)
+        self._trackers = Trackers(trackers, folder, settings, from_step=num_steps)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the metrics of a step and flush the file, without values that JSON cannot have: NaN and infinity."""

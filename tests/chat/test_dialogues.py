@@ -248,3 +248,36 @@ def test_compressed_files_are_read_and_other_files_are_errors(create, tmp_path):
     (tmp_path / "a/c.txt").write_text("hello")
     with pytest.raises(UserError, match=r"c\.txt is not a file of dialogues"):
         create(tmp_path / "a", "other")
+
+
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_damaged_files_and_lines_that_are_too_long_are_skipped_counted_and_listed(create, tmp_path, monkeypatch, tasks):
+    monkeypatch.setattr("weft.data.lines.MAX_DOCUMENT_BYTES", 2000)
+    monkeypatch.setattr("weft.data.lines._BUFFER_BYTES", 100)
+    (tmp_path / "in").mkdir()
+    rows = [row.encode() for row in lines(30)]
+    whole = gzip.compress(b"\n".join(rows[:10]))
+    (tmp_path / "in/a.jsonl.gz").write_bytes(whole[:-20])  # decodes to a part of the last dialogues
+    (tmp_path / "in/b.jsonl.gz").write_bytes(b"this is not gzip")
+    (tmp_path / "in/c.jsonl").write_bytes(b"\n".join([*rows[10:20], b"x" * 9000, *rows[20:]]))
+    job = JobConfig(max_bad_fraction=0.9)
+    manifest, documents = create(tmp_path / "in", tasks=tasks, job=job)
+    ids = [d.id for d in documents]
+    assert ids[-20:] == [f"d{i}" for i in range(10, 30)]
+    assert ids[:-20] == [f"d{i}" for i in range(len(ids) - 20)]
+    assert len(ids) > 24
+    listed = [json.loads(line) for line in (tmp_path / "out/log/skipped.jsonl").read_text().splitlines()]
+    assert sorted(row["where"].removeprefix(f"{tmp_path}/in/") for row in listed) == [
+        "a.jsonl.gz", "b.jsonl.gz", "c.jsonl line 11"
+    ]  # fmt: skip
+    assert manifest.counts["skipped_documents"] == 3
+    with pytest.raises(UserError, match=r"more than max_bad_fraction 0\.05"):
+        create(tmp_path / "in", "strict", tasks=tasks, job=JobConfig(max_bad_fraction=0.05))
+
+
+def test_a_lost_file_counts_by_its_size(create, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text("\n".join(lines(200)))
+    (tmp_path / "in/b.jsonl.gz").write_bytes(b"this is not gzip" * 9999)
+    with pytest.raises(UserError, match=r"bytes \(1 of 201 items\) are bad, more than max_bad_fraction 0.1"):
+        create(tmp_path / "in", job=JobConfig(max_bad_fraction=0.1))

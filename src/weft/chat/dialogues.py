@@ -19,29 +19,24 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.chat.lines import lines_in
 from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data import job
 from weft.data.corpus import TextCorpus
 from weft.data.datasets import tokenizer_parent, write_document_part
-from weft.data.file_range import TOO_LONG, FileRange
-from weft.data.formats import suffix_of
 from weft.data.job import JobConfig, Report
-from weft.data.lines import damage_of, lines_of, unpacked
-from weft.errors import UserError, reason_of
+from weft.errors import UserError
 from weft.interleave.interleave import load_synthesizer
 from weft.interleave.spans import hash64
 from weft.plan import Draft, Plan, create
 from weft.records import ROLES, Document, Meta, Segment
-from weft.text.inputs import BOM, id_of, parse_json
+from weft.text.inputs import id_of, parse_json
 from weft.text.segment import num_words
 from weft.text_to_token.wer_filter import CodesSynthesizer
 
 _DIALOGUES_PER_TASK = 200  # about 600 turns: full batches, and little to repeat after a kill
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load
     model = artifacts.read_parent(config.text_to_token, "text_to_token")
     parents = {"text_to_token": model, **tokenizer_parent({"text_to_token": model})}
     corpus = TextCorpus.of(*config.source)
-    num_lines = sum(1 for _ in _lines(corpus))
+    num_lines = sum(1 for _ in lines_in(corpus))
     if not num_lines:
         raise UserError(f"{', '.join(map(str, config.source))} has only blank lines: write one dialogue per line")
     tasks = config.tasks or job.tasks_for(num_lines, _DIALOGUES_PER_TASK)
@@ -87,24 +82,6 @@ def run(config: DialoguesConfig, load: Callable[[Path], CodesSynthesizer] = load
 
     plan = Plan.of("documents", config, parents, source=corpus.identity, dialogues=num_lines, tasks=tasks)
     return create(config.out, plan, write, config.licence)
-
-
-def _lines(corpus: TextCorpus) -> Iterator[tuple[FileRange, int, bytes]]:
-    """Yield the lines that are not blank, with their file and number (1 for the first)."""
-    for file in corpus.files:
-        if suffix_of(file.name) not in _SUFFIXES:
-            raise UserError(f"{file.path} is not a file of dialogues: give JSON lines ({', '.join(_SUFFIXES)})")
-        try:
-            with file.open() as f, unpacked(f, file.name) as lines:
-                for number, line in enumerate(lines_of(lines), 1):
-                    if line.content is None:
-                        raise UserError(f"{file.path} line {number} is {TOO_LONG}")
-                    if content := line.content.removeprefix(BOM).strip():
-                        yield file, number, content
-                if damage := damage_of(lines):
-                    raise UserError(f"{file.path} cannot be read ({damage.reason}): copy it again")
-        except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{file.path} cannot be read ({reason_of(e)}): copy it again") from e
 
 
 @dataclass
@@ -131,11 +108,15 @@ class _SpeakDialogues:
     def _read(self, task: int, report: Report) -> Iterator[Document]:
         """Yield written dialogues, whose turns are text segments."""
         indices = job.task_range(self.num_lines, task, self.num_tasks)
-        for file, number, line in islice(_lines(self.corpus), indices.start, indices.stop):
+        report.skipped.total_bytes = self.corpus.size_bytes if task == 0 else 0
+        for line in islice(lines_in(self.corpus), indices.start, indices.stop):
+            if line.problem is not None:
+                report.skipped.add(line.where, line.problem, num_bytes=line.lost_bytes)
+                continue
             try:
-                dialogue = _parse(line, f"{file.name}:{number}")
+                dialogue = _parse(line.content, line.default_id)
             except ValueError as e:
-                report.skipped.add(f"{file.path} line {number}", str(e))
+                report.skipped.add(line.where, str(e))
                 continue
             report.skipped.num_good += 1
             yield dialogue

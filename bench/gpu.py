@@ -250,7 +250,7 @@ def train(method: str, quick: bool) -> tuple[float, float, float]:
         ids = batch.ids.view(-1, max_seq_len).to(DEVICE)
         return {"loss": model(input_ids=ids, labels=ids, use_cache=False).loss}
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         synchronized(lambda: None)
         ends.append(time.perf_counter())
         return {}

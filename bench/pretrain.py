@@ -120,7 +120,7 @@ def with_fit(model: PreTrainedModel, steps: Sequence[Sequence[Row]], method: Met
     def loss_of(_: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"loss": token_losses(model, batch).mean()}
 
-    def after_step(step: int) -> dict[str, float]:
+    def after_step(step: int, updated: bool) -> dict[str, float]:
         ends.append(time.perf_counter())
         return {}
 

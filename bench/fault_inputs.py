@@ -26,7 +26,7 @@ def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
     modules = (fault_audio, fault_manifests, fault_texts, fault_dialogues, fault_settings, fault_models)
     cases = [case for module in modules for case in module.cases(world)]
     for i, case in enumerate(cases):
-        if (options.is_quick and i % _QUICK_STRIDE) or options.only not in f"{case.group} {case.name}":
+        if (options.is_quick and i % _QUICK_STRIDE) or not options.wants(f"{case.group} {case.name}"):
             continue
         own = folder / f"{i:04d}/work"
         own.mkdir(parents=True)

@@ -43,11 +43,15 @@ class Options:
     rounds: int
     rng: random.Random
     is_quick: bool = False
-    only: str = ""
+    only: Sequence[str] = ()
+
+    def wants(self, name: str) -> bool:
+        """Whether a name contains one of `only`."""
+        return not self.only or any(part in name for part in self.only)
 
     def jobs(self, jobs: Mapping[str, J]) -> list[J]:
         """Return those of the jobs, by name, that are wanted."""
-        names = [name for name in jobs if self.only in name and (not self.is_quick or name in _QUICK_JOBS)]
+        names = [name for name in jobs if self.wants(name) and (not self.is_quick or name in _QUICK_JOBS)]
         return [jobs[name] for name in names]
 
 

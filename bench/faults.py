@@ -26,7 +26,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -59,7 +59,7 @@ SECTIONS: dict[str, tuple[Section, int]] = {
 }
 
 
-def run(names: list[str], rounds: int | None, is_quick: bool, seed: int, only: str) -> list[Trial]:
+def run(names: list[str], rounds: int | None, is_quick: bool, seed: int, only: Sequence[str]) -> list[Trial]:
     """Run sections and return their cases. Failed cases are printed as they happen."""
     for command in cli.COMMANDS.values():
         import_module(command.module)  # before the forks
@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the counts and the failed cases")
     parser.add_argument("--quick", action="store_true", help="a few cases of each section, to test the script")
     parser.add_argument("--rounds", type=int, help="cases of each command in kills, writers, disk and damage")
-    parser.add_argument("--only", default="", help="only commands, classes and cases whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", default=(), help="only commands, classes and cases whose name contains one of these"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random times, sizes and places")
     arguments = parser.parse_args()
     names = arguments.sections or list(SECTIONS)

@@ -37,7 +37,6 @@ def _dialogues(world: World) -> Iterator[Case]:
         "empty text": {"id": "x", "turns": [{**user, "text": ""}, assistant]},
         "text a list": {"id": "x", "turns": [user, {**assistant, "text": ["a"]}]},
         "only the user": {"id": "x", "turns": [user]},
-        "lone surrogate": json.dumps({"id": "x", "turns": [{**user, "text": "\ud800"}, assistant]}),
         "deep nesting": "[" * 100_000,
     }
     unusual: dict[str, Any] = {
@@ -47,6 +46,7 @@ def _dialogues(world: World) -> Iterator[Case]:
         "integer id": {"id": 5, "turns": [user, assistant]},
         "no id": {"turns": [user, assistant]},
         "repeated id": {**json.loads(lines[0])},
+        "lone surrogate": json.dumps({"id": "x", "turns": [{**user, "text": "\ud800"}, assistant]}),
         "control tokens": {"id": "x", "turns": [{**user, "text": " ".join(MARKS)}, assistant]},
         "only punctuation": {"id": "x", "turns": [{**user, "text": "...!?"}, assistant]},
         "5,000 turns": {"id": "x", "turns": [user, assistant] * 2500},

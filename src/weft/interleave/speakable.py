@@ -209,6 +209,7 @@ _TERM = re.compile(
     r"[-+*/^=<>|()\[\]{}.,;:!−±×÷·√∑∫≤≥≈≠≡∝∞π∈%!]+|[-($€£]*\d[\d.,]*[A-Za-z]{0,3}[).,;]*|[-(|]*[A-Za-z][)|.,;']*"  # noqa: RUF001
     r"|(?=\S*[+*/^=<>|(){}\[\]√²³_])(?![A-Za-z]{4,}[^A-Za-z(])\S{1,60}"
 )
+_WORD = re.compile(r"\S+")
 _MAX_SIDE_CHARS = 120  # of an equation, on either side of a relation sign
 
 
@@ -232,24 +233,25 @@ def _equations(text: str) -> _Ranges:
         begin = max(low, text.rfind("\n", low, relation.start()) + 1)
         end = text.find("\n", relation.end(), high)
         end = min(high, len(text)) if end < 0 else end
-        tokens = list(re.finditer(r"\S+", text[begin:end]))
-        middle = next(i for i, t in enumerate(tokens) if begin + t.end() > relation.start())
-        first = last = middle
-        while first and _TERM.fullmatch(tokens[first - 1][0]):
-            first -= 1
-        while last + 1 < len(tokens) and _TERM.fullmatch(tokens[last + 1][0]):
-            last += 1
-        token = tokens[middle][0]
-        left, right = token.split(relation[0], 1)
+        words, after = text[begin : relation.start()].split(), _WORD.match(text, relation.end(), end)
+        left = words.pop() if words and not text[relation.start() - 1].isspace() else ""
+        right = after[0] if after else ""
+        start, position = relation.start() - len(left), relation.end() + len(right)
+        token, after = text[start:position], _WORD.search(text, position, end)
+        # Only the words beside the token are checked at first: most signs are in no equation.
         is_equation = (
             (relation[0] not in "<>" or (bool(left) == bool(right) and not _TAG.search(token)))
             and bool(_TERM.fullmatch(token))
-            and bool(left or first < middle)
-            and bool(right.strip("=") or last > middle)
+            and bool(left or (words and _TERM.fullmatch(words[-1])))
+            and bool(right.strip("=") or (after and _TERM.fullmatch(after[0])))
         )
-        position = max(begin + tokens[last if is_equation else middle].end(), relation.end())
         if is_equation:
-            yield begin + tokens[first].start(), begin + tokens[last].end(), "formula"
+            while words and _TERM.fullmatch(words[-1]):
+                start = text.rindex(words.pop(), begin, start)
+            while after and _TERM.fullmatch(after[0]):
+                position = after.end()
+                after = _WORD.search(text, position, end)
+            yield start, position, "formula"
 
 
 # URLs, and tokens that contain an unusual character. Tokens are separated by white space and by characters of scripts

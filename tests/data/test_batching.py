@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.data.batching import batches_by_length, slices_by_length
+from weft.data.batching import batches_by_length, first_fit, groups_without_padding, slices_by_length
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
@@ -37,3 +37,24 @@ def test_items_that_fit_one_slice_per_process_are_divided_evenly():
     assert slices_by_length([10] * 6, max_total=60, num=2) == [slice(0, 3), slice(3, 6)]
     assert slices_by_length([9] * 11, max_total=50, num=2) == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 11)]
     assert slices_by_length([1, 1, 1, 1, 4], max_total=10, num=2) == [slice(0, 4), slice(4, 5)]
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200), st.integers(1, 6), st.integers(1, 4))
+def test_groups_without_padding_contain_every_item_once_within_the_limit(lengths, max_total, ranks, per_rank):
+    for groups in (
+        first_fit(lengths, max_total),
+        groups_without_padding(lengths, max_total, ranks * per_rank, ranks),
+    ):
+        assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+        assert all(groups)
+        assert all(len(group) == 1 or sum(lengths[i] for i in group) <= max_total for group in groups)
+    fewest = len(first_fit(lengths, max_total))
+    assert len(groups) <= max(ranks * per_rank, -(-fewest // ranks) * ranks)
+
+
+def test_groups_without_padding_are_balanced_and_sorted():
+    assert groups_without_padding([5, 1, 4, 2], 100, num=2, multiple=1) == [[0, 1], [2, 3]]
+    assert groups_without_padding([2] * 6, 5, num=2, multiple=2) == [[0, 4], [1, 5], [2], [3]]
+    assert groups_without_padding([9, 1, 1], 4, num=1, multiple=1) == [[0], [1, 2]]
+    # Only first-fit finds groups this full.
+    assert groups_without_padding([3, 3, 2, 2, 2], 6, num=2, multiple=2) == [[0, 1], [2, 3, 4]]

@@ -136,6 +136,14 @@ def test_the_parts_of_memory_add_up_and_are_sharded():
     assert found.items_on_device(512) == 1
 
 
+def test_memory_is_that_of_the_largest_micro_batch():
+    """One process does not divide a step, whose tokens vary; others keep to the limit, except for a long document."""
+    found, _ = estimate_lm(SMALL, TRAIN, 1024, 64, 10 * 1024, largest_step_tokens=1280)
+    assert [found.items_on_device(devices) for devices in (1, 8, 64)] == [20, 2, 1]
+    parts, _ = estimate_lm(SMALL, replace(TRAIN, grad_accum_steps=2), 1024, 64, 10 * 1024, largest_step_tokens=1280)
+    assert [parts.items_on_device(devices) for devices in (1, 8, 64)] == [8, 1, 1]
+
+
 def small_token_flops(trained=None):
     matrices = PARAMETERS - 100 * 32  # all but the embeddings, which are only looked up
     attention = 12 * 3 * 32 * 64
@@ -193,6 +201,16 @@ def test_a_dry_run_reads_the_mixture_from_token_shards(config, capsys):
     assert values["tokens"] == f"{sum(drawn):,} (of the shards, in 40 steps of 256)"
     assert sum(drawn) == pytest.approx(40 * 256, rel=0.05)
     assert not config.out.exists()
+
+
+def test_a_dry_run_has_the_memory_of_the_largest_step(config, capsys):
+    mixture = pretrain._mixture(config)
+    tokens = [sum(len(mixture[j][0]) for j in mixture.samples(step)) for step in range(config.train.steps)]
+    assert max(tokens) > config.batch_tokens
+    pretrain.run(replace(config, dry_run=True))
+    _, rows = printed(capsys)
+    assert rows[1][1] == f"{max(tokens) / config.max_seq_len:.3g}"
+    assert rows[8][1] == "1"
 
 
 def test_a_dry_run_shows_adapters(config, capsys):

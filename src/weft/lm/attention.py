@@ -28,6 +28,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
+from weft.data.batching import first_fit
+
 _NAME = "weft_segments"
 _MIN_LONG = 256  # tokens; shorter segments are computed in the padded batch
 
@@ -37,20 +39,6 @@ def flash_attention_kwargs(lengths: Sequence[int], device: torch.device | None =
     bounds = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
     longest = max(lengths)
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
-
-
-def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Distribute items of `lengths` over rows of `width` by first-fit decreasing; return the items of each row."""
-    rows: list[list[int]] = []
-    filled: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r, n in enumerate(filled) if n + lengths[item] <= width), len(filled))
-        if row == len(filled):
-            rows.append([])
-            filled.append(0)
-        rows[row].append(item)
-        filled[row] += lengths[item]
-    return rows
 
 
 @contextmanager

@@ -45,11 +45,13 @@ def estimate_lm(
     tokens: int,
     adapters: Callable[[PreTrainedModel], int] = lambda model: 0,
     can_shard: bool = False,
+    largest_step_tokens: int = 0,
 ) -> tuple[Estimate, dict[str, str]]:
     """Return the estimate of training a causal LM on `tokens`, and more lines for its text.
 
     Attention is over whole sequences. `adapters` returns the number of parameters that are trained instead of the
-    model's own. Raises UserError for a `max_seq_len` longer than the positions of the model.
+    model's own. Memory is that of the largest micro-batch (`weft.lm.micro_batches`). Raises UserError for a
+    `max_seq_len` longer than the positions of the model.
     """
     with FakeTensorMode():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32).train()
@@ -69,6 +71,7 @@ def estimate_lm(
         items=batch_tokens / max_seq_len,
         item=f"sequence of {max_seq_len:,} tokens",
         can_shard=can_shard,
+        largest_step=largest_step_tokens / max_seq_len,
     )
     trained = {"trained_parameters": f"{num_adapters:,}"} if num_adapters else {}
     return estimate, {"embeddings": _embeddings(model), **trained, "token_flops": f"{token_flops:.3g}"}

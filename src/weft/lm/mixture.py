@@ -28,11 +28,11 @@ class Pieces:
     """The documents of token shards, split into pieces of at most `max_seq_len` ids: `pieces[i]` is (ids, loss mask).
 
     A piece begins with the last id of the previous one as context, so every id but a document's first is predicted
-    exactly once. Documents of a single id have no piece. Memory: 8 bytes per document.
+    exactly once. Documents of a single id have no piece. Memory: 16 bytes per document.
     """
 
     def __init__(self, shards: TokenShards, max_seq_len: int) -> None:
-        lengths = shards.lengths()
+        self._lengths = lengths = shards.lengths()
         self._shards = shards
         self.max_seq_len = max_seq_len
         self._stride = max_seq_len - 1
@@ -49,6 +49,11 @@ class Pieces:
     def read(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return several pieces, which are read at once."""
         return [(tokens.ids, tokens.loss) for tokens in self._shards.read([self._locate(i) for i in indices])]
+
+    def length(self, i: int) -> int:
+        """Return the number of ids in a piece, without reading them."""
+        document, place = self._locate(i)
+        return len(range(int(self._lengths[document]))[place])
 
     def _locate(self, i: int) -> tuple[int, slice]:
         """Return the document of a piece, and its place there."""
@@ -124,14 +129,17 @@ class Mixture:
         """Return several samples, of which those of a source are read at once."""
         by_source: dict[int, dict[int, int]] = {}  # source -> sample -> piece
         for sample in samples:
-            source, draw = self._location(sample)
-            epoch, i = divmod(draw, len(self._pieces[source]))
-            piece = permuted(i, len(self._pieces[source]), (self._seed, source, epoch))
+            source, piece = self._piece(sample)
             by_source.setdefault(source, {})[sample] = piece
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for source, pieces in by_source.items():
             found |= zip(pieces, self._pieces[source].read(list(pieces.values())), strict=True)
         return [found[sample] for sample in samples]
+
+    def length(self, sample: int) -> int:
+        """Return the number of ids of a sample, without reading them."""
+        source, piece = self._piece(sample)
+        return self._pieces[source].length(piece)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -163,6 +171,12 @@ class Mixture:
         cycles, part = divmod(phase.sample(step) - phase.first_sample, len(phase.cycle))
         in_part = np.bincount(self._order(phase, cycles)[0][:part], minlength=len(self._pieces))
         return phase.drawn + cycles * phase.cycle.quotas + in_part
+
+    def _piece(self, sample: int) -> tuple[int, int]:
+        """Return the index of a sample's source, and of its piece there."""
+        source, draw = self._location(sample)
+        epoch, i = divmod(draw, len(self._pieces[source]))
+        return source, permuted(i, len(self._pieces[source]), (self._seed, source, epoch))
 
     def _location(self, sample: int) -> tuple[int, int]:
         """Return the index of a sample's source, and the number of earlier samples of that source."""

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from weft.data.batching import first_fit
 from weft.errors import UserError
-from weft.lm.attention import first_fit, flash_attention_kwargs, segment_attention
+from weft.lm.attention import flash_attention_kwargs, segment_attention
 from weft.lm.cross_entropy import linear_cross_entropy
 from weft.training import distributed
 

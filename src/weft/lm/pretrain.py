@@ -33,6 +33,7 @@ from weft.lm.estimate import config_of, estimate_lm, lora_parameters
 from weft.lm.held_out import base_losses, held_out_losses, merge_losses
 from weft.lm.lora import LoraConfig, adapt, fp32_activations, merge
 from weft.lm.loss_meter import Units
+from weft.lm.micro_batches import MicroBatches
 from weft.lm.mixture import Mixture
 from weft.lm.model import KIND, LanguageModel, SaveDtype, dtype_to_save, round_weights, save
 from weft.lm.monitor import MicroBatch, TrainingMonitor
@@ -48,6 +49,7 @@ from weft.vocab import SpeechVocab
 
 _FRAME_RATE = "frame_rate_hz"
 _MAX_EVAL_TOKENS = 4096  # per batch; a training step may have millions, for many ranks and micro-batches
+_MAX_EXAMINED_SAMPLES = 100_000  # by an estimate, in about a second
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,10 @@ class _Run:
 def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
     """Train `model` in place and return the tokens per second."""
     monitor = TrainingMonitor(units, mixture, model, config.train, folder)
+    parts = MicroBatches(mixture.samples, mixture.length, config.batch_tokens, config.train.grad_accum_steps)
 
     def batch_at(step: int, part: slice) -> Batch | None:
-        samples = mixture.samples(step)[part]
+        samples = parts.samples(step, part)
         max_seq_len = config.max_seq_len if config.attention == "sequence" else None
         return pack(mixture.read(samples), max_seq_len) if samples else None
 
@@ -216,7 +219,7 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
             return None
         if part == FIRST_ITEM:
             return MicroBatch(batch, None)
-        return monitor.micro_batch(step, mixture.samples(step)[part], batch)
+        return monitor.micro_batch(step, parts.samples(step, part), batch)
 
     def loss_of(_: nn.Module, micro_batch: MicroBatch) -> dict[str, Tensor]:
         losses = token_losses(model, micro_batch.batch)
@@ -225,8 +228,17 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
 
     # On a CPU, a prefetching thread slows training down by more than the batches of local files take.
     waits = model.device.type == "cuda" or any(is_url(str(folder)) for folder in config.tokens)
-    with Prefetch(batch_at, config.train) if waits else nullcontext() as prefetch:
-        seconds = fit(model, micro_batch_at, loss_of, config.train, folder, "language model", monitor.after_step)
+    with Prefetch(batch_at, config.train, parts.parts_of) if waits else nullcontext() as prefetch:
+        seconds = fit(
+            model,
+            micro_batch_at,
+            loss_of,
+            config.train,
+            folder,
+            "language model",
+            monitor.after_step,
+            parts_of=parts.parts_of,
+        )
     monitor.plot()
     num_tokens = distributed.all_reduce_sum(monitor.num_tokens)  # of the steps since a run was resumed
     if not num_tokens and distributed.is_main_process():  # it was resumed after its last step
@@ -264,13 +276,29 @@ def _print_estimate(config: PretrainConfig) -> None:
         return
     steps = f"{config.train.steps:,} steps of {config.batch_tokens:,}"
     tokens, basis = config.train.steps * config.batch_tokens, steps
+    largest_step_tokens = 0
     if all(is_url(str(folder)) or Path(folder).exists() for folder in config.tokens):
-        uses = _mixture(config).uses()
+        mixture = _mixture(config)
+        uses = mixture.uses()
         check_epochs(uses, config.max_epochs)
         show(uses)
         tokens, basis = sum(use.tokens_drawn for use in uses.values()), f"of the shards, in {steps}"
+        largest_step_tokens = _largest_step_tokens(mixture, config.train.steps)
     adapters = partial(lora_parameters, config.base, config.lora)
     estimate, details = estimate_lm(
-        config_of(config.base), config.train, config.batch_tokens, config.max_seq_len, tokens, adapters, can_shard=True
+        config_of(config.base),
+        config.train,
+        config.batch_tokens,
+        config.max_seq_len,
+        tokens,
+        adapters,
+        can_shard=True,
+        largest_step_tokens=largest_step_tokens,
     )
     print("\n".join(estimate.lines(details | {"tokens": f"{tokens:,} ({basis})"})))
+
+
+def _largest_step_tokens(mixture: Mixture, steps: int) -> int:
+    """Return the tokens of the largest step. Of large steps, which vary less, only the first are examined."""
+    steps = min(steps, max(1, _MAX_EXAMINED_SAMPLES // len(mixture.samples(0))))
+    return max(sum(map(mixture.length, mixture.samples(step))) for step in range(steps))

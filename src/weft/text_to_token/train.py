@@ -25,6 +25,7 @@ from weft.data.datasets import Rows, codes_parents
 from weft.device import default_device
 from weft.errors import UserError
 from weft.lm.estimate import config_of, estimate_lm
+from weft.lm.micro_batches import MicroBatches
 from weft.lm.mixture import permuted
 from weft.lm.model import LmConfig, SaveDtype, dtype_to_save, extend_lm, llama_config, load_causal_lm, new_lm, save
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses
@@ -120,7 +121,8 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
             f"batch_utterances {config.batch_utterances}: give more"
         )
     model = model.to(default_device())  # type: ignore[arg-type]
-    fit(model, _Batches(documents, config), _loss, config.train, draft.folder, "text-to-token")
+    batches = _Batches(documents, config)
+    fit(model, batches.batch_at, _loss, config.train, draft.folder, "text-to-token", parts_of=batches.parts.parts_of)
     if distributed.is_main_process():
         save(model, text_tokenizer, draft.folder, dtype_to_save(config.save_dtype, config.base))
     discard_checkpoints(draft.folder)
@@ -164,21 +166,25 @@ def _estimate_lines(config: TextToTokenConfig) -> list[str]:
 _Document = tuple[np.ndarray, np.ndarray]  # ids and loss mask
 
 
-@dataclass(frozen=True)
 class _Batches:
     """Batches of documents by step. Every epoch has another order."""
 
-    documents: Sequence[_Document]
-    config: TextToTokenConfig
+    def __init__(self, documents: Sequence[_Document], config: TextToTokenConfig) -> None:
+        self._documents, self._seed, size = documents, config.train.seed, config.batch_utterances
+        self.parts = MicroBatches(
+            lambda step: range(step * size, (step + 1) * size),
+            lambda sample: len(self._document(sample)[0]),
+            size * config.max_seq_len,
+            config.train.grad_accum_steps,
+        )
 
-    def __call__(self, step: int, part: slice = slice(None)) -> Batch | None:
-        size = self.config.batch_utterances
-        samples = range(step * size, (step + 1) * size)[part]
+    def batch_at(self, step: int, part: slice) -> Batch | None:
+        samples = self.parts.samples(step, part)
         return pack([self._document(j) for j in samples]) if samples else None
 
     def _document(self, sample: int) -> _Document:
-        epoch, i = divmod(sample, len(self.documents))
-        return self.documents[permuted(i, len(self.documents), (self.config.train.seed, epoch))]
+        epoch, i = divmod(sample, len(self._documents))
+        return self._documents[permuted(i, len(self._documents), (self._seed, epoch))]
 
 
 def _loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -128,6 +128,8 @@ class Estimate:
     """Description of an item, such as "utterance of 30 s"."""
     can_shard: bool = False
     """Whether the trainer supports FSDP and activation checkpointing."""
+    largest_step: float = 0.0
+    """Items of the largest step, where steps vary. One process divides it only with `grad_accum_steps`."""
 
     @property
     def step_flops(self) -> float:
@@ -139,8 +141,9 @@ class Estimate:
         return 4 * self.parameters + self.memory.optimizer
 
     def items_on_device(self, devices: int) -> float:
-        """Return the items of a micro-batch on each of `devices`, at least 1."""
-        return max(1.0, self.items / (devices * self.config.grad_accum_steps))
+        """Return the items of the largest micro-batch on each of `devices`, at least 1."""
+        num = devices * self.config.grad_accum_steps
+        return max(1.0, self.items / num, self.largest_step if num == 1 else 0.0)
 
     def days(self, gpus: int) -> float:
         """Return the days on `gpus` H100s."""

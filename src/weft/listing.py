@@ -3,7 +3,9 @@
     files = describe_files(folder, digests={})      # {"part-00000.parquet": {"bytes": 5120, "sha256": ..., "rows": 9}}
     problems = differences(folder, files)           # ["part-00000.parquet is missing"]
 
-Not listed are the manifest, hidden files, and those under `log/`, which describe the job and not its result.
+Not listed are the manifest, hidden files, those under `log/`, which describe the job and not its result, and the model
+card, README.md, which people edit when they publish a model: with any card or none, an artifact is unchanged and has
+the same fingerprint.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from weft.files import sha256_of
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 Files = Mapping[str, Mapping[str, Any]]
 
 
@@ -49,8 +52,7 @@ def differences(folder: Path, files: Files, verify: bool = False) -> list[str]:
 
 def differences_of_sizes(files: Files, sizes: Mapping[str, int]) -> list[str]:
     """Describe the names and sizes, of a directory in a store, that differ from a list of files."""
-    is_listed = {name: not name.startswith("log/") and name != MANIFEST for name in sizes}
-    return _described(_differing(files, {name: size for name, size in sizes.items() if is_listed[name]}))
+    return _described(_differing(files, {n: size for n, size in sizes.items() if n in files or _is_listed(n)}))
 
 
 def _differing(files: Files, sizes: Mapping[str, int | None]) -> dict[str, str]:
@@ -80,9 +82,15 @@ def _names(folder: Path) -> list[str]:
     found = []
     for where, folders, files in os.walk(folder):
         within = "" if where == str(folder) else f"{Path(where).relative_to(folder).as_posix()}/"
-        folders[:] = [name for name in folders if name[0] != "." and f"{within}{name}" != "log"]
-        found += [f"{within}{name}" for name in files if name[0] != "."]
-    return sorted(name for name in found if name != MANIFEST)
+        folders[:] = [name for name in folders if _is_listed(f"{within}{name}/")]
+        found += [f"{within}{name}" for name in files]
+    return sorted(filter(_is_listed, found))
+
+
+def _is_listed(name: str) -> bool:
+    """Whether a file is listed, or any file of a directory, whose name ends with a slash."""
+    is_hidden = any(part[:1] == "." for part in name.split("/"))
+    return not (is_hidden or name.startswith("log/") or name in (MANIFEST, CARD))
 
 
 def _num_rows(path: Path) -> int:

@@ -29,6 +29,7 @@ from weft.config import defaults_of, settings_of
 from weft.errors import UserError
 from weft.files import ContentId, read_json_object, sync, sync_tree, write_json
 from weft.lock import locked
+from weft.model_card import write_card
 
 _PLAN = "log/plan.json"
 _CHANGED = "contents that changed while they were read"
@@ -185,10 +186,12 @@ def _require_same_inputs(folder: Path, plan: Plan) -> None:
 
 
 def _finish(draft: Draft, plan: Plan, out: Path) -> None:
-    """Write the manifest of a draft, and rename it to `out`."""
+    """Write the manifest of a draft and, of a model, its card, and rename the draft to `out`."""
     files = listing.describe_files(draft.folder, draft.digests)
     manifest = Manifest(**plan.to_json(), fingerprint="", counts=draft.counts, notes=draft.notes, files=files)
-    write_json(draft.folder / MANIFEST, asdict(replace(manifest, fingerprint=fingerprint(manifest))))
+    manifest = replace(manifest, fingerprint=fingerprint(manifest))
+    write_json(draft.folder / MANIFEST, asdict(manifest))
+    write_card(draft.folder, manifest)
     sync_tree(draft.folder)
     os.replace(draft.folder, out)
     sync(out.parent)

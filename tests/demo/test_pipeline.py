@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from weft import artifacts, cli
 from weft.data.datasets import Rows
@@ -50,6 +51,15 @@ def test_artifacts_name_the_tokenizer_as_parent(bundle: Path) -> None:
     tokenizer = artifacts.read(bundle / "tokenizer")
     for part in ("decoder", "text_to_token", "codes/voice", "lm_init", "documents/interleaved"):
         assert artifacts.read(bundle / part).parents["tokenizer"] == tokenizer.fingerprint
+
+
+def test_every_model_and_nothing_else_has_a_card(bundle: Path) -> None:
+    kinds = {path.parent: artifacts.read_manifest(path.parent).kind for path in bundle.rglob("manifest.json")}
+    models = {folder for folder, kind in kinds.items() if kind in artifacts._PARTS.values()}
+    assert len(models) >= 5
+    cards = {path.parent: ModelCard(path.read_text("utf-8")) for path in bundle.rglob("README.md")}
+    assert cards.keys() == models
+    assert all("weft" in (card.data.tags or ()) and str(bundle) not in card.content for card in cards.values())
 
 
 def test_the_bundle_works_with_the_other_commands(bundle: Path, tmp_path: Path) -> None:

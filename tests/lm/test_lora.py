@@ -88,6 +88,9 @@ def test_an_interrupted_run_with_adapters_resumes_to_the_same_weights(config, pr
     interrupted(again, 3)
     assert pretrain.run(again).fingerprint == whole.fingerprint
     assert type(LanguageModel.from_pretrained(config.out).model).__name__ == "LlamaForCausalLM"
+    cards = [(out / "README.md").read_bytes() for out in (config.out, again.out)]
+    assert cards[0] == cards[1]
+    assert b"(LoRA), which are merged into its weights" in cards[0]
 
 
 @needs_peft

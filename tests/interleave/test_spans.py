@@ -1,5 +1,6 @@
 """Spans: parts join to the exact text, the spoken fraction is exact, and no word is preferred."""
 
+import re
 import time
 import tracemalloc
 from itertools import pairwise
@@ -62,6 +63,43 @@ def test_cuts_are_before_spaces_and_never_inside_numbers_or_urls(words, ratio, m
     text = " " + "\u3000".join(words)
     allowed = set(np.cumsum([len(word) + 1 for word in words]).tolist())
     assert set(cuts(select(text, ratio, mean, rng(seed)).parts)) <= allowed
+
+
+NUMBERS = ["101 000 Pa", "3.5 km", "May 5, 2020", "12. März 2020", "5:30 p.m.", "6 × 10", "1 234 567", "30 %"]  # noqa: RUF001
+SCIENTIFIC = ["6.02e23", "6.02 × 10^23", "1.5E-9", "10⁻³"]  # noqa: RUF001
+PHRASES = st.sampled_from([*NUMBERS, *SCIENTIFIC, "the old man", "went", "to the sea, and", "so it was."])
+PARAGRAPHS = st.builds(
+    str.__add__, st.sampled_from(["", "", "## ", "- ", "> "]), st.lists(PHRASES, min_size=1, max_size=30).map(" ".join)
+)
+
+
+@given(st.lists(PARAGRAPHS, min_size=1, max_size=8), RATIOS, MEANS, st.integers(0, 99), st.sampled_from(POLICIES))
+def test_spans_are_within_a_paragraph_and_never_cut_inside_a_number(paragraphs, ratio, mean, seed, policy):
+    text = "\n\n".join(paragraphs)
+    parts = select(text, ratio, mean, rng(seed), policy).parts
+    assert "".join(part.text for part in parts) == text
+    inside = {m.start() + i for n in NUMBERS for m in re.finditer(re.escape(n), text) for i in range(1, len(n))}
+    assert inside.isdisjoint(cuts(parts))
+    spoken = [part.text for part in parts if part.spoken]
+    assert not any("\n" in span.strip() for span in spoken)
+    assert not any(a.spoken < b.spoken and b.text[0] == "\n" for a, b in pairwise(parts))
+    assert not any(number in span for number in SCIENTIFIC for span in spoken)
+    assert not any(span.split()[0] in ("##", "-", ">") for span in spoken)
+
+
+@pytest.mark.parametrize("policy", ["poisson", "alternate"])
+def test_paragraphs_and_numbers_hardly_change_the_ratio_and_the_length_of_spans(policy):
+    random = rng("ordinary text")
+    words = [*(["the", "old", "man", "went", "over", "to", "the", "sea", "and", "sat"] * 4), *NUMBERS]
+    lengths = []
+    for i in range(12):
+        sizes = random.integers(40, 160, 12)
+        text = "\n\n".join(" ".join(random.choice(words) for _ in range(size)) for size in sizes)
+        parts = select(text, 0.3, 10, rng(i), policy).parts
+        spoken = [part.num_words for part in parts if part.spoken]
+        assert abs(sum(spoken) - 0.3 * num_words(text)) < 5
+        lengths += spoken
+    assert np.mean(lengths) == pytest.approx(10, rel=0.05)
 
 
 # The numbers of words of spoken parts, and of written parts as negative numbers.

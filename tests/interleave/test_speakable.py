@@ -1,5 +1,7 @@
 """Unspeakable text is found in prose, and prose is left alone."""
 
+# ruff: noqa: RUF001 - signs in formulas
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,10 @@ PIECES = {
     "f(x) = 4x^3 - 9x - 14": "formula",
     "(k + 1)^2 ≥ 0": "formula",
     "x>12": "formula",
+    "6.02e23": "formula",
+    "6.02 × 10^23": "formula",
+    "1.5E-9": "formula",
+    "10⁻³": "formula",
     "https://a.org/b?c=d&e=f": "address",
     "www.example.org": "address",
     "merriam-webster.com": "address",
@@ -74,6 +80,12 @@ def test_unspeakable_text_is_found_in_prose(piece, kind):
 
 def test_an_address_ends_before_letters_of_a_script_without_spaces():
     assert kinds("请看https://a.org/b吧。ดูที่www.a.orgนะ") == [("https://a.org/b", "address"), ("www.a.org", "address")]
+
+
+def test_marks_of_headings_list_items_and_quotations_are_not_spoken():
+    text = "# One\n\n## Two # three\n- four - five\n* six\n+ seven\n> eight\n1. nine"
+    found = [(text[u.start : u.stop], u.kind) for u in unspeakable(text, word_ends(text))]
+    assert found == [(mark, "markup") for mark in ("#", "##", "-", "*", "+", ">")]
 
 
 @pytest.mark.parametrize("text", PROSE)

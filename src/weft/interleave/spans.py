@@ -5,7 +5,8 @@
 
 Policies: "poisson" (the paper's) places spans of Poisson lengths anywhere; "sentences" selects whole sentences;
 "alternate" alternates written and spoken spans, both of Poisson lengths. Code, tables, addresses and other unspeakable
-text (`weft.interleave.speakable`) stay text and split the spans.
+text (`weft.interleave.speakable`) stays text. Spans lie between it and within a paragraph, and are never cut inside a
+number (`weft.interleave.boundaries`, `weft.interleave.placement`).
 
 Source: the paper, section 3 (Poisson span lengths, no overlap, a fraction eta of the text).
 """
@@ -13,27 +14,33 @@ Source: the paper, section 3 (Poisson span lengths, no overlap, a fraction eta o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Literal
 
 import numpy as np
 
+from weft.interleave.boundaries import joined_words, paragraph_starts
+from weft.interleave.placement import Span, cut, place, with_whole_numbers
 from weft.interleave.speakable import unspeakable
 from weft.records import Segment
 from weft.text.segment import sentence_ends, word_ends
 
 Policy = Literal["poisson", "sentences", "alternate"]
-Span = tuple[int, int]  # a range of words, [start, stop)
 
+_LINE_BREAKS = re.compile(r"[^\S\n]*+\n\s*+")
 _MAX_SENTENCE = 3.0  # in mean spans; text-to-token models rarely see more in training
 _MIN_SPEAKABLE = 0.2  # documents with a lower speakable fraction are mostly code or tables
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A range of words of a document: its exact text, with the white space before each word."""
+    """A range of words of a document: its exact text, with the white space before each word.
+
+    Line breaks before a spoken range are the end of the written one before it.
+    """
 
     text: str
     num_words: int
@@ -62,8 +69,9 @@ def select(
 ) -> Selection:
     """Split `text` into written and spoken parts whose texts concatenate to it; written parts are never adjacent.
 
-    The spoken fraction of all words is `speech_ratio` to within a word (or a sentence), without bias for short
-    documents; if fewer words can be spoken, all of those are. At 1.0 everything is spoken, sentence by sentence.
+    The spoken fraction of all words is `speech_ratio` to within a word (a number of several words, or a sentence),
+    without bias for short documents; if fewer words can be spoken, all of those are. At 1.0 everything is spoken,
+    sentence by sentence.
     """
     ends = word_ends(text)
     num_words = len(ends)
@@ -87,16 +95,23 @@ def select_spans(
 ) -> list[Span]:
     """Return the spans of words to speak, in order, for a text whose words end at `ends`.
 
-    Spans lie within the ranges `speakable`, which are in order; one that would leave its range is split.
+    Spans lie within the ranges `speakable`, which are in order, and within a paragraph. One that would leave them is
+    moved, or split if there is no space for it between the others.
     """
+    ranges = cut(speakable, paragraph_starts(text, ends).tolist())
+    joined = np.zeros(len(ends) + 1, bool)
+    joined[joined_words(text, ends)] = True
+    joined[[place for span in ranges for place in span]] = False
     if speech_ratio >= 1 or policy == "sentences":
         longest = max(1, round(_MAX_SENTENCE * mean_span_words))
-        units = list(_sentences(text, ends, speakable, longest))
-        return units if speech_ratio >= 1 else sample_spans(units, speech_ratio * len(ends), rng)
-    num_speakable = sum(stop - start for start, stop in speakable)
+        units = list(_sentences(text, ends, ranges, longest))
+        spans = units if speech_ratio >= 1 else sample_spans(units, speech_ratio * len(ends), rng)
+        return with_whole_numbers(spans, joined)
+    num_speakable = sum(stop - start for start, stop in ranges)
     num_spoken = min(int(len(ends) * speech_ratio + rng.random()), num_speakable)  # random rounding has no bias
     sample = poisson_spans if policy == "poisson" else alternating_spans
-    return _map_into(sample(num_speakable, num_spoken, mean_span_words, rng), speakable)
+    spans = sample(num_speakable, num_spoken, mean_span_words, rng)
+    return with_whole_numbers(place(spans, ranges), joined)
 
 
 def poisson_spans(num_words: int, num_spoken: int, mean_span_words: float, rng: np.random.Generator) -> list[Span]:
@@ -179,24 +194,6 @@ def _unspeakable_words(text: str, ends: np.ndarray) -> tuple[dict[str, int], lis
     return by_kind, ranges
 
 
-def _map_into(spans: list[Span], ranges: list[Span]) -> list[Span]:
-    """Map spans over the concatenated words of `ranges` to words of the document, split at the ends of ranges."""
-    if len(ranges) == 1:
-        return [(start + ranges[0][0], stop + ranges[0][0]) for start, stop in spans]
-    result: list[Span] = []
-    remaining = iter(ranges)
-    current, before = (0, 0), 0  # a range, and the number of words in the ranges before it
-    for start, stop in spans:
-        while start < stop:
-            while start >= before + current[1] - current[0]:
-                before += current[1] - current[0]
-                current = next(remaining)
-            end = min(stop, before + current[1] - current[0])
-            result.append((current[0] + start - before, current[0] + end - before))
-            start = end
-    return result
-
-
 def _sentences(text: str, ends: np.ndarray, ranges: list[Span], longest: int) -> Iterator[Span]:
     """Yield spans that cover `ranges`: to the end of a sentence or paragraph, or of at most `longest` words."""
     places = np.fromiter(sentence_ends(text), np.int64)
@@ -217,6 +214,9 @@ def split_text(text: str, ends: np.ndarray, spans: list[Span]) -> list[TextSpan]
         for word, spoken in ((start, False), (stop, True)):
             if done < word:
                 end = len(text) if word == num_words else int(ends[word - 1])
+                if spoken and parts and not parts[-1].spoken and (breaks := _LINE_BREAKS.match(text, offset)):
+                    parts[-1] = replace(parts[-1], text=parts[-1].text + breaks[0])
+                    offset = breaks.end()
                 parts.append(TextSpan(text[offset:end], word - done, spoken))
                 done, offset = word, end
     return parts or [TextSpan(text, 0, False)]

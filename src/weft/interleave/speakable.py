@@ -87,7 +87,12 @@ _ELEMENT_KINDS: dict[str, Kind] = {"table": "table", "math": "formula", "comment
 _TAG = re.compile(r"<[/!]?[A-Za-z][^<>\n]{0,300}+>|&(?:[A-Za-z]{2,8}|#x?[0-9A-Fa-f]{1,6});")
 
 
+# Marks of headings, list items and quotations at the start of a line.
+_MARK = re.compile(r"^[ \t]*+(#{1,6}|[-*+•‣◦]|>++)(?=[ \t])", re.MULTILINE)
+
+
 def _markup(text: str) -> _Ranges:
+    yield from ((mark.start(1), mark.end(1), "markup") for mark in _MARK.finditer(text))
     if "<" in text:
         yield from _elements(text)
     if "<" in text or "&" in text:
@@ -210,6 +215,12 @@ _TERM = re.compile(
     r"|(?=\S*[+*/^=<>|(){}\[\]√²³_])(?![A-Za-z]{4,}[^A-Za-z(])\S{1,60}"
 )
 _WORD = re.compile(r"\S+")
+# Scientific notation, which the normalization of text does not write as words: 6.02e23, 6.02 × 10^23, 10⁻³.
+_DIGIT = re.compile(r"\d")
+_SCIENTIFIC = re.compile(
+    r"(?<![\w.,])\d[\d.,]{0,30}+[eE][-+−]?\d{1,3}(?!\w)"  # noqa: RUF001
+    r"|(?<![\w.,])(?:\d[\d.,]{0,30}+\s?[×x·⋅*]\s?)?10(?:\^[({]?[-+−]?\d{1,4}[)}]?|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})(?!\w)"  # noqa: RUF001
+)
 _MAX_SIDE_CHARS = 120  # of an equation, on either side of a relation sign
 
 
@@ -223,6 +234,8 @@ def _formulas(text: str) -> _Ranges:
                 kind: Kind = "table" if opening[1] in ("tabular", "array") else "formula"
                 yield opening.start(), end + len(closing), kind
     yield from _equations(text)
+    if _DIGIT.search(text):
+        yield from ((number.start(), number.end(), "formula") for number in _SCIENTIFIC.finditer(text))
 
 
 def _equations(text: str) -> _Ranges:

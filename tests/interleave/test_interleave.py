@@ -197,6 +197,33 @@ def test_documents_of_code_stay_whole(tmp_path, text_to_token):
     assert [s.type for s in documents_of(tmp_path / "mixed")[0].segments] == ["text"]
 
 
+def test_rejected_spans_are_counted_by_reason(create, tmp_path, make_tokenizer, capsys):
+    counts = create("out", tokenizer=make_tokenizer(), **GATE).counts
+    assert counts["rejections"].keys() == {"no_end", "above_max_wer"}
+    assert sum(counts["rejections"].values()) == counts["rejected_spans"]
+    planned = 0.3 * counts["words"]
+    assert counts["spoken_words"] + sum(counts["rejected_words"].values()) == pytest.approx(planned, rel=0.02)
+    printed = capsys.readouterr().err
+    assert f"{counts['rejections']['above_max_wer']}" in next(row for row in printed.splitlines() if "above max" in row)
+    assert "warning" not in printed
+
+
+def test_a_low_speech_ratio_is_a_warning_of_one_line_with_the_reasons(create, capsys):
+    class Mostly(FakeSynthesizer):
+        def codes(self, text, seed):
+            return super().codes(text, seed) if len(text) < 30 else None
+
+        def problem_of(self, text, speaker=None):
+            return "too_long" if len(text) > 40 else None
+
+    counts = create("out", lambda folder, url: Mostly()).counts
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert f"the speech ratio is {counts['speech_ratio']:.3f}, less than half of the requested 0.3" in line
+    assert f"{counts['rejected_spans']} of {counts['spans']} spans were rejected" in line
+    assert f"{counts['rejections']['too_long']} too long, {counts['rejections']['no_end']} no end" in line
+    assert f"{counts['left_as_text']['address']} of {counts['words']:,} words cannot be spoken" in line
+
+
 @pytest.mark.parametrize("policy", ["sentences", "alternate"])
 def test_policies_have_the_same_counts_and_different_plans(create, policy):
     poisson, other = create("poisson"), create(policy, policy=policy)

@@ -85,11 +85,15 @@ def test_a_dataset_that_is_read_more_than_max_epochs_is_rejected(tokens):
         check_epochs(uses, 2.0)
 
 
-def test_the_mixture_is_shown_as_a_table(tokens, capsys):
+def test_the_mixture_is_shown_as_a_table_of_what_is_read(tokens, capsys):
     weights = {"interleaved": 0.25, "speech": "rest"}
-    show(mixture(tokens, weights, {"20": {"interleaved": 1.0, "speech": 0.0}}).uses())
+    mixed = mixture(tokens, weights, {"20": {"interleaved": 1.0, "speech": 0.0}})
+    show(mixed.uses(), 40 * 256)
     head, *rows = [line.split() for line in capsys.readouterr().err.splitlines()]
-    assert head == ["dataset", "documents", "tokens", "fraction", "from", "step", "20", "tokens", "drawn", "epochs"]
-    assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"]]
-    assert float(rows[0][3].rstrip("%")) == pytest.approx(25, abs=1)
-    assert [row[4] for row in rows] == ["100.00%", "0.00%"]
+    weights_and_shares = "weight share drawn weight from 20 share drawn"
+    assert " ".join(head) == f"dataset documents tokens {weights_and_shares} tokens drawn epochs"
+    assert [row[:2] for row in rows] == [["interleaved", "60"], ["speech", "60"], ["total", "120"]]
+    assert [row[3] for row in rows[:2]] == ["25.00%", "rest"]
+    assert [row[6] for row in rows[:2]] == ["100.00%", "0.00%"]
+    drawn = sum(len(mixed[j][0]) for step in range(40) for j in mixed.samples(step))
+    assert rows[2][3:] == [f"{drawn:,}", "of", "10,240"]

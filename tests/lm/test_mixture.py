@@ -82,8 +82,20 @@ def test_every_source_has_its_fraction_of_the_tokens(sources):
     assert {n: t / sum(tokens.values()) for n, t in tokens.items()} == pytest.approx(WEIGHTS, abs=0.01)
     for name, use in mixture.uses().items():
         assert use.epochs == len(found[name]) / len(sources[name])
-        assert use.tokens_drawn == pytest.approx(tokens[name], rel=0.01)
+        assert use.tokens_drawn == tokens[name]
+        assert use.shares[0] == tokens[name] / sum(tokens.values())
         assert_all_used_before_repeats(found[name], sources[name])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 40])
+def test_the_use_of_short_runs_is_that_of_their_samples(sources, steps, monkeypatch):
+    mixture = Mixture(sources, {0: WEIGHTS}, steps, batch_tokens=300, seed=3)
+    tokens = tokens_of(drawn_from(mixture, range(steps)))
+    assert {name: use.tokens_drawn for name, use in mixture.uses().items()} == tokens
+    assert {name: use.weights for name, use in mixture.uses().items()} == {n: {0: w} for n, w in WEIGHTS.items()}
+    monkeypatch.setattr("weft.lm.mixture._MAX_SUMMED", 0)
+    expected = {n: u.tokens_drawn for n, u in Mixture(sources, {0: WEIGHTS}, steps, 300, seed=3).uses().items()}
+    assert expected == pytest.approx(tokens, rel=0.5, abs=300)
 
 
 def test_a_source_with_a_thousandth_of_the_tokens_is_drawn_accurately(sources):
@@ -138,7 +150,9 @@ def test_weights_can_change_during_a_run(sources):
         drawn = [ids for found in phases for ids in found[name]]
         assert_all_used_before_repeats(drawn, sources[name])
         assert use.epochs == len(drawn) / len(sources[name])
-        assert set(use.shares) == {0, 30, 61}
+        tokens = [tokens_of(found) for found in phases]
+        assert list(use.shares.values()) == [t[name] / sum(t.values()) for t in tokens]
+        assert list(use.shares) == [0, 30, 61]
     samples = [j for step in range(90) for j in changed.samples(step)]
     assert samples == list(range(len(samples)))
 

@@ -424,7 +424,7 @@ def test_damaged_shards_are_found_before_training(config, tmp_path, monkeypatch)
 
 def test_the_mixture_is_shown_before_training(config, capsys):
     interrupted(config, 0)
-    assert "dataset      documents  tokens  fraction" in capsys.readouterr().err
+    assert "dataset      documents  tokens  weight" in capsys.readouterr().err
 
 
 def stored_dtypes(folder):

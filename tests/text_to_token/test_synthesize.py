@@ -73,7 +73,9 @@ def test_codes_do_not_depend_on_punctuation_and_capitals(synthesizer):
 
 
 def test_texts_without_words_and_texts_that_are_too_long_give_none(synthesizer):
-    assert synthesizer.synthesize(["...", "a red dog " * 60, "a dog"], [0, 1, 2])[:2] == [None, None]
+    texts = ["...", "a red dog " * 60, "a dog"]
+    assert synthesizer.synthesize(texts, [0, 1, 2])[:2] == [None, None]
+    assert [synthesizer.problem_of(text) for text in texts] == ["nothing_to_pronounce", "too_long", None]
     assert synthesizer.synthesize([], []) == []
 
 

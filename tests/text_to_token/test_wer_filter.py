@@ -22,6 +22,9 @@ class Scripted:
     def normalize(self, text):
         return text.replace("13", "thirteen")
 
+    def problem_of(self, text, speaker):
+        return "too_long" if len(text) > 100 else None
+
 
 class Transcriber:
     def transcribe(self, codes, languages):
@@ -61,6 +64,14 @@ def test_a_text_that_never_passes_is_not_kept():
     assert outcome.first.errors.rate == 1.0
     [outcome] = synthesize(Scripted(transcripts), ["one two"], [[0], [1], [2]], Transcriber(), max_wer=0.5)
     assert outcome.kept.errors.rate == 0.5
+
+
+def test_a_rejected_text_has_a_reason():
+    long = "one two " * 20
+    transcripts = {("never", 0): None, ("wrong", 0): "right", (long, 0): None, ("fine", 0): "fine"}
+    texts = ["never", "wrong", long, "fine"]
+    outcomes = synthesize(Scripted(transcripts), texts, [[0] * 4], Transcriber(), max_wer=0.4)
+    assert [outcome.rejection for outcome in outcomes] == ["no_end", "above_max_wer", "too_long", None]
 
 
 def test_without_max_wer_the_first_codes_are_kept():

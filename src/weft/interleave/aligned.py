@@ -29,6 +29,7 @@ from weft.data.datasets import write_document_part
 from weft.data.job import Report
 from weft.data.speech import read_manifest, speech_id
 from weft.errors import UserError
+from weft.interleave import statistics
 from weft.interleave.alignments import Alignments, TimedText
 from weft.interleave.config import InterleaveConfig
 from weft.interleave.spans import Span, hash64, segments_of, select_spans, split_text
@@ -63,6 +64,7 @@ def run(config: InterleaveConfig) -> Manifest:
         recordings = [[utterance for _, utterance in run] for _, run in runs]
         work = _Interleave(config, tokenizer, recordings, alignments, draft.folder, tasks)
         draft.counts.update(_summary(job.run(work, draft, tasks, config.job, "interleave"), aligned))
+        statistics.report_text(draft.counts, config.speech_ratio)
 
     return create(config.out, plan, write, config.licence)
 

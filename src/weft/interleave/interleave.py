@@ -89,6 +89,7 @@ def run(
         report = job.run(work, draft, tasks, config.job, "interleave")
         size_bytes = sum(part.stat().st_size for part in draft.folder.glob("part-*.parquet"))
         draft.counts.update(statistics.summary(report, size_bytes, config.tokenizer is not None))
+        statistics.report_text(draft.counts, config.speech_ratio)
 
     return create(config.out, plan, write, config.licence)
 
@@ -148,9 +149,9 @@ class _Interleave:
             parts = [(part, next(outcomes) if part.spoken else None) for part in d.selection.parts]
             counts.update({f"unspeakable {kind}": n for kind, n in d.selection.unspeakable_words.items()})
             counts["documents_left_whole"] += d.selection.left_whole
-            for _, outcome in parts:
+            for part, outcome in parts:
                 if outcome is not None:
-                    statistics.count_span(outcome, counts)
+                    statistics.count_span(outcome, part.num_words, counts)
             yield self._document(d, [(part, outcome.kept if outcome else None) for part, outcome in parts], counts)
 
     def _document(

@@ -1,31 +1,39 @@
 """Statistics of interleaved data, and their summary in the manifest.
 
 counts: Counter[str] = Counter()                    # of a task; the job adds up those of all tasks
-count_span(outcome, counts)
+count_span(outcome, num_words, counts)
 count_document(num_words, spoken_words, num_codes, counts)
 manifest.counts.update(summary(report, size_bytes, has_error_rates=True))
+report_text(manifest.counts, requested_ratio=0.3)   # prints why words stayed text
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
+from weft import progress
 from weft.data.job import Report
 from weft.errors import UserError
 from weft.interleave.speakable import KINDS
-from weft.text_to_token.wer_filter import Outcome
+from weft.text_to_token.wer_filter import Outcome, Rejection
 
 _PAPER_TOKENS = 600e9
+_REJECTIONS: tuple[Rejection, ...] = get_args(Rejection)
+_MIN_ACHIEVED = 0.5  # of the requested ratio, below which there is a warning
 _TOKENS_PER_WORD = 4 / 3  # of English, with a vocabulary of 100,000 or more
 _BUCKETS = {10: "0-9", 50: "10-49", 200: "50-199", 1000: "200-999", math.inf: "1000 or more"}  # words per document
 _WER_BUCKETS = {0.0: "0", 0.1: "to 0.1", 0.2: "to 0.2", 0.3: "to 0.3", 0.5: "to 0.5", 1.0: "to 1", math.inf: "over 1"}
 
 
-def count_span(outcome: Outcome, counts: Counter[str]) -> None:
-    """Count the outcome of a span, and the errors of its first and its kept synthesis."""
+def count_span(outcome: Outcome, num_words: int, counts: Counter[str]) -> None:
+    """Count the outcome of a span of `num_words`, and the errors of its first and its kept synthesis."""
     counts["spans"] += 1
+    if outcome.rejection:
+        counts.update({f"rejected {outcome.rejection}": 1, f"rejected {outcome.rejection} words": num_words})
     counts["retried_spans"] += outcome.num_attempts > 1
     counts["rejected_spans"] += outcome.kept is None
     counts["misread_spans"] += outcome.kept is None and outcome.first is not None
@@ -56,8 +64,8 @@ def summary(report: Report, size_bytes: int, has_error_rates: bool) -> dict[str,
         raise UserError("the corpus contains no words: give other text")
     if counts["spans"] and counts["spans"] == counts["rejected_spans"]:
         raise UserError(
-            f"none of the {counts['spans']} spans was accepted: listen to the text-to-token model (weft say), check "
-            "that the server serves its directory, or raise max_wer"
+            f"none of the {counts['spans']} spans was accepted ({_described(_rejections(counts))}): listen to the "
+            "text-to-token model (weft say), check that the server serves its directory, or raise max_wer"
         )
     names = ("documents", "words", "spoken_words", "speech_codes", "spans", "rejected_spans")
     buckets = [bucket for bucket in _BUCKETS.values() if f"words {bucket}" in counts]
@@ -72,11 +80,44 @@ def summary(report: Report, size_bytes: int, has_error_rates: bool) -> dict[str,
         "codes_per_spoken_word": round(counts["speech_codes"] / max(1, counts["spoken_words"]), 3),
         "left_as_text": {kind: n for kind in KINDS if (n := counts[f"unspeakable {kind}"])},
         "documents_left_whole": counts["documents_left_whole"],
+        "rejections": _rejections(counts),
+        "rejected_words": _rejections(counts, " words"),
         **({"read_back": _error_rates(counts)} if has_error_rates else {}),
         "skipped_documents": report.skipped.num_bad,
         "tokens_per_sec": round(counts["speech_codes"] / report.busy_sec, 1),
         "cost_of_600b_tokens": _cost(counts, report.busy_sec, size_bytes),
     }
+
+
+def report_text(counts: Mapping[str, Any], requested_ratio: float) -> None:
+    """Print to stderr how many spans and words stayed text and why, and a warning if few of the words are spoken."""
+    words = {**counts.get("left_as_text", {}), **counts.get("rejected_words", {})}
+    spans = counts.get("rejections", {})
+    rows = [[name.replace("_", " "), f"{spans.get(name, 0):,}", f"{n:,}"] for name, n in words.items()]
+    if rows:
+        progress.table(["left as text", "spans", "words"], rows)
+    if counts["speech_ratio"] < _MIN_ACHIEVED * requested_ratio:
+        causes = [f"{counts['rejected_spans']} of {counts['spans']} spans were rejected"]
+        if spans:
+            causes[0] += f" ({_described(spans)})"
+        if unspeakable := sum(counts.get("left_as_text", {}).values()):
+            causes.append(f"{unspeakable:,} of {counts['words']:,} words cannot be spoken")
+        if whole := counts.get("documents_left_whole"):
+            causes.append(f"{whole} of {counts['documents']} documents stayed whole")
+        print(
+            f"warning: the speech ratio is {counts['speech_ratio']:.3f}, less than half of the requested "
+            f"{requested_ratio:g}: {', '.join(causes)}",
+            file=sys.stderr,
+        )
+
+
+def _rejections(counts: Counter[str], unit: str = "") -> dict[str, int]:
+    """Return the number of rejected spans (or of their words) by reason."""
+    return {reason: n for reason in _REJECTIONS if (n := counts[f"rejected {reason}{unit}"])}
+
+
+def _described(rejections: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in rejections.items())
 
 
 def _cost(counts: Counter[str], busy_sec: float, size_bytes: int) -> dict[str, float]:

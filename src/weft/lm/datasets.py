@@ -2,7 +2,7 @@
 
 datasets = open_datasets(Path("runs/tokens"), max_seq_len=512)            # {"text": Pieces, "speech": Pieces}
 mixture = mixture_of({Path("runs/tokens"): datasets}, weights, {}, train, batch_tokens=4096)
-show(mixture.uses())
+show(mixture.uses(), requested_tokens=1000 * 4096)
 """
 
 from __future__ import annotations
@@ -79,13 +79,21 @@ def check_epochs(uses: Mapping[str, SourceUse], max_epochs: float | None) -> Non
         )
 
 
-def show(uses: Mapping[str, SourceUse]) -> None:
-    """Print a mixture as a table, one line per dataset."""
+def show(uses: Mapping[str, SourceUse], requested_tokens: int) -> None:
+    """Print what a run will read as a table, one line per dataset, and the total of the `requested_tokens`."""
     steps = dict.fromkeys(step for use in uses.values() for step in use.shares)
-    columns = ["dataset", "documents", "tokens", *(f"from step {step}" if step else "fraction" for step in steps)]
-    rows = [
-        [name, f"{u.documents:,}", f"{u.tokens:,}", *(f"{u.shares[step]:.2%}" for step in steps),
-         f"{u.tokens_drawn:,}", f"{u.epochs:.2f}"]
-        for name, u in uses.items()
-    ]  # fmt: skip
+    columns = ["dataset", "documents", "tokens"]
+    for step in steps:
+        columns += [f"weight from {step}" if step else "weight", "share drawn"]
+    rows = []
+    for name, use in uses.items():
+        row = [name, f"{use.documents:,}", f"{use.tokens:,}"]
+        for step in steps:
+            weight = use.weights[step]
+            row += [weight if isinstance(weight, str) else f"{weight:.2%}", f"{use.shares[step]:.2%}"]
+        rows.append([*row, f"{use.tokens_drawn:,}", f"{use.epochs:.2f}"])
+    drawn = sum(use.tokens_drawn for use in uses.values())
+    total = f"{drawn:,} of {requested_tokens:,}"
+    rows.append(["total", *(f"{sum(n):,}" for n in zip(*((u.documents, u.tokens) for u in uses.values()), strict=True)),
+                 *[""] * (2 * len(steps)), total, ""])  # fmt: skip
     progress.table([*columns, "tokens drawn", "epochs"], rows)

@@ -16,12 +16,14 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from weft.data.token_shards import TokenShards
 from weft.lm.source_weights import Cycle, cycle_of
+
+_MAX_SUMMED = 100_000  # pieces whose lengths are summed for `Mixture.uses`; of more, the mean is accurate
 
 
 class Pieces:
@@ -61,13 +63,24 @@ class Pieces:
         start = (i - (int(self._ends[document - 1]) if document else 0)) * self._stride
         return document, slice(start, start + self._stride + 1)
 
+    def tokens_in(self, indices: np.ndarray) -> int:
+        """Return the number of ids in the pieces `indices` (N,) int64."""
+        documents = np.searchsorted(self._ends, indices, side="right")
+        first = np.where(documents, self._ends[documents - 1], 0)
+        left = self._shards.lengths()[documents] - (indices - first) * self._stride
+        return int(np.minimum(left, self.max_seq_len).sum())
+
 
 @dataclass(frozen=True)
 class SourceUse:
-    """The use of a source by a run. `shares` are its fractions of the tokens from each step at which weights change."""
+    """The use of a source by a run.
+
+    `weights` and `shares` are its weight and its fraction of the tokens drawn, from each step at which weights change.
+    """
 
     documents: int
     tokens: int
+    weights: dict[int, float | str]
     shares: dict[int, float]
     tokens_drawn: int
     epochs: float
@@ -77,6 +90,7 @@ class SourceUse:
 class _Phase:
     """The steps of a run between two changes of weights, with the samples `drawn` (S,) before it."""
 
+    weights: Mapping[str, float | str]
     cycle: Cycle
     first_step: int
     first_sample: int
@@ -115,7 +129,7 @@ class Mixture:
                 cycles = before.first_cycle + -(-(sample - before.first_sample) // len(before.cycle))
             setting = f"weights_from.{step}" if step else "weights"
             cycle = cycle_of(weights[step], sources, drawn, steps - step, batch_tokens, setting)
-            self._phases.append(_Phase(cycle, step, sample, cycles, drawn))
+            self._phases.append(_Phase(weights[step], cycle, step, sample, cycles, drawn))
 
     def samples(self, step: int) -> range:
         """Return the indices of a step's samples."""
@@ -151,20 +165,41 @@ class Mixture:
         return self._location(sample)[0]
 
     def uses(self) -> dict[str, SourceUse]:
-        """Return the use of each source by the run."""
-        drawn = self._drawn(self._phases[-1], self._steps)
-        tokens = np.array([pieces.num_tokens / max(1, len(pieces)) for pieces in self._pieces])
-        by_step = {p.first_step: p.cycle.quotas * tokens / (p.cycle.quotas @ tokens) for p in self._phases}
+        """Return the use of each source by the run, from its actual samples.
+
+        Above 100,000 samples of an incomplete epoch of a source, their mean length is that of all its pieces.
+        """
+        return self._uses
+
+    @cached_property
+    def _uses(self) -> dict[str, SourceUse]:
+        ends = [phase.drawn for phase in self._phases[1:]] + [self._drawn(self._phases[-1], self._steps)]
+        drawn = np.array([np.zeros_like(ends[0]), *ends])  # (phases + 1, S)
+        tokens = np.array([[self._tokens(i, int(count)) for i, count in enumerate(counts)] for counts in drawn])
+        in_phase = np.diff(tokens, axis=0)
+        shares = in_phase / np.maximum(1, in_phase.sum(1, keepdims=True))
         return {
             name: SourceUse(
                 documents=pieces.num_documents,
                 tokens=pieces.num_shard_tokens,
-                shares={step: float(fractions[i]) for step, fractions in by_step.items()},
-                tokens_drawn=round(drawn[i] * tokens[i]),
-                epochs=int(drawn[i]) / max(1, len(pieces)),
+                weights={phase.first_step: phase.weights[name] for phase in self._phases},
+                shares={phase.first_step: float(shares[k, i]) for k, phase in enumerate(self._phases)},
+                tokens_drawn=int(tokens[-1, i]),
+                epochs=int(drawn[-1, i]) / max(1, len(pieces)),
             )
             for i, (name, pieces) in enumerate(self._sources.items())
         }
+
+    def _tokens(self, source: int, count: int) -> int:
+        """Return the number of ids in the first `count` samples of a source."""
+        pieces = self._pieces[source]
+        epochs, rest = divmod(count, max(1, len(pieces)))
+        whole = epochs * pieces.num_tokens
+        if rest > _MAX_SUMMED:
+            return whole + round(rest * pieces.num_tokens / len(pieces))
+        key = (self._seed, source, epochs)
+        indices = np.fromiter((permuted(i, len(pieces), key) for i in range(rest)), np.int64, rest)
+        return whole + pieces.tokens_in(indices)
 
     def _drawn(self, phase: _Phase, step: int) -> np.ndarray:
         """Return the number of samples of each source (S,) before a step of the phase, or the step at its end."""

@@ -119,7 +119,7 @@ def run(config: PretrainConfig) -> Manifest | None:
 
     def write(draft: Draft) -> None:
         check_epochs(mixture.uses(), config.max_epochs)
-        show(mixture.uses())
+        show(mixture.uses(), config.train.steps * config.batch_tokens)
         _Run(config, base, mixture, held_out, device, dtype).write(draft)
 
     return distributed.create(config.out, plan, write)
@@ -281,7 +281,7 @@ def _print_estimate(config: PretrainConfig) -> None:
         mixture = _mixture(config)
         uses = mixture.uses()
         check_epochs(uses, config.max_epochs)
-        show(uses)
+        show(uses, tokens)
         tokens, basis = sum(use.tokens_drawn for use in uses.values()), f"of the shards, in {steps}"
         largest_step_tokens = _largest_step_tokens(mixture, config.train.steps)
     adapters = partial(lora_parameters, config.base, config.lora)

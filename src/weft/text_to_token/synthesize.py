@@ -28,6 +28,7 @@ from weft.lm.model import load_causal_lm, save
 from weft.pretrained import load_pretrained
 from weft.text.normalize import spoken_form, text_normalizer
 from weft.text_to_token.prompt import KIND, max_codes, prompt_ids
+from weft.text_to_token.wer_filter import Rejection
 from weft.vocab import SpeechVocab
 
 _NUM_ATTEMPTS = 2
@@ -116,12 +117,9 @@ class Synthesizer:
             raise UserError(f"this text-to-token model has no speaker {min(unknown)!r}{self._known_speakers()}")
         voices = speakers if speakers is not None else [next(iter(self.speakers), None)] * len(texts)
         codes: list[list[int] | None] = [None] * len(texts)
-        requests: dict[int, Request] = {}
-        for i, (text, voice) in enumerate(zip(map(self.normalize, texts), voices, strict=True)):
-            if spoken_form(text):
-                ids = prompt_ids(self._vocab, text, voice).tolist()
-                requests[i] = Request(ids, max_codes(text, self._codes_per_character))
-        remaining = [i for i, r in requests.items() if len(r.ids) + r.max_new_tokens <= self._engine.max_positions]
+        prompts = [self._prompt(text, voice) for text, voice in zip(texts, voices, strict=True)]
+        requests = {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, Request)}
+        remaining = list(requests)
         for attempt in range(_NUM_ATTEMPTS):
             seeded = [replace(requests[i], seed=_seed(seeds[i], attempt)) for i in remaining]
             done = self._engine.generate(
@@ -132,6 +130,20 @@ class Synthesizer:
                     codes[i] = self._vocab.ids_to_codes(generated.ids).tolist()
             remaining = [i for i in remaining if codes[i] is None]
         return codes
+
+    def problem_of(self, text: str, speaker: str | None = None) -> Rejection | None:
+        """Return why no seed gives codes of a text, or None if one may."""
+        prompt = self._prompt(text, speaker or next(iter(self.speakers), None))
+        return None if isinstance(prompt, Request) else prompt
+
+    def _prompt(self, text: str, voice: str | None) -> Request | Rejection:
+        """Return the request of the codes of a text, or why there is none."""
+        text = self.normalize(text)
+        if not spoken_form(text):
+            return "nothing_to_pronounce"
+        ids = prompt_ids(self._vocab, text, voice).tolist()
+        request = Request(ids, max_codes(text, self._codes_per_character))
+        return request if len(ids) + request.max_new_tokens <= self._engine.max_positions else "too_long"
 
     def _known_speakers(self) -> str:
         if not self.speakers:

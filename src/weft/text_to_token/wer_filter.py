@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from weft.text.error_rate import ErrorRate, Errors, count_errors, word_error_rate
 
 Codes = Sequence[int]
+Rejection = Literal["nothing_to_pronounce", "too_long", "no_end", "above_max_wer"]
+"""Why a text was not synthesized: it has no words, exceeds the length of the model, its speech never ended (or had no
+codes), or its word error rate is above `max_wer`."""
 
 
 class CodesTranscriber(Protocol):
@@ -35,6 +38,9 @@ class CodesSynthesizer(Protocol):
         self, texts: Sequence[str], seeds: Sequence[int], speakers: Sequence[str] | None = None
     ) -> Sequence[Codes | None]:
         """Return the codes of each text, which depend on it, its seed and its speaker only; None without an end."""
+
+    def problem_of(self, text: str, speaker: str | None = None) -> Rejection | None:
+        """Return why no seed gives codes of a text, or None if one may."""
 
     def normalize(self, text: str) -> str:
         """Return a text with the text normalization of the training."""
@@ -61,11 +67,15 @@ class Synthesis:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result for a text: the synthesis that passed the filter, and the one that would be kept without it."""
+    """Result for a text: the synthesis that passed the filter, and the one that would be kept without it.
+
+    `rejection` is the reason if no synthesis was kept.
+    """
 
     kept: Synthesis | None
     first: Synthesis | None
     num_attempts: int
+    rejection: Rejection | None = None
 
 
 def synthesize(
@@ -97,7 +107,11 @@ def synthesize(
             if synthesis and (max_wer is None or synthesis.errors is None or synthesis.errors.rate <= max_wer):
                 kept[i] = synthesis
         remaining = [i for i in remaining if kept[i] is None]
-    return [Outcome(*fields) for fields in zip(kept, first, num_attempts, strict=True)]
+    rejections: dict[int, Rejection] = {}
+    for i in remaining:
+        problem = synthesizer.problem_of(texts[i], speakers[i] if speakers else None) or "no_end"
+        rejections[i] = "above_max_wer" if first[i] else problem
+    return [Outcome(kept[i], first[i], num_attempts[i], rejections.get(i)) for i in range(len(texts))]
 
 
 def _synthesize(

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    Cohere2Config,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
     Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
+    MistralConfig,
     PhiConfig,
     Qwen3Config,
     StableLmConfig,
@@ -285,3 +288,56 @@ def test_every_document_is_kept_whole_and_every_trained_id_predicted_once(length
         if max_seq_len is None:
             assert torch.equal(flat_positions[indices], torch.from_numpy(np.flatnonzero(loss[1:])))
     assert len(set(batch.indices.tolist())) == len(batch.indices)
+
+
+LENGTH_DEPENDENT = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}  # fmt: skip
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        (
+            LlamaConfig(**LENGTH_DEPENDENT, rope_parameters=LONG_ROPE | {"original_max_position_embeddings": 16}),
+            "original_max_position_embeddings",
+        ),
+        (
+            Llama4TextConfig(
+                **LENGTH_DEPENDENT, head_dim=16, attention_chunk_size=16, num_local_experts=2, intermediate_size_mlp=48,
+                interleave_moe_layer_step=1, layer_types=["chunked_attention", "full_attention"],
+            ),
+            "attention_chunk_size",
+        ),
+    ],
+    ids=["longrope", "chunks"],
+)  # fmt: skip
+def test_documents_longer_than_packing_supports_are_rejected(config, setting, rng):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    check_seq_len(model, 16)
+    with pytest.raises(UserError, match=f"max_seq_len is 17: give at most 16, the {setting} of the model, for packing"):
+        check_seq_len(model, 17)
+    documents = documents_of(rng, [16, 9, 16, 12])
+    packed = pack(documents)
+    losses = token_losses(model, packed)
+    for number, (ids, loss) in enumerate(documents):
+        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
+        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
+        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="max_seq_len is 20: give at most 16"):
+        token_losses(model, pack(documents_of(rng, [20, 5])))
+
+
+@pytest.mark.parametrize("config_of", [MistralConfig, Cohere2Config], ids=lambda c: c.__name__)
+def test_documents_longer_than_a_sliding_window_have_the_losses_of_each_alone(config_of, rng):
+    torch.manual_seed(0)
+    config = config_of(**LENGTH_DEPENDENT, sliding_window=8)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    documents = documents_of(rng, [5, 30, 12, 40])
+    packed = pack(documents)
+    losses = token_losses(model, packed)
+    for number, (ids, loss) in enumerate(documents):
+        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
+        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
+        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)

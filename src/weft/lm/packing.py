@@ -11,7 +11,7 @@ Shapes: T ids of all documents, S segments, N trained ids, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.data.batching import first_fit
@@ -61,12 +61,37 @@ class Batch:
 
 
 def check_seq_len(model: PreTrainedModel, max_seq_len: int) -> None:
-    """Raise UserError if `max_seq_len` exceeds the positions of `model`, or if it accepts no position ids."""
+    """Raise UserError if `max_seq_len` exceeds the positions of `model`, or if it accepts no position ids.
+
+    Also for a length from which the model would process packed documents in another way than each alone, which the
+    comparison of short documents (`_packing_of`) cannot find.
+    """
     longest = getattr(model.config, "max_position_embeddings", max_seq_len)
     if not 2 <= max_seq_len <= longest:
         raise UserError(f"max_seq_len is {max_seq_len}: give 2 to {longest}, the number of positions of the model")
+    setting, limit = _packable_len(model.config)
+    if limit is not None and max_seq_len > limit:
+        raise UserError(f"max_seq_len is {max_seq_len}: give at most {limit}, the {setting} of the model, for packing")
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__} accepts no position ids, which packing needs: use another base")
+
+
+def _packable_len(config: PretrainedConfig) -> tuple[str, int | None]:
+    """Return the setting of a model that limits the length of packed documents, and that length; None without one.
+
+    Chunked attention (Llama 4) counts its chunks from the start of the row. LongRoPE and dynamic NTK change the
+    frequencies of all documents in a row if one of them is longer than the original number of positions.
+    """
+    text = config.get_text_config()
+    limits = {"attention_chunk_size": getattr(text, "attention_chunk_size", None)}
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, Mapping)]  # by type of layer
+    for rope in nested or [parameters]:
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
+            limits["original_max_position_embeddings"] = original
+    found = {setting: limit for setting, limit in limits.items() if limit is not None}
+    return min(found.items(), key=lambda item: item[1]) if found else ("", None)
 
 
 def pack(documents: Sequence[tuple[np.ndarray, np.ndarray]], max_seq_len: int | None = None) -> Batch:
@@ -110,6 +135,8 @@ def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
         return linear_cross_entropy(hidden.flatten(0, -2)[indices], head.weight, head.bias, targets)
 
     packing = _packing_of(model)
+    if packing.max_len is not None and max(batch.lengths) > packing.max_len:
+        check_seq_len(model, max(batch.lengths))
     if packing.logits_are_products:
         with _with_forward(head, losses_of):
             return _logits(model, batch, packing.by_segment)
@@ -160,6 +187,8 @@ class _Packing:
     """By `weft.lm.attention`; otherwise by its own attention, which transformers masks where positions restart."""
     logits_are_products: bool
     """Whether the logits are the unchanged output of the head, and the head is a plain linear layer."""
+    max_len: int | None = None
+    """Length of a document above which the model processes packed documents in another way than each alone."""
 
 
 _verified: WeakKeyDictionary[nn.Module, _Packing] = WeakKeyDictionary()  # `_packing_of` takes forward passes
@@ -187,7 +216,9 @@ def _packing_of(model: PreTrainedModel) -> _Packing:
         # cast weights here, where they have no gradient.
         with _eval_mode(model), torch.autocast(model.device.type, enabled=False):
             alone = [model(torch.from_numpy(part)[None].to(model.device), use_cache=False).logits for part in parts]
-            for by_segment in (True, False):
+            # In a row of several documents, the model's own chunks of attention would not begin with a document.
+            chunked = getattr(model.config.get_text_config(), "attention_chunk_size", None) is not None
+            for by_segment in (True,) if chunked else (True, False):
                 try:
                     with _with_forward(head, record) if is_plain else nullcontext():
                         logits = _logits(model, batch, by_segment)
@@ -196,7 +227,7 @@ def _packing_of(model: PreTrainedModel) -> _Packing:
                 expected, tolerance = torch.cat(alone, dim=1), 0.1 if logits.dtype.itemsize < 4 else 1e-3
                 if (logits - expected).abs().max() <= tolerance * expected.float().std():
                     unchanged = is_plain and logits is products[-1] and logits._version == 0
-                    _verified[model] = _Packing(by_segment, unchanged)
+                    _verified[model] = _Packing(by_segment, unchanged, _packable_len(model.config)[1])
                     break
             else:
                 raise UserError(f"{type(model).__name__} does not mask packed documents: use another base")

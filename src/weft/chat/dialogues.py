@@ -2,9 +2,9 @@
 
     run(DialoguesConfig(source=(Path("dialogues.jsonl"),), text_to_token=Path("runs/t2t"), out=Path("runs/dialogues")))
 
-A dialogue is one line of JSON: {"id": ..., "turns": [{"role": "user", "text": ...}, {"role": "assistant", ...}]}. A
-turn of the user becomes speech. An answer becomes text and speech, which alternate in the ids of a language model
-(`weft.alternation`). A system turn stays text. Only answers are trained on.
+A dialogue is a line of JSON in one of the formats of `weft.chat.formats`. A turn of the user becomes speech. An answer
+becomes text and speech, which alternate in the ids of a language model (`weft.alternation`). A system turn stays text.
+Only answers are trained on.
 
 Source: SpeechDialog-90K of the paper, with the streaming answers of GLM-4-Voice (arXiv 2412.02612).
 """
@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from weft import artifacts
 from weft.artifacts import Manifest
+from weft.chat.formats import parse_dialogue
 from weft.chat.lines import lines_in
 from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data import job
@@ -31,8 +32,7 @@ from weft.errors import UserError
 from weft.interleave.interleave import load_synthesizer
 from weft.interleave.spans import hash64
 from weft.plan import Draft, Plan, create
-from weft.records import ROLES, Document, Meta, Segment
-from weft.text.inputs import id_of, parse_json
+from weft.records import Document, Meta, Segment
 from weft.text.segment import num_words
 from weft.text_to_token.wer_filter import CodesSynthesizer
 
@@ -114,7 +114,7 @@ class _SpeakDialogues:
                 report.skipped.add(line.where, line.problem, num_bytes=line.lost_bytes)
                 continue
             try:
-                dialogue = _parse(line.content, line.default_id)
+                dialogue = parse_dialogue(line.content, line.default_id)
             except ValueError as e:
                 report.skipped.add(line.where, str(e))
                 continue
@@ -163,30 +163,6 @@ def _before_failure(turns: tuple[Segment, ...], speech: Mapping[int, Sequence[in
         return turns
     answers = [i for i in range(failed) if turns[i].role == "assistant"]
     return turns[: answers[-1] + 1] if answers else ()
-
-
-def _parse(line: bytes, default_id: str) -> Document:
-    """Parse a line of JSON. Raises ValueError, with the reason, for one that is not a dialogue."""
-    row = parse_json(line)
-    turns = row.get("turns") if isinstance(row, Mapping) else None
-    if not isinstance(turns, list):
-        raise ValueError("it has no list of `turns`")
-    segments = tuple(_turn(turn, number) for number, turn in enumerate(turns, 1))
-    roles = [segment.role for segment in segments]
-    if "assistant" not in roles:
-        raise ValueError("it has no turn of the assistant")
-    if repeated := [role for role, following in pairwise(roles) if role == following]:
-        raise ValueError(f"it has two consecutive turns of {repeated[0]}: merge them")
-    return Document(id_of(row.get("id")) or default_id, "dialogue", segments)
-
-
-def _turn(turn: Any, number: int) -> Segment:
-    role, text = (turn.get("role"), turn.get("text")) if isinstance(turn, Mapping) else (None, None)
-    if role not in ROLES:
-        raise ValueError(f"turn {number} has role {role!r}: give one of {', '.join(ROLES)}")
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"turn {number} has no text")
-    return Segment.of_text(text.strip(), role, loss=role == "assistant")
 
 
 def _segments(turns: Iterable[Segment], codes: Mapping[int, Sequence[int]]) -> tuple[Segment, ...]:

@@ -208,13 +208,12 @@ def test_without_transcripts_the_words_are_the_text(corpus: Path, times: Path, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is not a file"),
+        (None, "has no word times: give a file"),
         ("", "has no words of a readable utterance"),
         ('{"id": "other", "words": []}', "has no words of a readable utterance"),
-        ('{"id": "u0"', "line 1 is not"),
-        ('{"id": "u0", "words": [["the", 0.1, 0.2]]}', "line 1 is not"),
-        ('{"id": "u0", "words": null}', "line 1 is not"),
-        ('{"id": [7], "words": []}', "line 1 has an `id` or a `word` that is not a string"),
+        ('{"id": "u0"', "line 1: not JSON"),
+        ('{"id": "u0", "words": null}', "line 1: it is not"),
+        ('{"id": [7], "words": []}', "line 1: it is not"),
         ('{"id": "u0", "words": []}\n{"id": "u0", "words": []}', "line 2: id 'u0' occurs twice"),
     ],
 )

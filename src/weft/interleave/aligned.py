@@ -107,7 +107,7 @@ class _Interleave:
 
     def _timed(self, utterances: list[Utterance], report: Report) -> Iterator[tuple[str, TimedText]]:
         for utterance in utterances:
-            if utterance.problem is None and utterance.id not in self.alignments.offsets:
+            if utterance.problem is None and utterance.id not in self.alignments.places:
                 report.counts["without_words"] += 1
                 continue
             with report.skipped.on_error(utterance.id):

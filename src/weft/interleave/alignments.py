@@ -1,31 +1,34 @@
 """Word times of recordings from a forced aligner, matched to transcripts.
 
     alignments = Alignments.of(Path("words.jsonl"))
-    timed = alignments.timed(utterance)     # of an utterance whose id is in alignments.offsets
+    timed = alignments.timed(utterance)     # of an utterance whose id is in alignments.places
     timed.text[: timed.ends[0]]             # the first word, spoken from timed.seconds[0, 0] to timed.seconds[0, 1]
 
 The file is JSONL, one utterance per line, with times in seconds from the start of its audio:
 
-    {"id": "u1", "words": [{"word": "the", "start": 0.14, "end": 0.29}, {"word": "war", "start": 0.29, "end": 0.53}]}
+    {"id": "u1", "words": [{"word": "the", "start": 0.14, "end": 0.29}, ["war", 0.29, 0.53]]}
+
+or CTM, or a TextGrid named like the utterance, or a directory of such files (`weft.interleave.word_times`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from weft.errors import UserError
-from weft.files import ContentId, Digest, state_of
+from weft.files import ContentId, content_id, file_digests
+from weft.interleave.word_times import TimedWord, ctm_word, json_word, words_of_text_grid
 from weft.records import Utterance
-from weft.text.inputs import BOM, id_of, parse_json
+from weft.text.inputs import BOM, decode, id_of, parse_json
 
+_SUFFIXES = (".jsonl", ".ctm", ".textgrid")
 _UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: a word outside the aligner's vocabulary
 
 
@@ -40,48 +43,77 @@ class TimedText:
 
 @dataclass(frozen=True)
 class Alignments:
-    """A file of word times that is read one utterance at a time. `offsets` are the byte offsets of lines by id."""
+    """Files of word times that are read one utterance at a time.
 
-    path: Path
-    offsets: Mapping[str, int]
+    `places` are by id: a file, and the number of the byte at which the lines of the utterance begin.
+    """
+
+    places: Mapping[str, tuple[Path, int]]
     identity: str
 
     @classmethod
     def of(cls, path: Path) -> Alignments:
-        """Index a file. Raises UserError for a missing file and, with its number, for a line in another format."""
-        if not path.is_file():
-            raise UserError(f"{path} is not a file: give a .jsonl file of words with their times")
-        offsets: dict[str, int] = {}
-        total, offset, state = hashlib.sha256(), 0, state_of(path)
-        with path.open("rb") as f:
-            for number, line in enumerate(f, 1):
-                if line.removeprefix(BOM).strip():
-                    name = _row(line, f"{path} line {number}")["id"]
-                    if name in offsets:
-                        raise UserError(f"{path} line {number}: id {name!r} occurs twice: make ids unique")
-                    offsets[name] = offset
-                total.update(line)
-                offset += len(line)
-        digest = Digest(total.hexdigest(), state)
-        return cls(path, offsets, ContentId(f"sha256:{digest[:16]}", {path: digest}))
+        """Index a file or a directory. Raises UserError for a missing one and, with its number, for an invalid line."""
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        if not files or not files[0].is_file() or files[0].suffix.lower() not in _SUFFIXES:
+            raise UserError(f"{path} has no word times: give a file or a directory of files, {', '.join(_SUFFIXES)}")
+        places: dict[str, tuple[Path, int]] = {}
+        digests = file_digests(files)
+        for file in files:
+            found = [(file.stem, 0, file.name)] if file.suffix.lower() == ".textgrid" else _lines(file)
+            for name, offset, where in found:
+                if name in places:
+                    raise UserError(f"{where}: id {name!r} occurs twice: make ids unique, with their words together")
+                places[name] = file, offset
+        if path.is_dir():
+            identity = content_id([(str(f.relative_to(path)), digests[f]) for f in files], digests)
+        else:
+            identity = ContentId(f"sha256:{digests[path][:16]}", digests)
+        return cls(places, identity)
 
     def timed(self, utterance: Utterance) -> TimedText:
         """Return the transcript of an utterance with the times of its words. The default transcript is the words.
 
         Raises UserError for times that are out of order and for words that differ from those of the transcript.
         """
-        with self.path.open("rb") as f:
-            f.seek(self.offsets[utterance.id])
-            rows = _row(f.readline(), str(self.path))["words"]
-        timed_words = [(row["word"], _times(row)) for row in rows if _chars(row["word"])]
+        timed_words = [word for word in self._words(utterance.id) if _chars(word.text)]
         if not timed_words:
             raise UserError("it has no words: remove it from the alignments")
-        words, seconds = [word for word, _ in timed_words], np.array([times for _, times in timed_words], np.float64)
+        words = [word.text for word in timed_words]
+        seconds = np.array([(word.start, word.end) for word in timed_words], np.float64)
         known = seconds[~np.isnan(seconds[:, 0])]
         if np.any(known[:, 1] < known[:, 0]) or np.any(np.diff(known, axis=0) < 0) or np.any(known < 0):
             raise UserError("its word times are out of order: give `start` and `end` in seconds, in order")
         text = (utterance.text or " ".join(words)).strip()
         return TimedText(text, _word_ends(text, words), seconds)
+
+    def _words(self, name: str) -> list[TimedWord]:
+        file, offset = self.places[name]
+        try:
+            if file.suffix.lower() == ".textgrid":
+                return words_of_text_grid(file.read_bytes())
+            with file.open("rb") as f:
+                f.seek(offset)
+                if file.suffix.lower() == ".jsonl":
+                    return [json_word(word) for word in parse_json(f.readline())["words"]]
+                found = (ctm_word(line.decode().strip()) for line in f if line.strip())
+                return [word for _, word in takewhile(lambda pair: pair[0] == name, filter(None, found))]
+        except ValueError as e:
+            raise UserError(f"{file.name}: {e}") from e
+
+
+def _lines(file: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield the id of each utterance of a .jsonl or .ctm file, its first byte, and the place in words."""
+    last, offset = None, 0
+    with file.open("rb") as f:
+        for number, line in enumerate(f, 1):
+            where = f"{file} line {number}"
+            if line.removeprefix(BOM).strip():
+                name = _id_of_line(line, file.suffix.lower() == ".jsonl", where)
+                if name is not None and (name != last or file.suffix.lower() == ".jsonl"):
+                    yield name, offset, where
+                    last = name
+            offset += len(line)
 
 
 def _word_ends(text: str, words: Sequence[str]) -> np.ndarray:
@@ -115,25 +147,15 @@ def _chars(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text).casefold() if c.isalnum())
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    """Parse a line. Raises UserError for another format."""
+def _id_of_line(line: bytes, is_json: bool, where: str) -> str | None:
+    """Return the id of a line, None for a comment. Raises UserError for a line in another format."""
     try:
+        if not is_json:
+            found = ctm_word(decode(line).strip())
+            return found and found[0]
         row = parse_json(line)
-        row["id"] = id_of(row["id"])
-        has_strings = row["id"] is not None and all(isinstance(word["word"], str) for word in row["words"])
-    except (ValueError, LookupError, TypeError) as e:
-        raise UserError(f'{where} is not {{"id": ..., "words": [{{"word", "start", "end"}}, ...]}}: fix it') from e
-    if not has_strings:
-        raise UserError(f"{where} has an `id` or a `word` that is not a string: fix it")
-    return row
-
-
-def _times(word: Mapping[str, Any]) -> tuple[float, float]:
-    """Return start and end of a word in seconds, NaN if they are unknown."""
-    start, end = word.get("start"), word.get("end")
-    if start is None or end is None:
-        return float("nan"), float("nan")
-    for sec in (start, end):
-        if isinstance(sec, bool) or not isinstance(sec, int | float):
-            raise UserError(f"the time of word {word['word']!r} is {sec!r}: give seconds, or leave it out")
-    return float(start), float(end)
+        if not isinstance(row, Mapping) or not isinstance(row.get("words"), list) or id_of(row.get("id")) is None:
+            raise ValueError('it is not {"id": ..., "words": [...]}')
+    except ValueError as e:
+        raise UserError(f"{where}: {e}: fix it") from e
+    return id_of(row["id"])

@@ -29,7 +29,7 @@ class InterleaveConfig:
     text_to_token: Path | None = None
     """Directory of the text-to-token model that synthesizes the spans."""
     aligned: Path | None = None
-    """Word times of recordings (.jsonl). Their own speech is used instead of `text_to_token`."""
+    """Word times of recordings (.jsonl, .ctm, .TextGrid). Their own speech is used instead of `text_to_token`."""
     tokenizer: Path | None = None
     """Directory of the speech tokenizer. With `text_to_token`: measure the word error rate of every span with it. With
     `aligned`: encode the recordings with it."""

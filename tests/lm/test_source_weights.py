@@ -110,7 +110,7 @@ def test_a_source_too_small_for_every_cycle_is_rejected():
         cycle({"a": "rest", "b": "1 epoch"}, sources, 1_000_000, 1_000_000)
 
 
-def test_recipes_and_flags_accept_the_same_weights(tmp_path):
+def test_flags_change_single_weights_of_a_recipe(tmp_path):
     recipe = tmp_path / "r.toml"
     recipe.write_text(
         'base = "b"\ntokens = ["t"]\nout = "o"\nweights = {text = 0.3, speech = "1 epoch", interleaved = "rest"}\n'
@@ -121,5 +121,8 @@ def test_recipes_and_flags_accept_the_same_weights(tmp_path):
     assert config.weights_from == {"500": {"text": 0.5, "speech": 0.0, "interleaved": 0.5}}
     flags = ["--weights.text", "1", "--weights-from.20.text", "1 epoch", "--weights-from.20.interleaved", "rest"]
     config = load_recipe(PretrainConfig, recipe, flags)
-    assert config.weights == {"text": 1.0}
-    assert config.weights_from == {"20": {"text": "1 epoch", "interleaved": "rest"}}
+    assert config.weights == {"text": 1.0, "speech": "1 epoch", "interleaved": "rest"}
+    assert config.weights_from == {
+        "20": {"text": "1 epoch", "interleaved": "rest"},
+        "500": {"text": 0.5, "speech": 0.0, "interleaved": 0.5},
+    }

@@ -189,7 +189,9 @@ def test_an_invalid_recipe_is_rejected_with_one_line(tmp_path, content, message)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.toml", "does not exist"), (".", "is a directory")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.toml", "does not exist"), (".", "is not a file"), ("/dev/zero", "is not a file")]
+)
 def test_a_path_that_is_not_a_file_is_rejected(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
         load_recipe(Recipe, tmp_path / name)

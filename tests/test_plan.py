@@ -163,6 +163,24 @@ def test_an_error_of_a_full_disk_names_the_directory(tmp_path, error, message):
     assert not (tmp_path / "codes").exists()
 
 
+def test_an_error_of_a_full_disk_at_the_end_names_the_directory(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("weft.plan.write_json", full)
+    (tmp_path / "codes.partial/log").mkdir(parents=True)
+    (tmp_path / "codes.partial/log/plan.json").write_text(json.dumps(PLAN.to_json()))
+    with pytest.raises(OSError, match=r"full.*codes.partial"):
+        create(tmp_path / "codes", PLAN, write)
+
+
+def test_a_finished_artifact_has_no_temporary_files_of_killed_processes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stop(tmp_path / "codes", KeyboardInterrupt(), ["log/plot.png.host-1.tmp", "half.host-1.tmp"])
+    create(tmp_path / "codes", PLAN, write)
+    assert not list((tmp_path / "codes").rglob("*.tmp"))
+
+
 @pytest.mark.parametrize("files", [[], ["half"]])
 def test_a_user_error_leaves_a_draft_only_if_files_were_written(tmp_path, files):
     with pytest.raises(UserError, match="no speech"):

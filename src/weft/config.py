@@ -42,6 +42,8 @@ FLAT = Parameter(name="*")
 # Annotation of a setting that cannot change the result: it may differ when a command is resumed (see `weft.plan`).
 NOT_IN_PLAN = "not in the plan"
 
+_MAX_RECIPE_BYTES = 1 << 20
+
 # Settings and values of earlier versions.
 RENAMED = {
     "row_tokens": "max_seq_len",
@@ -122,13 +124,13 @@ def read_recipe(path: str | Path, kind: type) -> dict[str, Any]:
 
     Raises UserError for a missing or invalid file, a setting of an earlier version, and a value in place of a table.
     """
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist: give a recipe, such as one of {recipes_folder()}")
+    if not Path(path).is_file() or Path(path).stat().st_size > _MAX_RECIPE_BYTES:  # a pipe could wait for ever
+        raise UserError(f"{path} is {'too long' if Path(path).is_file() else 'not a file'}: give a recipe, a TOML file")
     try:
         recipe = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as e:
-        raise UserError(f"{path} does not exist: give a recipe, such as one of {recipes_folder()}") from e
-    except IsADirectoryError as e:
-        raise UserError(f"{path} is a directory: give a recipe, a TOML file") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f"{path} is not valid TOML ({e}): fix it, or start from one of {recipes_folder()}") from e
     if renamed := list(_renamed(recipe)):
         raise UserError(f"{path}: {'; '.join(renamed)}")

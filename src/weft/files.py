@@ -71,6 +71,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed processes have left of files that `atomic_writer` writes below `folder`."""
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink()
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the entries of a directory, to disk."""
     fd = os.open(path, os.O_RDONLY)

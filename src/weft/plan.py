@@ -27,7 +27,7 @@ from weft import listing
 from weft.artifacts import MANIFEST, Manifest, fingerprint, kind_name, loading, read, with_article
 from weft.config import defaults_of, settings_of
 from weft.errors import UserError
-from weft.files import ContentId, read_json_object, sync, sync_tree, write_json
+from weft.files import ContentId, read_json_object, remove_temporary_files, sync, sync_tree, write_json
 from weft.lock import locked
 from weft.model_card import write_card
 
@@ -156,7 +156,8 @@ def open_draft(out: Path, plan: Plan, licence: str | None = None) -> Iterator[Dr
         with _reporting_errors(draft.folder):
             yield draft
         _require_same_inputs(draft.folder, plan)
-        _finish(draft, plan, out)
+        with _reporting_errors(draft.folder):
+            _finish(draft, plan, out)
 
 
 @contextmanager
@@ -187,6 +188,7 @@ def _require_same_inputs(folder: Path, plan: Plan) -> None:
 
 def _finish(draft: Draft, plan: Plan, out: Path) -> None:
     """Write the manifest of a draft and, of a model, its card, and rename the draft to `out`."""
+    remove_temporary_files(draft.folder)
     files = listing.describe_files(draft.folder, draft.digests)
     manifest = Manifest(**plan.to_json(), fingerprint="", counts=draft.counts, notes=draft.notes, files=files)
     manifest = replace(manifest, fingerprint=fingerprint(manifest))

@@ -44,7 +44,7 @@ from weft.data import cluster
 from weft.data.cluster import Executor
 from weft.data.skipped import Skipped
 from weft.errors import UserError
-from weft.files import sha256_of, sync, write_bytes
+from weft.files import remove_temporary_files, sha256_of, sync, write_bytes
 from weft.plan import Draft
 
 MAX_TASKS = 4096
@@ -146,7 +146,7 @@ def run(
     folder = draft.folder.absolute()
     markers, step = folder / "log/job", Step(work, folder)
     if config.executor.kind != "slurm" or not cluster.is_running(markers):
-        _remove_temporary_files(folder)
+        remove_temporary_files(folder)
     local = _LocalExecutor([step], tasks=num_tasks, workers=config.workers, logging_dir=str(markers))
     local.tasks_per_process = tasks_per_process
     done = sorted(set(range(num_tasks)) - set(local.get_incomplete_ranks()))
@@ -166,7 +166,7 @@ def run(
     total.skipped.bad.sort()
     total.skipped.check(config.max_bad_fraction, skipped_file)
     total.skipped.write(skipped_file)
-    _remove_temporary_files(folder)  # of tasks that a cluster killed and repeated
+    remove_temporary_files(folder)  # of tasks that a cluster killed and repeated
     cluster.remove_files(markers)
     draft.digests |= total.digests
     return total
@@ -199,11 +199,6 @@ def _checked(folder: Path, task: int) -> Report | str:
         if sha256_of(path) != digest:
             return f"{path} has changed"
     return report
-
-
-def _remove_temporary_files(folder: Path) -> None:
-    for leftover in folder.rglob("*.tmp"):
-        leftover.unlink()
 
 
 def _report_file(folder: Path, task: int) -> Path:

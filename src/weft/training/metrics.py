@@ -66,9 +66,12 @@ class MetricLog:
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, float]]:
-    """Yield the lines of a metrics.jsonl, without a last line that a kill has truncated."""
-    for line in (folder / METRICS).read_text().splitlines():
+    """Yield the lines of a metrics.jsonl up to the first that is damaged, as the last one is after a kill."""
+    for line in (folder / METRICS).read_bytes().splitlines():
         try:
-            yield json.loads(line)
-        except ValueError:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
             return
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+            return
+        yield values

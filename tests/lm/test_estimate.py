@@ -197,7 +197,7 @@ def test_a_dry_run_reads_the_mixture_from_token_shards(config, capsys):
     pretrain.run(replace(config, dry_run=True))
     out, err = capsys.readouterr()
     values = dict(line.split(maxsplit=1) for line in out.split("\n\n")[0].splitlines())
-    drawn = [int(line.split()[4].replace(",", "")) for line in err.splitlines()[1:]]
+    drawn = [int(line.split()[5].replace(",", "")) for line in err.splitlines()[1:-1]]
     assert values["tokens"] == f"{sum(drawn):,} (of the shards, in 40 steps of 256)"
     assert sum(drawn) == pytest.approx(40 * 256, rel=0.05)
     assert not config.out.exists()

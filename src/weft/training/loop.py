@@ -62,7 +62,7 @@ def fit(
             `updated` is false after a skipped step; what the forward passes have collected must then be discarded.
         before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
         parts_of: `parts_of(step)` returns the micro-batches of this rank as slices of the step's items; by default
-            `config.grad_accum_steps` with about equally many items.
+            `config.grad_accum_steps` of them.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
     that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
@@ -97,11 +97,8 @@ def fit(
             more = after_step(step, guard.last_step_ok)
             note = ""
             if config.is_logged(step) or not guard.last_step_ok:
-                values = _mean(losses)
-                if log is not None:
-                    skipped = {"skipped_steps": guard.skipped_steps} if guard.skipped_steps else {}
-                    log.write(step, {**values, **more, "lr": config.lr_at(step), "grad_norm": norm, **skipped})
-                note = f"loss {values['loss']:.3f}" if values else ""  # empty if the step had no items
+                skipped = {"skipped_steps": guard.skipped_steps} if guard.skipped_steps else {}
+                note = _write(log, step, losses, {**more, "lr": config.lr_at(step), "grad_norm": norm, **skipped})
             advance(1, note)
             is_due = is_due or config.is_checkpointed(step)
             if is_due and (guard.last_step_ok or step + 1 == config.steps):
@@ -120,14 +117,23 @@ def _log(folder: Path, config: TrainConfig, first_step: int) -> MetricLog:
     return MetricLog(folder / "log", first_step, config.trackers, asdict(config))
 
 
+def _write(log: MetricLog | None, step: int, losses: _Losses, more: Mapping[str, float]) -> str:
+    """Log the mean losses of all ranks, and `more`; return the loss for the progress bar."""
+    values = _mean(losses)
+    if log is not None:
+        log.write(step, {**values, **more})
+    return f"loss {values['loss']:.3f}" if values else ""  # empty if the step had no items
+
+
 @contextmanager
 def _memory_errors(title: str) -> Iterator[None]:
     """Convert an error of a GPU that is full into a UserError that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError as e:
+        reason = ". ".join(reason_of(e).split(". ")[:2])  # the rest describes the allocator
         raise UserError(
-            f"{title}: the GPU is out of memory ({reason_of(e)}): raise train.grad_accum_steps, reduce the size of a "
+            f"{title}: the GPU is out of memory ({reason}): raise train.grad_accum_steps, reduce the size of a "
             "batch or max_seq_len, or set activation_checkpointing = true where the recipe has it"
         ) from e
 

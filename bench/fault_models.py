@@ -95,7 +95,7 @@ def _changes() -> Iterator[tuple[str, Change, Check]]:
         _config(encoder_layers=10**9, num_hidden_layers=10**9, decoder_layers=10**9),
         either,
     )
-    yield "config with 10^12 ids", _config(vocab_size=10**12, quantize_vocab_size=10**12), named
+    yield "config with 10^12 ids", _config(vocab_size=10**12, quantize_vocab_size=10**12), refused()
     yield "config with other heads", _config(encoder_attention_heads=3, num_attention_heads=5), either
     yield "code of the model", _auto_map, any_of(named, succeeds)
     yield "unknown attention", _config(_attn_implementation="evil/kernel"), refused("_attn_implementation")

@@ -120,6 +120,8 @@ def test_an_artifact_without_its_manifest_is_not_a_draft(codes):
 def test_a_hugging_face_model_is_described_in_one_line(tmp_path, show):
     (tmp_path / "config.json").write_text("{}")
     assert show(tmp_path) == f"{tmp_path}: a Hugging Face model that weft did not create; it has no manifest\n"
+    with pytest.raises(UserError, match=r"has no manifest.json"):
+        run(InfoConfig(tmp_path, verify=True))
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty"])

@@ -72,6 +72,12 @@ def test_a_size_that_no_model_has_is_rejected_before_anything_is_allocated(
             load_pretrained(kind, folder)
 
 
+def test_settings_that_do_not_fit_together_are_named(folder: Path) -> None:
+    edit(folder, num_attention_heads=3)
+    with pytest.raises(ValueError, match=r"config.json is not valid, .*attention heads"):
+        load_pretrained(AutoConfig, folder)
+
+
 @pytest.mark.parametrize("content", ["[]", "3", "{", "[" * 100_000, "\x00"])
 def test_a_configuration_is_a_json_object(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)

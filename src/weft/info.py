@@ -40,7 +40,7 @@ def run(config: InfoConfig) -> None:
     elif path.name.endswith(".partial") and (path / "log/plan.json").is_file():
         _print_partial(path)
         return
-    elif (path / "config.json").is_file():
+    elif (path / "config.json").is_file() and not config.verify:
         print(printable(f"{path}: a Hugging Face model that weft did not create; it has no manifest"))
         return
     elif (path / "tokenizer" / MANIFEST).is_file():

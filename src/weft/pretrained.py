@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,27 @@ def load_pretrained(kind: Any, folder: str | Path, **settings: Any) -> Any:
     """
     if (Path(folder) / "config.json").is_file():
         read_config(Path(folder))
-    try:
+    with _errors():
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+
+
+def config_of(kind: Any, settings: dict[str, Any]) -> Any:
+    """Return `kind.from_dict(settings)`, a configuration. Raises ValueError for settings that are not valid."""
+    with _errors():
+        return kind.from_dict(settings)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Raise ValueError for errors that have no common class with those of damaged files."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
     except pickle.UnpicklingError as e:
         raise ValueError("its pickled weights contain more than tensors: use a copy in safetensors format") from e
+    except StrictDataclassError as e:
+        raise ValueError(f"config.json is not valid, {' '.join(str(e).split())}") from e
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -202,6 +202,14 @@ def test_unusual_sample_rates_and_channel_counts_are_rejected(tmp_path, rate_hz,
             read(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("content", [bytes(9000), b"no sound at all " * 500])
+@pytest.mark.parametrize("suffix", [".au", ".snd", ".voc", ".sph", ".wav"])
+def test_a_file_without_a_header_is_not_audio_of_its_suffix(tmp_path, suffix, content):
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as audio"):
+        Reader(tmp_path / f"a{suffix}")
+
+
 @pytest.mark.parametrize("rate_hz", [4_000, 384_000])
 def test_the_limits_of_the_sample_rate_are_allowed(tmp_path, rate_hz):
     soundfile.write(tmp_path / "a.wav", np.zeros(rate_hz), rate_hz)

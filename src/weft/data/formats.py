@@ -87,7 +87,7 @@ def _jsonl(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
             while not (piece := f.readline(min(_SKIPPED_BYTES, file.stop - f.tell()))).endswith(b"\n"):
                 if not piece:
                     return  # the range is inside one line
-        for line in lines_of(f, f.tell(), file.stop):
+        for line in lines_of(f, f.tell(), file.stop, with_empty=False):
             if document := _document(line, file, skipped, line.size_bytes):
                 yield document
 
@@ -97,7 +97,7 @@ def _compressed_jsonl(file: FileRange, skipped: Skipped) -> Iterator[TextDocumen
         return
     num_bytes, num_bad_bytes = 0, 0  # decompressed
     with file.open() as packed, unpacked(packed, file.name) as f:
-        for line in lines_of(f):
+        for line in lines_of(f, with_empty=False):
             is_cut = line.content is not None and not line.content.endswith(b"\n") and damage_of(f) is not None
             num_bad = skipped.num_bad
             if document := _document(line, file, Skipped() if is_cut else skipped):

@@ -45,9 +45,12 @@ def damage_of(f: BinaryIO) -> Damage | None:
     return raw.damage if isinstance(raw, Unpacker) else None
 
 
-def lines_of(f: BinaryIO, offset: int = 0, stop: int | None = None) -> Iterator[Line]:
+def lines_of(f: BinaryIO, offset: int = 0, stop: int | None = None, with_empty: bool = True) -> Iterator[Line]:
     """Yield the lines that begin before byte `stop`; the position of `f` is `offset`."""
     while (stop is None or offset < stop) and (content := f.readline(MAX_DOCUMENT_BYTES)):
+        if content == b"\n" and not with_empty:  # at the speed of readline: a small file can decompress to very many
+            offset += 1
+            continue
         size_bytes, is_long = len(content), False
         if size_bytes == MAX_DOCUMENT_BYTES and not content.endswith(b"\n"):
             while (rest := f.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):

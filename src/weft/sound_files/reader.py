@@ -107,6 +107,8 @@ class Reader:
             if self._path.suffix.lower() != ".mp3" or not (views := self._open_mp3()):  # its count may be too small
                 raise
             return views
+        if stream.format == "RAW":  # libsndfile takes the format of a file without a header from its suffix
+            raise UserError(f"{self._path} cannot be read as audio (it has no header): check the file")
         if stream.format == "OGG":
             ranges = ogg.streams(self._path)
             streams = [stream] if len(ranges) == 1 else [self._stream(View(self._path, *each)) for each in ranges]

@@ -94,7 +94,8 @@ def read_config(folder: Path) -> tuple[BottleneckConfig, WhisperConfig]:
     pooling_type = given.get("pooling_type", "max")
     if pooling_type not in ("avg", "max"):
         raise UserError(f"{folder}: pooling_type is {pooling_type!r}, expected 'avg' or 'max'")
-    whisper = WhisperConfig.from_dict({k: v for k, v in given.items() if not k.startswith(_OWN_FIELDS)})
+    known = {name: value for name, value in given.items() if not name.startswith(_OWN_FIELDS)}
+    whisper = pretrained.config_of(WhisperConfig, known)
     whisper.encoder_layers = layer
     if whisper.max_source_positions != _WINDOW_FRAMES:
         raise UserError(f"{folder}: max_source_positions is {whisper.max_source_positions}, expected {_WINDOW_FRAMES}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from safetensors import SafetensorError
 
 from weft.artifacts import MANIFEST, Manifest, fingerprint, read, read_parent
 from weft.config import FLAT, NOT_IN_PLAN
@@ -153,12 +152,10 @@ def test_a_draft_with_a_damaged_plan_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"), [(OSError(errno.ENOSPC, "full"), "full"), (SafetensorError("os error 28"), "os error 28")]
+    ("error", "message"), [(OSError(errno.ENOSPC, "full"), "full"), (Exception("full (os error 28)"), "No space")]
 )
 def test_an_error_of_a_full_disk_names_the_directory(tmp_path, error, message):
-    with pytest.raises(
-        (OSError, UserError), match=rf"{message}.*codes.partial|codes.partial .*{message}.*free some space"
-    ):
+    with pytest.raises(OSError, match=rf"{message}.*codes.partial"):
         stop(tmp_path / "codes", error, ["half"])
     assert not (tmp_path / "codes").exists()
 

@@ -78,7 +78,7 @@ def test_settings_that_do_not_fit_together_are_named(folder: Path) -> None:
         load_pretrained(AutoConfig, folder)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "{", "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("content", ["[]", "3", "{", "[" * 100_000, "\x00", "{\x00}\x00"])
 def test_a_configuration_is_a_json_object(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match="cannot be loaded as a causal language model"):

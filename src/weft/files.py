@@ -39,7 +39,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def json_object(content: bytes, name: str) -> dict[str, Any]:
     """Parse the JSON object of the file `name`. Raises ValueError for anything else."""
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode())
     except RecursionError as e:
         raise ValueError(f"{name} is nested too deeply") from e
     if not isinstance(value, dict):

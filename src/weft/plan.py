@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from weft import listing
 from weft.artifacts import MANIFEST, Manifest, fingerprint, kind_name, loading, read, with_article
 from weft.config import defaults_of, settings_of
@@ -169,10 +167,12 @@ def _reporting_errors(folder: Path) -> Iterator[None]:
         if _files(folder) <= {_PLAN}:
             shutil.rmtree(folder)
         raise
-    except SafetensorError as e:
-        raise UserError(f"{folder} cannot be written ({e}): free some space and run the same command again") from e
     except OSError as e:
         e.filename = e.filename or str(folder)  # a failed write does not name its file
+        raise
+    except Exception as e:
+        if found := re.search(r"os error (\d+)", str(e)):  # of safetensors and tokenizers, which are written in Rust
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from e
         raise
 
 

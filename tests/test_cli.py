@@ -1,9 +1,11 @@
 import errno
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -134,17 +136,34 @@ def test_every_error_is_one_printable_line_that_keeps_its_cause(
     assert re.fullmatch(rf"weft: {line}\n", capsys.readouterr().err)
 
 
+def test_warnings_and_log_messages_of_libraries_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", None)
+    factory = logging.getLogRecordFactory()
+    try:
+        cli._escape_messages_of_libraries()
+        logging.getLogger("library").error("cannot read %s\n100 %%", "a\x1b[2J\u202e")
+        bad = logging.getLogRecordFactory()("library", logging.ERROR, "path", 1, "100 %% of %d", ("x",), None)
+        warnings.showwarning("b\x9b\r\nc", UserWarning, "d\x07.py", 3)
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert bad.args == ("x",)  # `logging` reports it
+    assert caplog.messages[0] == "cannot read a\\x1b[2J\\u202e\n100 %"
+    assert capsys.readouterr().err.endswith("d\\x07.py:3: UserWarning: b\\x9b c\n")
+
+
 def test_tracebacks_are_printed_on_request_with_the_cause_of_a_user_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = UserError("x is damaged: copy it again")
-    error.__cause__ = ValueError("the cause")
+    error.__cause__ = ValueError("the cause\x1b[2J")
     monkeypatch.setattr(info, "run", failing(error))
     monkeypatch.setenv("WEFT_DEBUG", "1")
     assert cli.run(["info", "anything"]) == 2
     printed = capsys.readouterr().err
     assert "Traceback" in printed
-    assert "ValueError: the cause" in printed
+    assert "ValueError: the cause\\x1b[2J\n" in printed
     assert printed.endswith("\nweft: x is damaged: copy it again\n")
 
 

@@ -25,6 +25,8 @@ def test_a_reason_is_one_printable_line_without_secrets(error, reason):
 
 def test_printable_text_is_unchanged_and_other_characters_are_escaped():
     assert printable("père 語 a b") == "père 語 a b"
+    spaces_and_joiners = "\u00a0\u202f\u3000\u200c\u200d"
+    assert printable(spaces_and_joiners) == spaces_and_joiners
     assert printable("\u202etxt.exe\udcff\n") == "\\u202etxt.exe\\udcff\\n"
 
 

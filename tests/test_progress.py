@@ -1,9 +1,21 @@
-"""Progress lines outside a terminal, and a bar on one."""
+"""Progress lines outside a terminal, a bar on one, and that nothing printed controls the terminal."""
+
+import ast
+import io
+import sys
+import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
+import weft
 from weft import launch, progress
+
+CONTROLS = "\x1b]0;title\x07\x1b[2J\r\b\x9b2J\x7f\u202e\u2066\u2028\ufeff\udcff"
 
 
 @pytest.fixture
@@ -102,6 +114,36 @@ def test_names_from_data_are_printed_as_they_are_and_on_one_line(capsys, clock, 
     assert len(printed.err.splitlines()) == 2
     assert len(printed.out.splitlines()) == 6
     assert "\x1b" not in printed.err + printed.out
+
+
+@settings(max_examples=30)
+@given(st.text() | st.text(st.sampled_from(f"{CONTROLS}ab\n")))
+def test_no_text_controls_the_terminal_or_begins_another_line(text):
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+        progress.note(text)
+        progress.show(text, end="")
+        progress.show(text, text)
+        progress.write([text], sys.stderr)
+        progress.table([text], [[text]])
+        progress.summary({f"a{text}": text, "table": {text: {text: text}}, "list": [text], "nested": {text: {}}})
+    shown = printed.getvalue()
+    assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set("\n\u200c\u200d")
+    assert shown.count("\n") == 1 + 2 + 1 + 2 + 6
+
+
+def test_only_this_module_prints():
+    """Everything that reaches a terminal passes through `progress`, which escapes control characters."""
+    folder = Path(weft.__file__).parent
+    calls = {"print", "Console", "sys.stdout.write", "sys.stderr.write", "sys.stdout.writelines", "traceback.print_exc",
+             "sys.stderr.writelines", "traceback.print_exception"}  # fmt: skip
+    found = {
+        f"{path.relative_to(folder)} calls {name}"
+        for path in folder.rglob("*.py")
+        if any(f"{name}(" in (source := path.read_text("utf-8")) for name in calls)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in calls
+    }
+    assert found == {"progress.py calls print", "progress.py calls Console"}
 
 
 def test_a_summary_has_rows_and_tables_and_no_dict(capsys):

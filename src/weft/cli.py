@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import select
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from types import ModuleType
 from typing import Annotated, Any
 
-from weft import __version__, launch
+from weft import __version__, launch, progress
 from weft.errors import UserError, line_and_status, printable
 from weft.text.inputs import valid_text
 
@@ -77,6 +79,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     _open_standard_streams()
+    _escape_messages_of_libraries()
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # as torchrun sends it when another process has ended
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
@@ -111,9 +114,9 @@ def _report(error: BaseException) -> int:
     if not isinstance(error, KeyboardInterrupt):
         line, status = line_and_status(error)
     if os.environ.get("WEFT_DEBUG") == "1":
-        traceback.print_exception(error)
+        progress.write("".join(traceback.format_exception(error)).splitlines(), sys.stderr)
     if launch.world_size() == 1 or _distributed().claim_error_report():  # once for all processes of a run
-        print(f"weft: {line}", file=sys.stderr, flush=True)
+        progress.write([f"weft: {line}"], sys.stderr)
     return status
 
 
@@ -128,6 +131,23 @@ def _open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks
+
+
+def _escape_messages_of_libraries() -> None:
+    """Escape control characters in warnings and log messages, which can contain names and texts from data."""
+    create = logging.getLogRecordFactory()
+
+    def create_escaped(*arguments: Any, **more: Any) -> logging.LogRecord:
+        record = create(*arguments, **more)
+        with suppress(TypeError, ValueError, KeyError):  # arguments that do not fit: reported when it is printed
+            record.msg, record.args = "\n".join(map(printable, record.getMessage().splitlines())), ()
+        return record
+
+    def show_warning(message: Warning | str, category: type[Warning], path: str, line: int, *_: object) -> None:
+        progress.note(f"{path}:{line}: {category.__name__}: {' '.join(str(message).split())}")
+
+    logging.setLogRecordFactory(create_escaped)
+    warnings.showwarning = show_warning  # type: ignore[assignment]
 
 
 def _has_no_reader() -> bool:
@@ -155,9 +175,9 @@ def _dispatch(arguments: list[str]) -> None:
     if wrong := next((a for a in arguments if not a.isascii() and a != valid_text(a)), None):
         raise UserError(f"{printable(wrong)} is not UTF-8: convert the text, or rename the file")
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        progress.show(*_overview())
     elif arguments[0] in ("-V", "--version"):
-        print(__version__)
+        progress.show(__version__)
     elif arguments[0] not in COMMANDS:
         raise UserError(f"there is no command {arguments[0]!r}{_suggestion(arguments[0])}: see weft --help")
     else:
@@ -226,7 +246,6 @@ def _function(command: Command) -> Callable[..., None]:
     """Return a function whose only parameter is the command's config, flattened into flags."""
     from cyclopts import Parameter
 
-    from weft import progress
     from weft.config import missing_inputs
 
     kind = _config_of(command)
@@ -263,14 +282,14 @@ def _config_of(command: Command) -> type:
     return getattr(importlib.import_module(command.module), command.config)
 
 
-def _overview() -> str:
+def _overview() -> list[str]:
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["weft: speech-text pre-training with synthetic interleaved data.", "",
-         "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo.",
-         "Environment: WEFT_DEVICE=cpu or cuda chooses the device, WEFT_DEBUG=1 prints tracebacks of errors."]
-    )  # fmt: skip
+    return [
+        "weft: speech-text pre-training with synthetic interleaved data.", "",
+        "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo.",
+        "Environment: WEFT_DEVICE=cpu or cuda chooses the device, WEFT_DEBUG=1 prints tracebacks of errors.",
+    ]  # fmt: skip
 
 
 def _suggestion(name: str) -> str:

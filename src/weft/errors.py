@@ -10,6 +10,7 @@ status 2. Errors in weft itself are assertions; they are printed as one line too
 import errno
 import re
 import traceback
+import unicodedata
 from pathlib import Path
 
 _URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,31}://?)(?:[^/\s?]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
@@ -64,8 +65,19 @@ def reason_of(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters, direction marks and invalid Unicode as escapes such as \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    """Return `text` with control characters, direction marks and invalid Unicode as escapes such as \\x1b.
+
+    The spaces of all languages and the joiners of Persian, Hindi and emoji are kept.
+    """
+    return "".join(c if c.isprintable() or _is_of_text(c) else _escaped(c) for c in text)
+
+
+def _is_of_text(character: str) -> bool:
+    return character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def without_secrets(text: str) -> str:

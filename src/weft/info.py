@@ -18,7 +18,6 @@ from weft.artifacts import (
     require_unchanged,
     with_article,
 )
-from weft.errors import printable
 from weft.plan import partial_folder, read_plan
 
 
@@ -41,7 +40,7 @@ def run(config: InfoConfig) -> None:
         _print_partial(path)
         return
     elif (path / "config.json").is_file() and not config.verify:
-        print(printable(f"{path}: a Hugging Face model that weft did not create; it has no manifest"))
+        progress.show(f"{path}: a Hugging Face model that weft did not create; it has no manifest")
         return
     elif (path / "tokenizer" / MANIFEST).is_file():
         manifest = bundle_manifest(path)
@@ -50,21 +49,21 @@ def run(config: InfoConfig) -> None:
     found = damage(path, manifest, config.verify)
     _print_manifest(path, manifest)
     for problem in found:
-        print(f"CHANGED {printable(problem)}")
+        progress.show(f"CHANGED {problem}")
     require_unchanged(path, manifest, found)
     checked = "contents are" if config.verify else "names and sizes of files are"
     if manifest.format_version == 1 and not config.verify:
-        print("format 1 lists no files: use --verify to check the fingerprint")
+        progress.show("format 1 lists no files: use --verify to check the fingerprint")
     else:
-        print(f"{checked} unchanged")
+        progress.show(f"{checked} unchanged")
 
 
 def _print_manifest(path: Path, manifest: Manifest) -> None:
-    print(printable(f"{path}: {with_article(kind_name(manifest.kind))}, format {manifest.format_version}"))
-    print(f"fingerprint {manifest.fingerprint}")
+    progress.show(f"{path}: {with_article(kind_name(manifest.kind))}, format {manifest.format_version}")
+    progress.show(f"fingerprint {manifest.fingerprint}")
     if manifest.files:
         size_bytes = sum(about["bytes"] for about in manifest.files.values())
-        print(f"{len(manifest.files):,} files, {size_bytes:,} bytes")
+        progress.show(f"{len(manifest.files):,} files, {size_bytes:,} bytes")
     sections = {"made from": manifest.parents, "counts": manifest.counts, "settings": manifest.settings}
     _print_sections({**sections, "notes": manifest.notes})
 
@@ -72,16 +71,16 @@ def _print_manifest(path: Path, manifest: Manifest) -> None:
 def _print_partial(path: Path) -> None:
     """Print the plan of a draft, and the process that writes it."""
     started = read_plan(path)
-    print(f"{path}: a partial {kind_name(started['kind'])}; run the same command again to resume it")
+    progress.show(f"{path}: a partial {kind_name(started['kind'])}; run the same command again to resume it")
     out = path.with_name(path.name.removesuffix(".partial"))
     if partial_folder(out) == path and (owner := lock.owner_of(out)):
-        print(f"it is being written by {owner}, unless that process has ended")
+        progress.show(f"it is being written by {owner}, unless that process has ended")
     _print_sections({"made from": started["parents"], "settings": started["settings"]})
 
 
 def _print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
     for title, values in sections.items():
         if values:
-            print()
+            progress.show("")
             progress.summary({title: values})
-    print()
+    progress.show("")

@@ -4,28 +4,32 @@
         advance(1, f"loss {loss:.2f}")
 
     progress.summary({"utterances": 3, "wer": asdict(rate), "datasets": {"asr": {"documents": 2}}})
+    progress.note(f"weft: {path} is damaged: it is created again")
+
+Everything that weft prints passes through this module, which escapes control characters: file names, texts, answers of
+models and messages of libraries cannot control the terminal.
 
 A bar appears after two seconds of work. On a terminal, it is one line that updates itself; elsewhere, as in the log of
-a background job, a line is printed every 30 seconds, and whenever another tenth is done. Bars and tables go to stderr,
-summaries to stdout. Of the processes of one run, only process 0 prints.
+a background job, a line is printed every 30 seconds, and whenever another tenth is done. Bars, tables and notes go to
+stderr, summaries to stdout. Of the processes of one run, only process 0 prints.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import Timer
-from typing import Any
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from weft import launch
-from weft.errors import printable
+from weft.errors import printable, without_secrets
 
 _SHOW_AFTER_SEC = 2.0
 _PRINT_EVERY_SEC, _PRINT_EVERY_FRACTION = 30.0, 0.1
@@ -39,7 +43,13 @@ Advance = Callable[..., None]
 def note(line: str) -> None:
     """Print a line to stderr."""
     if not launch.rank():
-        print(line, file=sys.stderr)
+        write([without_secrets(line)], sys.stderr)
+
+
+def show(*lines: str, end: str = "\n") -> None:
+    """Print lines to stdout."""
+    if lines and not launch.rank():
+        write(lines, sys.stdout, end)
 
 
 @contextmanager
@@ -84,13 +94,12 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to stderr. The first column is left-aligned, the others are right-aligned."""
     if not launch.rank():
-        print("\n".join(_aligned([columns, *rows])), file=sys.stderr, flush=True)
+        write(_aligned([columns, *rows]), sys.stderr)
 
 
 def summary(values: Mapping[str, Any]) -> None:
     """Print results to stdout, as `rows` of text."""
-    if not launch.rank():
-        sys.stdout.writelines(f"{line}\n" for line in rows(values))
+    show(*rows(values))
 
 
 def rows(values: Mapping[str, Any]) -> Iterator[str]:
@@ -110,6 +119,11 @@ def rows(values: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{printable(name):<{width}}{_shown(item)}" for item in value)  # sentences
         else:
             yield f"{printable(name):<{width}}{_shown(value)}"
+
+
+def write(lines: Iterable[str], stream: TextIO, end: str = "\n") -> None:
+    """Print lines from this process, whichever of a run it is."""
+    print("\n".join(map(printable, lines)), end=end, file=stream, flush=True)
 
 
 def _is_table(values: Mapping[str, Any]) -> bool:
@@ -179,6 +193,6 @@ def _lines(title: str, total: int, done: int) -> Advance:
         printed, printed_sec = num_done, now_sec
         left_sec = (total - num_done) * (now_sec - start_sec) / max(1, num_done - done)
         line = f"{title}: {num_done}/{total}, {left_sec:.0f} s left {last_note}".rstrip()
-        print(printable(line), file=sys.stderr, flush=True)
+        write([line], sys.stderr)
 
     return advance

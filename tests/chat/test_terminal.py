@@ -8,9 +8,10 @@ import pytest
 from tests.chat.conftest import noise
 from weft.audio import load, save
 from weft.chat import terminal
+from weft.chat.answer import Reply
 from weft.chat.session import ChatSession, respond
 from weft.chat.terminal import ChatConfig, run
-from weft.errors import UserError
+from weft.errors import UserError, printable
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,20 @@ def test_typed_text_that_is_not_utf8_is_answered(bundle, tmp_path, monkeypatch):
     assert typed == ["the c\ufffdat"]
 
 
+@pytest.mark.parametrize("is_spoken", [True, False])
+def test_an_answer_cannot_control_the_terminal_and_keeps_its_lines(tmp_path, monkeypatch, capsys, is_spoken):
+    pieces = ["père", "\n\x1b]0;title\x07", "\u202e\x9b2J\r.", "\n", "b"]
+    monkeypatch.setattr(ChatSession, "answer", lambda self, max_sec: iter(map(Reply, pieces)))
+    lines = iter(["the cat", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    out = tmp_path / "a\x1b[2J.wav"
+    save(tmp_path / "in.wav", noise(30_000), 16_000)
+    run(ChatConfig(tmp_path, wav=tmp_path / "in.wav" if is_spoken else None, out=out))
+    shown = capsys.readouterr().out
+    assert "père\n\\x1b]0;title\\x07\\u202e\\x9b2J\\r.\nb\n" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
 def test_an_output_that_is_not_a_wav_file_is_an_error_before_the_bundle_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(terminal.Bundle, "from_pretrained", lambda folder: pytest.fail("loaded"))
     save(tmp_path / "in.wav", noise(100), 16_000)
@@ -71,5 +86,5 @@ def test_a_conversation_in_the_terminal(bundle, tmp_path, monkeypatch, capsys):
     answers = [s.text for s in session.history if s.role == "assistant" and s.type == "text"]
     shown = capsys.readouterr().out
     assert len(answers) == 2
-    assert all(answer in shown for answer in answers)
+    assert all("\n".join(map(printable, answer.split("\n"))) in shown for answer in answers)
     assert [p.name for p in sorted((tmp_path / "answers").iterdir())] == ["answer-1.wav", "answer-2.wav"]

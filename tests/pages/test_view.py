@@ -71,6 +71,20 @@ def test_every_document_has_its_text_and_no_text_is_interpreted_as_markup(tmp_pa
     assert page.text.count(HOSTILE) == 2  # a text and a speaker
 
 
+def test_no_name_or_note_is_interpreted_as_markup(tmp_path: Path) -> None:
+    document = replace(INTERLEAVED, id=HOSTILE, meta=replace(INTERLEAVED.meta, speaker=HOSTILE, source=HOSTILE))
+    folder, parents = tmp_path / HOSTILE.replace("/", "|"), {"tokenizer": TOKENIZER}
+    with open_draft(folder, Plan("documents", {HOSTILE: HOSTILE}, parents), licence=HOSTILE) as draft:
+        draft.counts |= {"documents": 1, HOSTILE: 3, "left_as_text": {HOSTILE: HOSTILE}}
+        write_document_part(draft.folder, 0, [document])
+    hostile = Page(view(tmp_path, folder))
+    plain = Page(view(tmp_path, write_dataset(tmp_path / "plain", [replace(INTERLEAVED, segments=document.segments)])))
+    assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in plain.elements}
+    assert len(hostile.all("script")) == 1
+    assert hostile.text.count("onerror=alert") == 9  # a name, id, speaker, source, text, 2 counts, a value and a note
+    assert not any("onerror" in name for _, attributes in hostile.elements for name in attributes)
+
+
 def test_the_page_is_one_file(tmp_path: Path, dataset: Path, decoder: Path) -> None:
     assert_self_contained(view(tmp_path, dataset, decoder=decoder))
 

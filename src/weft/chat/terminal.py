@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weft import progress
 from weft.audio import SAMPLE_RATE_HZ, load, save
 from weft.chat.bundle import Bundle
 from weft.chat.session import MAX_ANSWER_SEC, ChatSession, respond
@@ -57,11 +58,11 @@ def run(config: ChatConfig) -> None:
         _converse(bundle, config)
         return
     answer = respond(bundle, samples, config.seed, config.max_sec)
-    print(answer.text)
+    progress.show(*answer.text.split("\n"))
     if config.out is not None:
         save(config.out, answer.samples, answer.sample_rate_hz)
         first = "no audio" if answer.first_audio_ms is None else f"first audio after {answer.first_audio_ms:.0f} ms"
-        print(f"{config.out}: {len(answer.samples) / answer.sample_rate_hz:.2f} s, {first}")
+        progress.show(f"{config.out}: {len(answer.samples) / answer.sample_rate_hz:.2f} s, {first}")
 
 
 def _check_turn(path: Path, samples: np.ndarray) -> None:
@@ -72,7 +73,7 @@ def _check_turn(path: Path, samples: np.ndarray) -> None:
 
 
 def _converse(bundle: Bundle, config: ChatConfig) -> None:
-    print("Write to the model. An empty line ends the conversation.")
+    progress.show("Write to the model. An empty line ends the conversation.")
     session = ChatSession(bundle, config.seed)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # typed text that is not UTF-8
@@ -86,8 +87,8 @@ def _converse(bundle: Bundle, config: ChatConfig) -> None:
         session.add_text(text)
         samples = [np.zeros(0, np.float32)]
         for reply in session.answer(config.max_sec):
-            print(reply.text, end="", flush=True)
+            progress.show(*reply.text.split("\n"), end="")
             samples.append(reply.samples)
-        print()
+        progress.show("")
         if config.out is not None:
             save(config.out / f"answer-{turn}.wav", np.concatenate(samples), bundle.decoder.sample_rate_hz)

@@ -181,7 +181,7 @@ def _intact(folder: Path, done: list[int], title: str) -> dict[int, Report]:
             if isinstance(report, Report):
                 found[task] = report
             else:
-                print(f"weft: task {task} runs again: {report}", file=sys.stderr, flush=True)
+                progress.note(f"weft: task {task} runs again: {report}")
                 (folder / f"log/job/completions/{task:05d}").unlink()
     return found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from weft import launch
+from weft import launch, progress
 from weft.artifacts import Manifest
 from weft.config import NOT_IN_PLAN, Fraction, PositiveInt
 from weft.data.datasets import codes_parents
@@ -66,7 +66,7 @@ def run(config: DecoderConfig) -> Manifest | None:
     """
     if config.dry_run:
         if launch.rank() == 0:
-            print("\n".join(estimate(config).lines({})))
+            progress.show(*estimate(config).lines({}))
         return None
     distributed.init()
     parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))

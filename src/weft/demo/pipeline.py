@@ -10,13 +10,13 @@ a bundle (tokenizer, decoder, text_to_token, lm) with results.json and report.ht
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from weft import progress
 from weft.artifacts import bundle_manifest
 from weft.audio import load, save
 from weft.chat.bundle import Bundle
@@ -30,7 +30,7 @@ from weft.decoder.train import DecoderConfig
 from weft.decoder.train import run as train_decoder
 from weft.demo.report_data import report_data
 from weft.demo.run import DemoConfig, DemoRun
-from weft.errors import UserError, printable
+from weft.errors import UserError
 from weft.eval import cloze
 from weft.eval.resynth import resynthesize
 from weft.files import write_bytes, write_json
@@ -85,7 +85,7 @@ def _run_stages(demo: DemoRun) -> None:
     }
     write_json(demo.path("results.json"), results)
     write_bytes(demo.path("report.html"), render(results, report_data(demo)).encode())
-    print("\n".join(summary(results, config.out)))
+    progress.show(*summary(results, config.out))
 
 
 def speak(demo: DemoRun) -> None:
@@ -214,7 +214,7 @@ def evaluate(demo: DemoRun) -> None:
     try:
         pairs = cloze.spoken_pairs(pairs, codes)
     except UserError as e:  # a text-to-token model that failed on every pair; the other results are still useful
-        print(printable(f"weft: topic-cloze is not measured: {e}"), file=sys.stderr)
+        progress.note(f"weft: topic-cloze is not measured: {e}")
         write_json(demo.path("log/cloze.json"), {})
         demo.results["eval"] = {"topic_cloze": None}
         return

@@ -14,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
+from weft import progress
 from weft.config import NonNegativeInt, PositiveFloat, PositiveInt, load_recipe, recipe_path
 from weft.demo.data import DemoData, Sizes, from_user, from_world
 from weft.errors import UserError
@@ -97,7 +96,7 @@ class DemoRun:
 
     def run_stage(self, name: str, stage: Callable[[DemoRun], None]) -> None:
         """Run a stage and store its duration. A stage that was finished before keeps its duration."""
-        Console(stderr=True).print(f"[bold]{name}[/bold]  {self._estimate(name)}")
+        progress.note(f"{name}  {self._estimate(name)}")
         start_sec = time.monotonic()
         stage(self)
         self.results["stages"].setdefault(name, {"sec": round(time.monotonic() - start_sec, 2)})

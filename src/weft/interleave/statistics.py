@@ -10,7 +10,6 @@ report_text(manifest.counts, requested_ratio=0.3)   # prints why words stayed te
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -104,10 +103,9 @@ def report_text(counts: Mapping[str, Any], requested_ratio: float) -> None:
             causes.append(f"{unspeakable:,} of {counts['words']:,} words cannot be spoken")
         if whole := counts.get("documents_left_whole"):
             causes.append(f"{whole} of {counts['documents']} documents stayed whole")
-        print(
+        progress.note(
             f"warning: the speech ratio is {counts['speech_ratio']:.3f}, less than half of the requested "
-            f"{requested_ratio:g}: {', '.join(causes)}",
-            file=sys.stderr,
+            f"{requested_ratio:g}: {', '.join(causes)}"
         )
 
 

@@ -11,7 +11,6 @@ A base forgets part of its text knowledge while it learns speech: compare `base.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def _stored_losses(path: Path, names: Collection[str]) -> dict[str, Any] | None:
         if not all(isinstance(v, int | float) for losses in (by_name, *datasets.values()) for v in losses.values()):
             raise ValueError("a loss is not a number")
     except (OSError, ValueError, TypeError, AttributeError) as e:
-        print(f"weft: {path} is damaged ({reason_of(e)}): the base is measured again", file=sys.stderr, flush=True)
+        progress.note(f"weft: {path} is damaged ({reason_of(e)}): the base is measured again")
         return None
     return found
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft import artifacts, launch
+from weft import artifacts, launch, progress
 from weft.artifacts import Manifest
 from weft.config import NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data.datasets import tokenizer_parent
@@ -295,7 +295,7 @@ def _print_estimate(config: PretrainConfig) -> None:
         can_shard=True,
         largest_step_tokens=largest_step_tokens,
     )
-    print("\n".join(estimate.lines(details | {"tokens": f"{tokens:,} ({basis})"})))
+    progress.show(*estimate.lines(details | {"tokens": f"{tokens:,} ({basis})"}))
 
 
 def _largest_step_tokens(mixture: Mixture, steps: int) -> int:

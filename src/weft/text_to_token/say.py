@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from weft import progress
 from weft.artifacts import read
 from weft.audio import save
 from weft.config import NonNegativeInt
 from weft.decoder.decoder import SpeechDecoder
-from weft.errors import UserError, printable
+from weft.errors import UserError
 from weft.files import check_writable
 from weft.text.normalize import spoken_form
 from weft.text_to_token.synthesize import Synthesizer
@@ -53,4 +54,4 @@ def run(config: SayConfig) -> None:
     speech = SpeechDecoder.from_pretrained(config.decoder)
     samples = speech.synthesize(codes, config.seed)
     save(config.out, samples, speech.sample_rate_hz)
-    print(printable(f"{config.out}: {len(samples) / speech.sample_rate_hz:.2f} s, {len(codes)} codes"))
+    progress.show(f"{config.out}: {len(samples) / speech.sample_rate_hz:.2f} s, {len(codes)} codes")

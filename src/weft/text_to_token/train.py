@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weft import launch
+from weft import launch, progress
 from weft.artifacts import Manifest, base_manifest
 from weft.config import NOT_IN_PLAN, NonNegativeFloat, PositiveInt
 from weft.data.datasets import Rows, codes_parents
@@ -88,7 +88,7 @@ def run(config: TextToTokenConfig) -> Manifest | None:
     """
     if config.dry_run:
         if launch.rank() == 0:
-            print("\n".join(_estimate_lines(config)))
+            progress.show(*_estimate_lines(config))
         return None
     distributed.init()
     parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))

@@ -7,14 +7,13 @@ The first `quantize_from_step` steps are not quantized: the codebook is then ini
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from weft import launch
+from weft import launch, progress
 from weft.artifacts import Manifest, base_manifest
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable, speech_id
@@ -49,7 +48,7 @@ def run(config: TokenizerConfig) -> Manifest | None:
         raise UserError("encoder_only is true: set it to false, because training needs all layers")
     if config.dry_run:
         if launch.rank() == 0:
-            print("\n".join(estimate_lines(config)))
+            progress.show(*estimate_lines(config))
         return None
     distributed.init()
     sources = [read_manifest(*paths) for paths in (config.speech, config.pseudo)]
@@ -163,8 +162,8 @@ class _Bottleneck:
             quantizer.discard()
             return {}
         usage = quantizer.update()
-        if (warning := self.monitor.add(usage)) and distributed.is_main_process():
-            print(f"weft: step {step}: {warning}", file=sys.stderr, flush=True)
+        if warning := self.monitor.add(usage):
+            progress.note(f"weft: step {step}: {warning}")
         return {
             "codes_used": usage.codes_used,
             "perplexity": usage.perplexity,

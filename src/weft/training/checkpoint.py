@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from weft import progress
 from weft.errors import UserError, reason_of
 from weft.files import sync, write_json
 from weft.training import distributed
@@ -83,7 +83,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: StepGu
         )
     if distributed.is_main_process():
         for bad, reason in damaged.items():
-            print(f"weft: {bad} is damaged ({reason}): using the previous checkpoint", file=sys.stderr, flush=True)
+            progress.note(f"weft: {bad} is damaged ({reason}): using the previous checkpoint")
             _remove(bad.with_suffix(".damaged"))
             bad.rename(bad.with_suffix(".damaged"))
     return step_of(path)

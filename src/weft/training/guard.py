@@ -10,7 +10,6 @@ neither weights nor optimizer. The decision depends only on gradient norms, whic
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
@@ -18,8 +17,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from weft import progress
 from weft.errors import UserError
-from weft.training import distributed
 from weft.training.config import TrainConfig
 
 _WINDOW_STEPS = 128  # of the median, as in OLMo-core's SkipStepOptimizer
@@ -60,8 +59,7 @@ class StepGuard:
                 f"{title}: {reason} {where}: start again with a lower train.lr and another --out; after a hardware "
                 "fault, run the same command again to resume from the last checkpoint"
             )
-        if distributed.is_main_process():
-            print(f"weft: step {step} is skipped: {reason}", file=sys.stderr, flush=True)
+        progress.note(f"weft: step {step} is skipped: {reason}")
         return False
 
     def _reason_to_skip(self, norm: float) -> str | None:

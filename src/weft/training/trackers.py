@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
+from weft import progress
 from weft.errors import UserError, reason_of
 from weft.files import write_json
 
@@ -80,8 +81,7 @@ class Trackers:
                 return function(*arguments, **settings)
         except Exception as e:  # noqa: BLE001 - training does not depend on a tracker
             self._runs[tracker] = None
-            line = f"weft: {tracker} has failed ({reason_of(e)}): training continues without it"
-            print(line, file=sys.stderr, flush=True)
+            progress.note(f"weft: {tracker} has failed ({reason_of(e)}): training continues without it")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl
 import espeakng_loader
 import numpy as np
 
+from weft import progress
 from weft.errors import UserError
 
 _SYNCHRONOUS = 2  # samples are returned within espeak_Synth, five times as fast as through its thread and queue
@@ -172,5 +173,4 @@ def _check_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 if __name__ == "__main__":
-    print("languages:", " ".join(languages()))
-    print("variants: ", " ".join("+" + name for name in variants()))
+    progress.show(f"languages: {' '.join(languages())}", f"variants:  {' '.join('+' + name for name in variants())}")

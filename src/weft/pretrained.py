@@ -1,6 +1,7 @@
 """Loading of Hugging Face models, configurations and text tokenizers from local directories.
 
     model = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
+    model = load_on_meta(AutoModelForCausalLM, folder, dtype=torch.float32)       # without weights
     tokenizer = load_pretrained(AutoTokenizer, folder)
 
 Every such call of the package is here, so that none of them executes code that comes with a model: Python files that
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from weft.files import read_json_object
 
@@ -40,6 +43,21 @@ def load_pretrained(kind: Any, folder: str | Path, **settings: Any) -> Any:
         read_config(Path(folder))
     with _errors():
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+
+
+def load_on_meta(kind: Any, folder: Path, **settings: Any) -> Any:
+    """Return the model that `load_pretrained` gives, in evaluation mode on torch's meta device: no weights are read.
+
+    `kind` is an auto class of transformers. Raises as `load_pretrained` does for its configuration.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    config = load_pretrained(AutoConfig, folder)
+    with torch.device("meta"), _errors():
+        model = kind.from_config(config, trust_remote_code=False, **settings)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = load_pretrained(GenerationConfig, folder)
+    return model.eval()
 
 
 def config_of(kind: Any, settings: dict[str, Any]) -> Any:

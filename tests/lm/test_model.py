@@ -261,17 +261,24 @@ def test_a_tokenizer_that_drops_characters_is_rejected():
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_without_weights_is_the_same_otherwise(family, tied, tmp_path):
     """On the meta device: its parameters and buffers, the ties between them, and its generation config."""
-    model, vocab = extended_lm(family, tied)
+    model, text_tokenizer = text_lm(family, tied)
     model.generation_config.suppress_tokens = [1, 2]
-    save(model, vocab.tokenizer, tmp_path)
-    (loaded, _), (empty, tokenizer) = (load_causal_lm(tmp_path, torch.bfloat16, on_meta) for on_meta in (False, True))
+    save_text_lm(model, text_tokenizer, tmp_path)
+    loaded, empty = (load_causal_lm(tmp_path, torch.bfloat16, on_meta)[0] for on_meta in (False, True))
+    assert_equal_shapes(loaded, empty, tied)
+    assert empty.generation_config.suppress_tokens == [1, 2]
+    vocabs = [SpeechVocab.of(extend_lm(model, text_tokenizer, NUM_CODES, seed=0)) for model in (loaded, empty)]
+    assert_equal_shapes(loaded, empty, tied)
+    assert vocabs[0].fingerprint == vocabs[1].fingerprint
+
+
+def assert_equal_shapes(loaded, empty, tied):
     tensors = [{n: (t.shape, t.dtype) for n, t in [*m.named_parameters(), *m.named_buffers()]} for m in (loaded, empty)]
     assert tensors[0] == tensors[1]
     assert all(t.is_meta for t in (*empty.parameters(), *empty.buffers()))
     assert (empty.get_input_embeddings().weight is empty.get_output_embeddings().weight) == tied
-    assert empty.generation_config.suppress_tokens == [1, 2]
+    assert empty.generation_config.suppress_tokens == loaded.generation_config.suppress_tokens
     assert empty.config._attn_implementation == loaded.config._attn_implementation
-    assert SpeechVocab.of(tokenizer).fingerprint == vocab.fingerprint
     assert empty.training == loaded.training
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
 
 from tests.ranks import in_ranks
+from tests.training.bases import train_from_rank_0, without_weights
 from tests.training.skipped import changed_steps
 from weft import artifacts
 from weft.artifacts import Manifest
@@ -23,7 +23,6 @@ from weft.errors import UserError
 from weft.interleave import pack
 from weft.interleave.pack import PackConfig
 from weft.lm import init, packing, pretrain
-from weft.lm import model as lm_model
 from weft.lm.init import InitLmConfig
 from weft.lm.lora import LoraConfig
 from weft.lm.micro_batches import MicroBatches
@@ -306,16 +305,17 @@ def skip_a_step(config):
 def rank_runs(tmp_path_factory, trained):
     """Runs of two ranks, which tests must not change: their configurations by name, each after that of one rank.
 
-    By DDP and FSDP in fp32, with micro-batches, and in bf16; with a skipped step; and interrupted in step 3.
+    The second rank cannot read the weights of the base. By DDP and FSDP in fp32, with micro-batches, and in bf16; with a skipped step; and interrupted in step 3.
     """
     folder = tmp_path_factory.mktemp("two-ranks")
     train = replace(RESUMABLE, steps=5, lr=1e-3, checkpoint_every_steps=2)
+    empty = without_weights(trained[0].base, folder / "empty")
     runs, jobs = {}, []
     for name, changes in {"fp32": {}, "parts": {"grad_accum_steps": 3}, "bf16": {"precision": "bf16"}}.items():
         one = replace(trained[0], train=replace(train, **changes), out=folder / name)
         two = [replace(one, parallel=p, out=folder / f"{name}-{p}") for p in ("ddp", "fsdp")]
         runs[name] = [one, *two]
-        jobs += [(pretrain.run, config) for config in two]
+        jobs += [(train_from_rank_0, pretrain.run, config, empty) for config in two]
     runs["skipped"] = [replace(runs["fp32"][0], out=folder / f"skipped-{num}") for num in (1, 2)]
     runs["interrupted"] = [runs["fp32"][0], replace(runs["fp32"][2], out=folder / "interrupted")]
     jobs += [(skip_a_step, runs["skipped"][1]), (interrupted, runs["interrupted"][1], 3)]
@@ -343,44 +343,6 @@ def test_two_ranks_train_the_weights_of_one(rank_runs, name, tolerance):
         for a, b in zip(read_metrics(config.out / "log"), read_metrics(one.out / "log"), strict=True):
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * tolerance)
         assert sorted(p.name for p in config.out.iterdir()) == sorted(p.name for p in one.out.iterdir())
-
-
-def run_with_weights_on(config, all_ranks):
-    """Run with a base whose weights all ranks load, or only the first, and the others fail to."""
-    load = lm_model.load_pretrained
-
-    def load_or_fail(kind, *args, **settings):
-        assert all_ranks or kind is not AutoModelForCausalLM or pretrain.distributed.is_main_process()
-        return load(kind, *args, **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lm_model, "load_pretrained", load_or_fail)
-        if all_ranks:
-            patch.setattr(lm_model, "_on_meta", lambda folder, dtype, attention: load(AutoModelForCausalLM, folder))
-        pretrain.run(config)
-
-
-def test_the_weights_of_the_base_are_loaded_by_one_rank_only(config, tmp_path):
-    """The result has the bits of a run in which all ranks load them. The base has several files."""
-    lm = LanguageModel.from_pretrained(config.base)
-    base = tmp_path / "base"
-    with open_draft(base, Plan(KIND, {}, {"tokenizer": Manifest("tokenizer", "t0")})) as draft:
-        lm.model.save_pretrained(draft.folder, max_shard_size="10kB")
-        lm.tokenizer.save_pretrained(draft.folder)
-    assert (base / "model.safetensors.index.json").exists()
-    train = replace(RESUMABLE, steps=2)
-    runs = [
-        (
-            replace(config, base=base, out=tmp_path / f"{parallel}-{everywhere}", train=train, parallel=parallel),
-            everywhere,
-        )
-        for parallel in ("ddp", "fsdp")
-        for everywhere in (True, False)
-    ]
-    assert in_ranks(run_jobs, tmp_path, *((run_with_weights_on, *run) for run in runs)) == [True, True]
-    fingerprints = [artifacts.read(run.out).fingerprint for run, _ in runs]
-    assert fingerprints[0] == fingerprints[1]
-    assert fingerprints[2] == fingerprints[3]
 
 
 def test_a_sharded_run_resumes_with_any_number_of_ranks_and_unsharded(rank_runs, tmp_path):

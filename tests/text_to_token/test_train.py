@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.lm.families import save_text_lm, text_lm
+from tests.ranks import in_ranks
 from tests.text_to_token.conftest import new_codes, new_tokenizer
+from tests.training.bases import train_from_rank_0, without_weights
 from tests.training.skipped import changed_steps
 from weft import artifacts
 from weft.errors import UserError
@@ -35,6 +37,21 @@ def test_a_base_in_bf16_is_trained_as_its_copy_in_fp32(trained, tmp_path):
         stored.append(AutoModelForCausalLM.from_pretrained(out).dtype)
     assert losses[0] == losses[1]
     assert stored == [torch.bfloat16, torch.float32]
+
+
+def test_only_rank_0_reads_the_weights_of_the_base(trained, tmp_path):
+    """Both ranks start and end with the same weights, and the result is that of one process."""
+    save_text_lm(*text_lm("qwen2", tied=True), tmp_path / "base")
+    empty = without_weights(tmp_path / "base", tmp_path / "empty")
+    alone, both = (
+        replace(trained, base=tmp_path / "base", out=tmp_path / name, train=replace(trained.train, steps=3))
+        for name in ("alone", "both")
+    )
+    expected = train_from_rank_0(run, alone, empty)
+    for start, end in in_ranks(train_from_rank_0, tmp_path, run, both, empty):
+        assert start.keys() == expected[0].keys()
+        assert all(torch.equal(start[name], weight) for name, weight in expected[0].items())
+        torch.testing.assert_close(end, expected[1], rtol=0, atol=1e-4)
 
 
 def test_the_manifest_describes_the_training_data(trained, synthesizer):

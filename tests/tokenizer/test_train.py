@@ -14,6 +14,7 @@ from transformers import WhisperForConditionalGeneration
 
 from tests.ranks import in_ranks
 from tests.tokenizer.conftest import save_whisper
+from tests.training.bases import train_from_rank_0, without_weights
 from tests.training.skipped import Where, changed_steps
 from weft.artifacts import Manifest
 from weft.audio import load, save
@@ -263,6 +264,19 @@ def test_a_base_in_fp16_trains_as_its_copy_in_fp32(speech: Path, tmp_path: Path)
         metrics.append(metrics_of(replace(recipe, held_out=())))
     assert metrics[0] == metrics[1]
     assert metrics[0][-1]["loss"] != metrics[0][0]["loss"]
+
+
+def test_only_rank_0_reads_the_weights_of_the_base(speech: Path, tmp_path: Path) -> None:
+    """Both ranks start and end with the same weights, and the result is that of one process."""
+    base = save_whisper(tmp_path / "whisper")
+    empty = without_weights(base, tmp_path / "empty")
+    recipe = config(speech, tmp_path / "alone", steps=3)
+    recipe = replace(recipe, base=base, held_out=(), quantize_from_step=1)
+    expected = train_from_rank_0(run, recipe, empty)
+    for start, end in in_ranks(train_from_rank_0, tmp_path, run, replace(recipe, out=tmp_path / "both"), empty):
+        assert start.keys() == expected[0].keys()
+        assert all(torch.equal(start[name], weight) for name, weight in expected[0].items())
+        torch.testing.assert_close(end, expected[1], rtol=0, atol=1e-4)
 
 
 def test_held_out_speech_without_a_language_has_that_of_the_recipe(

@@ -47,7 +47,7 @@ class Fork(nn.Module):
 
 
 class Mixed(Tower):
-    """A tower with buffers, of which one is not saved, and with weights in bf16."""
+    """A tower with buffers, of which one is not saved, and with weights in bf16 and frozen ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +55,7 @@ class Mixed(Tower):
         self.layers[0].register_buffer("frequencies", torch.rand(2), persistent=False)
         if distributed.rank() == 0:  # other ranks do not know
             self.layers[2][0].bfloat16()
+            self.layers[0].requires_grad_(False)
 
 
 def place_from_rank_0(kind: Parallel) -> dict[str, Any]:

@@ -11,15 +11,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from weft.artifacts import loading
 from weft.errors import UserError
-from weft.pretrained import load_pretrained, read_config
+from weft.pretrained import load_on_meta, load_pretrained, read_config
 from weft.text.encode import encode
 
 _ENGLISH_VOCAB_SIZE = 51_864  # of OpenAI's English-only Whispers, whose text tokenizers have language tokens too
@@ -27,20 +32,22 @@ _UNSPACED_LANGUAGES = ("zh", "ja", "th", "lo", "my", "yue")  # as in Whisper's o
 
 
 def load_whisper(
-    folder: Path, dtype: torch.dtype = torch.float32
+    folder: Path, dtype: torch.dtype = torch.float32, on_meta: bool = False
 ) -> tuple[WhisperForConditionalGeneration, PreTrainedTokenizerBase]:
-    """Load a Hugging Face Whisper and its text tokenizer.
+    """Load a Hugging Face Whisper and its text tokenizer; `on_meta`, without its weights, on torch's meta device.
 
     Raises UserError for a directory without one, and for missing or unexpected weights.
     """
     with loading(folder, "a Hugging Face Whisper"):
         load_whisper_config(folder)
-        loaded: Any = load_pretrained(WhisperForConditionalGeneration, folder, dtype=dtype, output_loading_info=True)
-        whisper, info = loaded
+        text_tokenizer = load_pretrained(AutoTokenizer, folder)
+        if on_meta:
+            return load_on_meta(AutoModelForSpeechSeq2Seq, folder, dtype=dtype), text_tokenizer
+        whisper, info = load_pretrained(WhisperForConditionalGeneration, folder, dtype=dtype, output_loading_info=True)
         for keys, problem in (("missing_keys", "lacks weights of"), ("unexpected_keys", "has weights unknown to")):
             if names := sorted(info[keys]):
                 raise UserError(f"{folder} {problem} its config.json, {first_few(names)}: copy it again")
-        return whisper, load_pretrained(AutoTokenizer, folder)
+        return whisper, text_tokenizer
 
 
 def load_whisper_config(folder: Path) -> WhisperConfig:

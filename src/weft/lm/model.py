@@ -21,7 +21,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,7 +31,7 @@ from weft.artifacts import Manifest
 from weft.config import PositiveInt
 from weft.device import attn_implementation
 from weft.errors import UserError
-from weft.pretrained import load_pretrained
+from weft.pretrained import load_on_meta, load_pretrained
 from weft.vocab import SpeechVocab, chat_template, extend_tokenizer
 from weft.weights import require_finite, save_pretrained
 
@@ -138,6 +137,8 @@ def extend_lm(
 ) -> PreTrainedTokenizerBase:
     """Add the speech tokens of `num_codes` codes to `model`, in place; return the extended tokenizer.
 
+    The model may be on the meta device, without weights.
+
     Rows of existing tokens do not change. New rows are sampled near their mean, with their covariance: distant rows
     would take probability from every existing token (nlp.stanford.edu/~johnhew/vocab-expansion.html). With the speech
     tokenizer's `codebook` (K, D), similar codes get similar rows. Embeddings may be tied or untied. Unused rows of the
@@ -201,8 +202,10 @@ def _initialize_rows(
 ) -> None:
     """Set rows `new_ids` to the mean of rows `old_ids` plus random mixtures of their deviations from it.
 
-    Rows with similar `features` (new rows, _FEATURES) get similar mixtures.
+    Rows with similar `features` (new rows, _FEATURES) get similar mixtures. Nothing is done on the meta device.
     """
+    if weight.is_meta:
+        return
     old = weight[old_ids].float()
     mean = old.mean(0)
     chosen = torch.randperm(len(old_ids), generator=generator)[:_MAX_MIXED_ROWS]
@@ -224,25 +227,14 @@ def load_causal_lm(
     attention = None if attn_implementation() == "sdpa" else attn_implementation()
     with artifacts.loading(folder, "a causal language model"):
         tokenizer = load_pretrained(AutoTokenizer, folder)
+        settings = {"dtype": dtype, "attn_implementation": attention}
         if on_meta:
-            return _on_meta(folder, dtype, attention), tokenizer
-        model, info = load_pretrained(
-            AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
-        )
+            return load_on_meta(AutoModelForCausalLM, folder, **settings), tokenizer
+        model, info = load_pretrained(AutoModelForCausalLM, folder, **settings, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {missing[0]} ({len(missing)} are missing): copy it again")
     require_finite(model.state_dict(), folder)
     return model, tokenizer
-
-
-def _on_meta(folder: Path, dtype: torch.dtype | str, attention: str | None) -> PreTrainedModel:
-    """Return the model of a directory on torch's meta device."""
-    config = load_pretrained(AutoConfig, folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = load_pretrained(GenerationConfig, folder)
-    return model.eval()
 
 
 def dtype_to_save(setting: SaveDtype, base: Path | None) -> torch.dtype:

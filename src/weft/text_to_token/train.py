@@ -34,7 +34,7 @@ from weft.records import CodedUtterance
 from weft.text.normalize import Normalization, spoken_form, text_normalizer
 from weft.text_to_token.prompt import KIND, document_ids, prompt_text, slow_codes_per_character
 from weft.tokenizer.artifact import load_bottleneck_config, load_codebook, load_frame_rate
-from weft.training import distributed
+from weft.training import distributed, parallel
 from weft.training.config import TrainConfig
 from weft.training.loop import discard_checkpoints, fit
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
@@ -120,7 +120,7 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
             f"only {len(documents)} utterances with {needed} fit max_seq_len {config.max_seq_len}, fewer than "
             f"batch_utterances {config.batch_utterances}: give more"
         )
-    model = model.to(default_device())  # type: ignore[arg-type]
+    parallel.replicate_model(model, default_device())
     batches = _Batches(documents, config)
     fit(model, batches.batch_at, _loss, config.train, draft.folder, "text-to-token", parts_of=batches.parts.parts_of)
     if distributed.is_main_process():
@@ -143,7 +143,10 @@ def _initial_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     codebook, seed = load_codebook(config.tokenizer), config.train.seed
     if config.base is not None:
-        model, text_tokenizer = load_causal_lm(config.base, torch.float32)  # bf16 would round small updates away
+        on_meta = not distributed.is_main_process()
+        model, text_tokenizer = load_causal_lm(
+            config.base, torch.float32, on_meta
+        )  # bf16 would round small updates away
         return model, extend_lm(model, text_tokenizer, len(codebook), seed, codebook)
     texts = (prompt_text(u.text or "", u.speaker) for u in utterances)
     text_tokenizer = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))

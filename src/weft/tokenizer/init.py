@@ -18,9 +18,12 @@ from weft.tokenizer.tokenizer import SpeechTokenizer
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # the first ids of a text tokenizer trained here
 
 
-def from_whisper(folder: Path, model: BottleneckConfig) -> SpeechTokenizer:
-    """Return a tokenizer with the weights of a Hugging Face Whisper. Raises UserError as `load_whisper` does."""
-    whisper, text_tokenizer = load_whisper(folder)
+def from_whisper(folder: Path, model: BottleneckConfig, on_meta: bool = False) -> SpeechTokenizer:
+    """Return a tokenizer with the weights of a Hugging Face Whisper; `on_meta`, without them, on torch's meta device.
+
+    Raises UserError as `load_whisper` does.
+    """
+    whisper, text_tokenizer = load_whisper(folder, on_meta=on_meta)
     return SpeechTokenizer(BottleneckWhisper(model, whisper), text_tokenizer)
 
 

@@ -31,7 +31,7 @@ from weft.tokenizer.init import from_scratch, from_whisper
 from weft.tokenizer.objective import AsrObjective
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.tokenizer.transcripts import measure
-from weft.training import distributed
+from weft.training import distributed, parallel
 from weft.training.loop import discard_checkpoints, fit
 from weft.training.prefetch import Prefetch
 
@@ -66,10 +66,11 @@ def _train(
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         if config.base:
-            tokenizer = from_whisper(config.base, config.model)
+            tokenizer = from_whisper(config.base, config.model, on_meta=not distributed.is_main_process())
         else:
             texts = [u.text or "" for source in sources for u in source]
             tokenizer = from_scratch(config.whisper, config.model, texts)
+        parallel.replicate_model(tokenizer.model, default_device())
         measured = _check_held_out(config, tokenizer, held_out, draft.folder / "log/skipped_held_out.jsonl")
         with SpeechDataset(config, tokenizer, *sources) as speech:
             speech.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")

@@ -131,15 +131,15 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _move_and_broadcast(module: nn.Module, device: str) -> None:
-    """Move the tensors of `module` that are not sharded yet to `device`, with the values and types of rank 0."""
+    """Move the tensors of `module` that are not sharded yet to `device`, with what they are on rank 0."""
     tensors = [t for t in (*module.parameters(), *module.buffers()) if not isinstance(t, DTensor)]
-    dtypes = broadcast_object([tensor.dtype for tensor in tensors])
+    of_rank_0 = broadcast_object([(tensor.dtype, tensor.requires_grad) for tensor in tensors])
     allocated: dict[Any, Any] = {}  # by the tensor on the meta device, whose device cannot change
-    for tensor, dtype in zip(tensors, dtypes, strict=True):
+    for tensor, (dtype, requires_grad) in zip(tensors, of_rank_0, strict=True):
         if tensor.is_meta:
             values = torch.empty_like(tensor, device=device, dtype=dtype)
             is_parameter = isinstance(tensor, nn.Parameter)
-            allocated[tensor] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+            allocated[tensor] = nn.Parameter(values, requires_grad) if is_parameter else values
         else:
             tensor.data = tensor.data.to(device)
         broadcast(allocated.get(tensor, tensor).data)

@@ -305,7 +305,8 @@ def skip_a_step(config):
 def rank_runs(tmp_path_factory, trained):
     """Runs of two ranks, which tests must not change: their configurations by name, each after that of one rank.
 
-    The second rank cannot read the weights of the base. By DDP and FSDP in fp32, with micro-batches, and in bf16; with a skipped step; and interrupted in step 3.
+    The second rank cannot read the weights of the base. By DDP and FSDP in fp32, with micro-batches, and in bf16; with
+    a skipped step; and interrupted in step 3.
     """
     folder = tmp_path_factory.mktemp("two-ranks")
     train = replace(RESUMABLE, steps=5, lr=1e-3, checkpoint_every_steps=2)

@@ -88,6 +88,30 @@ def test_a_recipe_of_another_command_is_recognized(tmp_path: Path, capsys: pytes
         assert f"{name}.toml is a recipe for {right}, not for weft {wrong}: use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pack", "URL", "--lm", "lm", "--out", "out"],
+        ["pack", "documents", "--lm", "URL", "--out", "out"],
+        ["documents", "speech", "--source", "URL", "--out", "out"],
+        ["tokenize", "URL", "--tokenizer", "tokenizer", "--out", "out"],
+        ["interleave", "memory://text", "--text-to-token", "URL", "--out", "out"],
+        ["eval", "resynth", "--model", "URL", "--speech", "speech", "--out", "out.json"],
+        ["chat", "bundle", "--wav", "URL"],
+        ["view", "URL", "--out", "page.html"],
+        ["pretrain", "URL.toml"],
+    ],
+)
+def test_a_url_where_only_a_path_is_possible_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [a.replace("URL", "https://me:key@host/x") for a in arguments]
+    assert cli.run(given) == 2
+    assert re.fullmatch(r"weft: https://host/x(\.toml)? is a URL: copy it to a disk\n", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_lists_all_missing_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.toml").write_text('out = "x"\nbase = "no/base"\ntokens = ["no/a", "no/b"]\nheld_out = ["no/c"]\n')
     assert cli.run(["pretrain", str(tmp_path / "r.toml"), "--dry-run"]) == 2

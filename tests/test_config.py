@@ -17,6 +17,7 @@ from weft.config import (
     PositiveFloat,
     PositiveInt,
     check_flags,
+    check_local,
     defaults_of,
     load_recipe,
     missing_inputs,
@@ -122,6 +123,20 @@ def test_missing_inputs_are_those_of_all_sections_but_the_output(tmp_path):
     paths = (tmp_path / "here", tmp_path / "none", Path("s3://bucket/x"))
     config = Recipe(tmp_path / "out", paths, judge=Path("no/judge"))
     assert missing_inputs(config) == [str(tmp_path / "none"), "no/judge"]
+
+
+def test_a_url_in_place_of_a_path_is_named_without_its_credentials(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local:").mkdir()
+    check_local(Recipe(Path("out"), (Path("local:/"),)))
+    check_local(WithUrls(("s3://bucket/x",)))
+    for config in (Recipe(Path("out"), (Path("https://me:key@host/x?sig=1"),)), WithUrls((Path("https://host/x"),))):
+        with pytest.raises(UserError, match=r"^https://host/x is a URL: copy it to a disk$"):
+            check_local(config)
+    with pytest.raises(
+        UserError, match=r"^s3://b/out is a URL: create it in a local or shared directory, then copy it"
+    ):
+        check_local(Recipe(Path("s3://b/out"), ()))
 
 
 @dataclass(frozen=True)

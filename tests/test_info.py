@@ -3,6 +3,7 @@
 import json
 import os
 
+import fsspec
 import pytest
 
 from weft import cli
@@ -83,6 +84,55 @@ def test_a_bundle_is_described_by_its_parts(tmp_path, show, capsys, has_manifest
     with pytest.raises(UserError, match="is not the bundle that was created: decoder/part has other contents"):
         run(InfoConfig(folder, verify=True))
     assert "CHANGED decoder/part has other contents\n" in capsys.readouterr().out
+
+
+@pytest.fixture
+def upload():
+    """A function that copies a directory to a store in memory, at a URL with credentials, which it returns."""
+    files, root = fsspec.filesystem("memory"), "/me:key@bucket"
+
+    def copy(folder):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                files.pipe(f"{root}/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return f"memory:/{root}/{folder.name}"
+
+    yield copy
+    files.rm(root, recursive=True)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_an_artifact_at_a_url_is_described_as_a_local_one(codes, show, upload, verify):
+    assert show(upload(codes), verify) == show(codes, verify).replace(str(codes), "memory://bucket/codes")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "verify", "problem"),
+    [
+        ("part", "y", True, "part has other contents"),
+        ("part", "longer", False, "part has 6 bytes, expected 1"),
+        ("more", "x", False, "more is not part of it"),
+    ],
+)
+def test_changed_files_at_a_url_are_named(codes, upload, capsys, name, content, verify, problem):
+    (codes / name).write_text(content)
+    assert cli.run(["info", upload(codes), *(["--verify"] if verify else [])]) == 2
+    shown = capsys.readouterr()
+    assert f"CHANGED {problem}\n" in shown.out
+    assert shown.err.startswith(f"weft: memory://bucket/codes is not the codes dataset that was created: {problem}: ")
+    assert "key" not in shown.out + shown.err
+
+
+def test_other_urls_are_rejected(codes, upload):
+    found = json.loads((codes / "manifest.json").read_text())
+    del found["files"]
+    write_json(codes / "manifest.json", found | {"format_version": 1})
+    with pytest.raises(UserError, match=r"^memory://bucket/codes has format 1, which lists no files: copy it to a"):
+        run(InfoConfig(upload(codes), verify=True))
+    with pytest.raises(
+        UserError, match=r"^memory://bucket/codes/no has no manifest\.json: give the URL of an artifact"
+    ):
+        run(InfoConfig(f"{upload(codes)}/no"))
 
 
 def test_a_bundle_with_another_part_has_changed(tmp_path, capsys):

@@ -23,6 +23,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from weft import listing
+from weft.config import reject_url
 from weft.errors import UserError, is_of_machine, reason_of
 from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, json_object, sha256_of
 
@@ -80,6 +81,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     folder = Path(folder)
     what = with_article(kind_name(kind) if kind else "artifact")
     if not folder.is_dir():
+        reject_url(folder)
         problem = "is not a directory" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {problem}: give the directory of {what}")
     try:

@@ -246,11 +246,12 @@ def _function(command: Command) -> Callable[..., None]:
     """Return a function whose only parameter is the command's config, flattened into flags."""
     from cyclopts import Parameter
 
-    from weft.config import missing_inputs
+    from weft.config import check_local, missing_inputs
 
     kind = _config_of(command)
 
     def run(config: Any) -> None:
+        check_local(config)
         missing = missing_inputs(config) if getattr(config, "dry_run", False) else []
         try:
             manifest = importlib.import_module(command.module).run(config)

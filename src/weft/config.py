@@ -125,6 +125,7 @@ def read_recipe(path: str | Path, kind: type) -> dict[str, Any]:
     Raises UserError for a missing or invalid file, a setting of an earlier version, and a value in place of a table.
     """
     if not Path(path).exists():
+        reject_url(path)
         raise UserError(f"{path} does not exist: give a recipe, such as one of {recipes_folder()}")
     if not Path(path).is_file() or Path(path).stat().st_size > _MAX_RECIPE_BYTES:  # a pipe could wait for ever
         raise UserError(f"{path} is {'too long' if Path(path).is_file() else 'not a file'}: give a recipe, a TOML file")
@@ -175,15 +176,38 @@ def settings_names(kind: type, of: type | None = None) -> list[str]:
 
 def missing_inputs(config: Any) -> list[str]:
     """Return the paths of a training's inputs that do not exist. URLs are not checked."""
-    found: list[str] = []
+    paths = [(name, path) for name, path in _paths(config) if name != "out"]
+    return [str(path) for _, path in paths if not Path(path).exists() and not _is_url(path)]
+
+
+def check_local(config: Any) -> None:
+    """Raise UserError for a URL where only a path is possible."""
+    for name, path in _paths(config):
+        if isinstance(path, Path) and not path.exists():
+            reject_url(path, is_output=name == "out")
+
+
+def reject_url(path: str | Path, is_output: bool = False) -> None:
+    """Raise UserError for a URL that was given as a path."""
+    if _is_url(path):
+        url = re.sub(":/+", "://", str(path), count=1)  # a Path has only one of the slashes
+        what = "create it in a local or shared directory, then copy it" if is_output else "copy it to a disk"
+        raise UserError(f"{url} is a URL: {what}")
+
+
+def _is_url(path: str | Path) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+
+
+def _paths(config: Any) -> Iterator[tuple[str, str | Path]]:
+    """Yield the paths in a config, of settings that may be paths, with the name of the setting."""
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         if is_dataclass(value):
-            found += missing_inputs(value)
-        elif name != "out" and Path in _parts(hint):
-            paths = [str(p) for p in (value if isinstance(value, tuple) else (value,)) if isinstance(p, str | Path)]
-            found += [p for p in paths if not Path(p).exists() and not re.match(r"[a-z0-9+]+:/", p)]
-    return found
+            yield from _paths(value)
+        elif Path in _parts(hint):
+            paths = value if isinstance(value, tuple) else (value,)
+            yield from ((name, path) for path in paths if isinstance(path, str | Path))
 
 
 def check_flags(flags: Sequence[str], kind: type) -> None:

@@ -18,6 +18,9 @@ from weft.artifacts import (
     require_unchanged,
     with_article,
 )
+from weft.data import stored_artifacts
+from weft.data.storage import is_url
+from weft.errors import without_secrets
 from weft.plan import partial_folder, read_plan
 
 
@@ -25,15 +28,20 @@ from weft.plan import partial_folder, read_plan
 class InfoConfig:
     """The artifact to describe."""
 
-    path: Path
-    """Directory of an artifact or of a bundle."""
+    path: str | Path
+    """Directory of an artifact or of a bundle, or URL of an artifact such as s3://bucket/tokens."""
     verify: bool = False
     """Read all files and compare their contents with the manifest, not only their names and sizes."""
 
 
 def run(config: InfoConfig) -> None:
     """Print the description of a directory. Raises UserError for another one, and lists everything that has changed."""
-    path = config.path
+    if is_url(str(config.path)):
+        url = str(config.path)
+        manifest = stored_artifacts.parse_manifest(url)
+        _print_description(url, manifest, stored_artifacts.damage(url, manifest, config.verify), config.verify)
+        return
+    path = Path(config.path)
     if (path / MANIFEST).is_file() or not path.is_dir():
         manifest = read_manifest(path)
     elif path.name.endswith(".partial") and (path / "log/plan.json").is_file():
@@ -46,19 +54,23 @@ def run(config: InfoConfig) -> None:
         manifest = bundle_manifest(path)
     else:
         manifest = read_manifest(path)
-    found = damage(path, manifest, config.verify)
-    _print_manifest(path, manifest)
-    for problem in found:
+    _print_description(path, manifest, damage(path, manifest, config.verify), config.verify)
+
+
+def _print_description(path: str | Path, manifest: Manifest, problems: list[str], is_verified: bool) -> None:
+    """Print a manifest and the problems of its files. Raises UserError if there are any."""
+    _print_manifest(without_secrets(str(path)), manifest)
+    for problem in problems:
         progress.show(f"CHANGED {problem}")
-    require_unchanged(path, manifest, found)
-    checked = "contents are" if config.verify else "names and sizes of files are"
-    if manifest.format_version == 1 and not config.verify:
+    require_unchanged(path, manifest, problems)
+    checked = "contents are" if is_verified else "names and sizes of files are"
+    if manifest.format_version == 1 and not is_verified:
         progress.show("format 1 lists no files: use --verify to check the fingerprint")
     else:
         progress.show(f"{checked} unchanged")
 
 
-def _print_manifest(path: Path, manifest: Manifest) -> None:
+def _print_manifest(path: str, manifest: Manifest) -> None:
     progress.show(f"{path}: {with_article(kind_name(manifest.kind))}, format {manifest.format_version}")
     progress.show(f"fingerprint {manifest.fingerprint}")
     if manifest.files:

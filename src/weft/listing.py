@@ -11,7 +11,7 @@ the same fingerprint.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,22 +41,29 @@ def describe_files(folder: Path, digests: Mapping[str, str]) -> dict[str, dict[s
 
 def differences(folder: Path, files: Files, verify: bool = False) -> list[str]:
     """Describe everything that differs from a list of files: names and sizes and, with `verify`, contents."""
-    found = _differing(files, {name: _size_bytes(folder, name) for name in {*files, *_names(folder)}})
-    if verify:
+    sizes = {name: _size_bytes(folder, name) for name in {*files, *_names(folder)}}
+    return differences_of(files, sizes, (lambda name: sha256_of(folder / name)) if verify else None)
+
+
+def differences_of(
+    files: Files, sizes: Mapping[str, int | None], sha256_by_name: Callable[[str], str] | None = None
+) -> list[str]:
+    """Describe everything that differs from a list of files, by the sizes of all files in a directory or a store.
+
+    A size is None for a file that is missing. Contents are compared if there is a function that returns their digests.
+    """
+    sizes = {name: size for name, size in sizes.items() if name in files or _is_listed(name)}
+    found = _differing(files, sizes)
+    if sha256_by_name:
         names = [name for name in files if name not in found]
         with ThreadPoolExecutor(4) as threads:
-            digests = threads.map(lambda name: sha256_of(folder / name), names)
-            found |= {n: "has other contents" for n, d in zip(names, digests, strict=True) if d != files[n]["sha256"]}
-    return _described(found)
-
-
-def differences_of_sizes(files: Files, sizes: Mapping[str, int]) -> list[str]:
-    """Describe the names and sizes, of a directory in a store, that differ from a list of files."""
-    return _described(_differing(files, {n: size for n, size in sizes.items() if n in files or _is_listed(n)}))
+            digests = zip(names, threads.map(sha256_by_name, names), strict=True)
+            found |= {name: "has other contents" for name, digest in digests if digest != files[name]["sha256"]}
+    return [f"{name} {problem}" for name, problem in sorted(found.items())]
 
 
 def _differing(files: Files, sizes: Mapping[str, int | None]) -> dict[str, str]:
-    """Return what differs between a list of files and the sizes of all files (None: it is missing), by name."""
+    """Return what differs between a list of files and the sizes of all files, by name."""
     found = {}
     for name, expected in files.items():
         if (size_bytes := sizes.get(name)) is None:
@@ -64,10 +71,6 @@ def _differing(files: Files, sizes: Mapping[str, int | None]) -> dict[str, str]:
         elif size_bytes != expected["bytes"]:
             found[name] = f"has {size_bytes} bytes, expected {expected['bytes']}"
     return found | {name: "is not part of it" for name in sizes if name not in files}
-
-
-def _described(found: Mapping[str, str]) -> list[str]:
-    return [f"{name} {problem}" for name, problem in sorted(found.items())]
 
 
 def _size_bytes(folder: Path, name: str) -> int | None:

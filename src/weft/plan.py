@@ -23,7 +23,7 @@ from typing import Any
 
 from weft import listing
 from weft.artifacts import MANIFEST, Manifest, fingerprint, kind_name, loading, read, with_article
-from weft.config import defaults_of, settings_of
+from weft.config import defaults_of, reject_url, settings_of
 from weft.errors import UserError
 from weft.files import ContentId, read_json_object, remove_temporary_files, sync, sync_tree, write_json
 from weft.lock import locked
@@ -140,9 +140,7 @@ def is_created(out: Path, plan: Plan, licence: str | None = None) -> bool:
 @contextmanager
 def open_draft(out: Path, plan: Plan, licence: str | None = None) -> Iterator[Draft]:
     """Yield the draft of `out`, and make it the artifact when the block ends without an exception (see `create`)."""
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
-        url = re.sub(":/+", "://", str(out), count=1)  # a Path has only one of the slashes
-        raise UserError(f"{url} is a URL: create it in a local or shared directory, then copy it")
+    reject_url(out, is_output=True)
     out = Path(os.path.normpath(out))
     with locked(out):
         if os.path.lexists(out):  # since the caller has looked

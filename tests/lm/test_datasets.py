@@ -80,9 +80,15 @@ def test_a_dataset_that_is_read_more_than_max_epochs_is_rejected(tokens):
     with pytest.raises(
         UserError,
         match=r"the run would read interleaved [0-9.]+ times \([0-9,]+ tokens\), speech .*, more than max_epochs 2: "
-        'give them "2 epochs"',
+        "reduce train.steps or batch_tokens",
     ):
         check_epochs(uses, 2.0)
+
+
+def test_another_dataset_is_suggested_for_the_rest_if_there_is_one(tokens):
+    uses = mixture(tokens, {"interleaved": 0.9, "speech": 0.1}).uses()
+    with pytest.raises(UserError, match=r'read interleaved [^:]*: give it "[0-9.]+ epochs", and another dataset the'):
+        check_epochs(uses, uses["speech"].epochs)
 
 
 def test_the_mixture_is_shown_as_a_table_of_what_is_read(tokens, capsys):

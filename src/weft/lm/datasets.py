@@ -73,10 +73,10 @@ def check_epochs(uses: Mapping[str, SourceUse], max_epochs: float | None) -> Non
     over = {name: use for name, use in uses.items() if max_epochs is not None and use.epochs > max_epochs}
     if over:
         readings = ", ".join(f"{name} {u.epochs:.4g} times ({u.tokens_drawn:,} tokens)" for name, u in over.items())
-        raise UserError(
-            f"the run would read {readings}, more than max_epochs {max_epochs:g}: "
-            f'give {"it" if len(over) == 1 else "them"} "{max_epochs:g} epochs", and another dataset the "rest"'
-        )
+        remedy = f'give {"it" if len(over) == 1 else "them"} "{max_epochs:g} epochs", and another dataset the "rest"'
+        if len(over) == len(uses):
+            remedy = "reduce train.steps or batch_tokens, give more data, or increase max_epochs"
+        raise UserError(f"the run would read {readings}, more than max_epochs {max_epochs:g}: {remedy}")
 
 
 def show(uses: Mapping[str, SourceUse], requested_tokens: int) -> None:

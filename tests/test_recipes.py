@@ -83,6 +83,7 @@ WHISPER_TOKENIZERS = [name for name in TOKENIZERS if load(name).base]
 PAPER_TOKENIZERS = [name for name in TOKENIZERS if name.startswith("paper/")]
 LM_RECIPES = [name for name in RECIPES if Path(name).stem.startswith("lm") and not name.startswith("nano/")]
 PRETRAINING = [name for name in RECIPES if Path(name).stem.startswith("pretrain")]
+FINE_TUNING = [name for name in RECIPES if Path(name).stem == "sft"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -187,10 +188,19 @@ def test_a_language_model_has_as_many_parameters_as_its_recipe_says(name: str) -
     assert stated == [model.num_parameters(), model.num_parameters() - num_parameters][: len(stated)]
 
 
-@pytest.mark.parametrize("name", PRETRAINING)
+@pytest.mark.parametrize("name", [*PRETRAINING, *FINE_TUNING])
 def test_pretraining_starts_from_the_output_of_a_recipe_beside_it(name: str) -> None:
     outputs = {load(n).out for n in RECIPES if Path(n).parent == Path(name).parent}
     assert load(name).base in outputs
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_follows_pretraining_with_a_lower_learning_rate(name: str) -> None:
+    recipe, before = load(name), load(str(Path(name).with_name("pretrain.toml")))
+    assert recipe.base == before.out
+    assert recipe.out.name == "lm"  # of a bundle, with the other models beside it
+    assert recipe.train.lr < before.train.lr
+    assert recipe.max_seq_len >= before.max_seq_len
 
 
 @pytest.mark.parametrize("name", [name for name in PRETRAINING if name.startswith(("paper/", "mini/"))])

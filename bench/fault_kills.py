@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fault_eval import output_files
 from fault_runs import Ended, Options, Run, Trial, difference, finish, leftovers, unreadable
 from fault_world import Job, World
 
@@ -100,6 +101,23 @@ def disk(world: World, folder: Path, options: Options) -> Iterator[Trial]:
                 ended = finish(job.arguments(mount / "out"), folder, max_sec=MAX_SEC)
                 problem = problem or _problem(ended, mount / "out", world.folder / job.name)
             yield Trial("disk", job.name, f"{size_bytes / 1024:.0f} KiB of {peak_bytes / 1024:.0f} KiB", problem)
+    for command, (arguments, suffix) in output_files(world).items():
+        if options.wants(command):
+            with _mounted(folder / "small", 1 << 16) as mount:
+                yield Trial("disk", command, "an output file", _problem_of_file(arguments, mount, f"out{suffix}"))
+
+
+def _problem_of_file(arguments: list[str], mount: Path, name: str) -> str | None:
+    """Return what is wrong with a command whose output file has no space, and after there is some."""
+    (mount / "full").write_bytes(bytes(os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize))
+    full = finish([*arguments, "--out", str(mount / name)], mount.parent, max_sec=MAX_SEC)
+    problem = unreadable(full) or (_problem_of_full_disk(full, mount) if full.status else "succeeded on a full disk")
+    if left := [path.name for path in mount.iterdir() if path.name != "full"]:
+        problem = problem or f"left {', '.join(left)}"
+    subprocess.run(["mount", "-o", "remount,size=1g", mount], check=True)
+    ended = finish([*arguments, "--out", str(mount / name)], mount.parent, max_sec=MAX_SEC)
+    problem = problem or unreadable(ended)
+    return problem or (None if ended.status == 0 and (mount / name).stat().st_size else "wrote nothing with space")
 
 
 def _problem_of_full_disk(ended: Ended, mount: Path) -> str | None:

@@ -153,7 +153,7 @@ def _alignments(world: World) -> Iterator[Case]:
         "no words": (json.dumps({"id": row["id"]}), line),
         "empty words": (json.dumps({**row, "words": []}), either),
         "words a string": (json.dumps({**row, "words": "the cat"}), line),
-        "words of numbers": (json.dumps({**row, "words": [1, 2]}), line),
+        "words of numbers": (json.dumps({**row, "words": [1, 2]}), count),
         "id null": (json.dumps({**row, "id": None}), line),
         "repeated id": (lines[2], refused("line 4")),
         "id without audio": (json.dumps({**row, "id": "unknown"}), any_of(makes(), refused("unknown"))),

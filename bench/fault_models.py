@@ -31,7 +31,6 @@ def cases(world: World) -> Iterator[Case]:
     yield from _other_kinds(world)
     yield from _other_tokenizers(world)
     yield from _manifests(world)
-    yield from _bundles(world)
 
 
 def _loaders(world: World) -> dict[str, list[str]]:
@@ -275,46 +274,3 @@ def _manifests(world: World) -> Iterator[Case]:
         return ["info", "codes"]
 
     yield Case("manifest.json, info", "control characters", shown, any_of(succeeds, refused("codes")))
-
-
-def _bundles(world: World) -> Iterator[Case]:
-    """Yield bundles with missing and exchanged parts."""
-    chat = ["chat", "bundle", "--wav", world["speak/audio/lines-1.flac"], "--max-sec", "0.5", "--out", "out.wav"]
-    commands: dict[str, list[str]] = {
-        "chat": chat,
-        "eval resynth": ["eval", "resynth", "--model", "bundle", "--speech", world["speak"], "--out", "out.json"],
-        "eval topic-cloze": [
-            "eval",
-            "topic-cloze",
-            "--model",
-            "bundle",
-            "--pairs",
-            world["pairs.jsonl"],
-            "--out",
-            "o.json",
-        ],
-    }
-    needed = {
-        "chat": ("tokenizer", "decoder", "lm"),
-        "eval resynth": ("tokenizer", "decoder"),
-        "eval topic-cloze": ("lm",),
-    }
-    parts = ("tokenizer", "decoder", "text_to_token", "lm")
-    for command, arguments in commands.items():
-        for part in parts:
-            for other in (None, world["import-glm"], world["sft"], world["whisper"]):
-                if part not in needed[command] or (part, other) == ("lm", world["sft"]):
-                    continue
-
-                def make(
-                    folder: Path, part: str = part, other: str | None = other, arguments: list[str] = arguments
-                ) -> list[str | bytes]:
-                    (folder / "bundle").mkdir()
-                    for name in parts:
-                        target = other if name == part else os.path.realpath(world[f"bundle/{name}"])
-                        if target:
-                            (folder / "bundle" / name).symlink_to(target)
-                    return list(arguments)
-
-                what = f"{Path(other).name} as {part}" if other else f"no {part}"
-                yield Case(f"bundle, {command}", what, make, refused())

@@ -176,6 +176,9 @@ def test_the_parts_of_a_bundle_have_one_tokenizer(tmp_path):
     make(tmp_path / "decoder", kind="decoder")
     with pytest.raises(UserError, match="decoder was made with tokenizer aaaa, not"):
         artifacts.read_bundle(tmp_path, needed=("tokenizer",))
+    make(tmp_path / "codes", kind="codes")
+    with pytest.raises(UserError, match="codes is a codes dataset: give the directory of a bundle"):
+        artifacts.read_bundle(tmp_path / "codes", needed=("tokenizer",))
     with pytest.raises(UserError, match="nowhere does not exist: give a bundle, a directory with tokenizer, decoder"):
         artifacts.read_bundle(tmp_path / "nowhere", needed=())
 

@@ -80,15 +80,19 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     """Read the manifest of an artifact without a check of its files. Raises UserError as `read` does otherwise."""
     folder = Path(folder)
     what = with_article(kind_name(kind) if kind else "artifact")
-    if not folder.is_dir():
-        reject_url(folder)
-        problem = "is not a directory" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {problem}: give the directory of {what}")
+    require_directory(folder, f"the directory of {what}")
     try:
         content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError as e:
         raise UserError(f"{folder} has no {MANIFEST}: give the directory of {what} that weft created") from e
     return parse_manifest(content, folder, kind)
+
+
+def require_directory(folder: Path, what: str) -> None:
+    """Raise UserError unless `folder` is a directory, with `what` to give instead."""
+    if not folder.is_dir():
+        reject_url(folder)
+        raise UserError(f"{folder} {'is not a directory' if folder.exists() else 'does not exist'}: give {what}")
 
 
 def parse_manifest(content: bytes, folder: str | Path, kind: str | None = None) -> Manifest:
@@ -108,10 +112,11 @@ def parse_manifest(content: bytes, folder: str | Path, kind: str | None = None) 
 def read_bundle(folder: Path, needed: Collection[str]) -> dict[str, Manifest]:
     """Read the manifests of a bundle's parts, by the names of their directories.
 
-    Raises UserError for a `needed` part that is missing, and for a part that was made with another tokenizer.
+    Raises UserError for another artifact, for a `needed` part that is missing, and for a part of another tokenizer.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: give a bundle, a directory with {', '.join(_PARTS)}")
+    require_directory(folder, f"a bundle, a directory with {', '.join(_PARTS)}")
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder, "bundle")
     parts = {n: read(folder / n, kind) for n, kind in _PARTS.items() if n in needed or (folder / n).exists()}
     for name in parts.keys() - {"tokenizer"}:
         require_parent(parts[name], "tokenizer", parts["tokenizer"], folder / name)

@@ -48,9 +48,13 @@ def json_object(content: bytes, name: str) -> dict[str, Any]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_writer(path) as f:
-        f.write(content)
+    """Write a file atomically. Raises OSError with the name of the file."""
+    try:
+        with atomic_writer(path) as f:
+            f.write(content)
+    except OSError as e:
+        e.filename = e.filename or str(path)  # a failed write does not name its file
+        raise
 
 
 @contextmanager

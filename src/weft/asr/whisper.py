@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from weft.artifacts import loading
+from weft.artifacts import loading, require_directory
 from weft.errors import UserError
 from weft.pretrained import load_on_meta, load_pretrained, read_config
 from weft.text.encode import encode
@@ -52,8 +52,7 @@ def load_whisper(
 
 def load_whisper_config(folder: Path) -> WhisperConfig:
     """Load the configuration of a Hugging Face Whisper. Raises UserError for a directory without one."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: give the directory of a Hugging Face Whisper")
+    require_directory(folder, "the directory of a Hugging Face Whisper")
     with loading(folder, "a Hugging Face Whisper"):
         kind = read_config(folder).get("model_type") if (folder / "config.json").is_file() else None
         if kind != "whisper":

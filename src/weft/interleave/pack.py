@@ -78,8 +78,7 @@ def run(config: PackConfig) -> Manifest:
 def _vocab(lm: Path) -> SpeechVocab:
     from transformers import AutoTokenizer
 
-    if not lm.is_dir():
-        raise UserError(f"{lm} does not exist: give the directory of a language model")
+    artifacts.require_directory(lm, "the directory of a language model")
     with artifacts.loading(lm, "a language model"):
         return SpeechVocab.of(load_pretrained(AutoTokenizer, lm))
 

@@ -37,6 +37,24 @@ def test_documents_are_read_back_in_any_range_of_rows(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
 
 
+def test_long_texts_and_codes_are_written_in_small_row_groups(tmp_path, monkeypatch):
+    long = [
+        replace(d, segments=(Segment.of_text("a" * 900), Segment.of_speech([1] * 400, " b")) if i % 2 else d.segments)
+        for i, d in enumerate(DOCUMENTS[:40])
+    ]
+    utterances = [
+        CodedUtterance(str(i), np.ones(500 * (i % 2), np.uint16), "x", 1.0, "s", "en", None) for i in range(9)
+    ]
+    monkeypatch.setattr(datasets, "_BYTES_PER_GROUP", 4000)
+    write_document_part(tmp_path / "documents", 0, long)
+    write_codes_part(tmp_path / "codes", 0, utterances)
+    for folder, least in ((tmp_path / "documents", 20), (tmp_path / "codes", 4)):
+        part = pq.ParquetFile(folder / "part-00000.parquet")
+        assert part.num_row_groups >= least
+    assert list(Rows.of(tmp_path / "documents").documents()) == long
+    assert [len(u.codes) for u in Rows.of(tmp_path / "codes").utterances()] == [len(u.codes) for u in utterances]
+
+
 def test_documents_of_an_older_version_without_span_wer_are_read(tmp_path):
     write_document_part(tmp_path, 0, DOCUMENTS[:3])
     part = tmp_path / "part-00000.parquet"

@@ -7,10 +7,10 @@ for document in rows.documents(task_range(len(rows), task, num_tasks)): ...
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from weft.records import CODES_SCHEMA, DOCUMENT_SCHEMA, CodedUtterance, Document
 
 R = TypeVar("R")
 _ROWS_PER_GROUP = 1000
+_BYTES_PER_GROUP = 64 << 20  # which are in memory about three times
 
 
 def write_document_part(folder: Path, task: int, documents: Iterable[Document]) -> list[Path]:
@@ -112,7 +113,7 @@ def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema:
     path = folder / f"part-{task:05d}.parquet"
     written: list[Path] = []
     with ExitStack() as stack:
-        while group := list(islice(rows, _ROWS_PER_GROUP)):
+        for group in _groups(rows):
             if not written:
                 written = [path]
                 file = stack.enter_context(atomic_writer(path))
@@ -120,6 +121,31 @@ def _write_part(folder: Path, task: int, rows: Iterator[dict[str, Any]], schema:
                 stack.enter_context(writer)
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
     return written
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each row group."""
+    group: list[dict[str, Any]] = []
+    size_bytes = 0
+    for row in rows:
+        group.append(row)
+        size_bytes += _size_bytes(row)
+        if len(group) == _ROWS_PER_GROUP or size_bytes >= _BYTES_PER_GROUP:
+            yield group
+            group, size_bytes = [], 0
+    if group:
+        yield group
+
+
+def _size_bytes(value: Any) -> int:
+    """Return about how much memory the texts and codes of a row need."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size_bytes, value.values()))
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return sum(map(_size_bytes, value))
+    return 8 * len(value) if isinstance(value, Sized) else 8
 
 
 def _open_part(part: Path) -> pq.ParquetFile:

@@ -160,7 +160,9 @@ _CLUSTER = r"[\u0e40-\u0e44\u0ec0-\u0ec4]?\X"  # with a vowel that is written be
 
 def word_ends(text: str) -> np.ndarray:
     """Return the end of each word, int64."""
-    if not text.isascii() and _IS_HAN.search(text):
+    if text.isascii():
+        return _spaced_ends(text)
+    if _IS_HAN.search(text):
         ends = np.fromiter((word.end() for word in _WITH_HAN.finditer(text)), np.int64)
     else:
         ends = _spaced_ends(text)

@@ -276,13 +276,11 @@ def _rows() -> Iterator[tuple[str, dict[str, Any], Check]]:
     yield "name with a NUL", {"audio": "a\0.wav"}, any_of(skips, refused())
     yield "name with control characters", {"audio": "\x1b[31m\x07\n.wav"}, skips
     yield "name with a lone surrogate", {"audio": "\ud800.wav"}, any_of(skips, refused())
-    yield "URL with a password", {"audio": "https://user:secret@localhost:9/a.wav?token=secret"}, _hides_secret
-
-
-def _hides_secret(ended: Ended, folder: Path) -> str | None:
-    if "secret" in ended.output or "secret" in str(skipped_items(folder)):
-        return "printed or stored the password"
-    return any_of(skips, refused())(ended, folder)
+    yield (
+        "URL with a password",
+        {"audio": "https://user:secret@localhost:9/a.wav?token=secret"},
+        any_of(skips, refused()),
+    )
 
 
 def _files() -> Iterator[tuple[str, Callable[[Path], dict[str, Any]], Check]]:
@@ -376,7 +374,7 @@ def _other_commands(world: World) -> Iterator[Case]:
         "resynth": (["resynth", "manifest.jsonl", *tokenizer, *decoder], any_of(makes(), refused("bad"))),
         "eval tokenizer": (
             ["eval", "tokenizer", "--model", world["bundle"], "--speech", "manifest.jsonl"],
-            any_of(makes(), refused("bad")),
+            makes(),
         ),
         "chat": (["chat", world["bundle"], "--wav", "bad.wav", "--max-sec", "1"], any_of(refused("bad"), ends)),
     }

@@ -114,7 +114,7 @@ def _artifact(
                 ended = finish([*arguments, "--out", str(folder / "out")], folder, max_sec=MAX_SEC)
                 problem = unreadable(ended)
                 is_plain = name in ("speak", "pseudo-label") and file.name == "manifest.json" and change is delete
-                if not problem and ended.status == 0 and change is not flip and not is_plain:
+                if not problem and ended.status == 0 and not is_plain:
                     problem = "was read without a remark"
                 yield Trial("damage", name, f"{arguments[0]}: {file} {change_name}", problem)
             shutil.rmtree(folder)

@@ -38,12 +38,19 @@ def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
         shutil.rmtree(own.parent)
 
 
+def _written(folder: Path) -> Iterator[Path]:
+    """Yield the files that a command has written."""
+    return (path for out in folder.glob("out*") for path in (out, *out.rglob("*")) if path.is_file())
+
+
 def _problem(case: Case, folder: Path, is_program: bool) -> str | None:
     how = {"is_program": is_program or not case.has_reader, "has_reader": case.has_reader}
     ended = finish(case.arguments(folder), folder, case.max_sec, stdin=case.stdin, environment=case.environment, **how)
     problem = (unreadable(ended) if case.has_reader else None) or case.check(ended, folder)
     if (folder / "canary").exists():
         return "code that came with the input was executed"
+    if "secret" in ended.output or any(b"secret" in path.read_bytes() for path in _written(folder)):
+        return "printed or stored a password"  # which all URLs with user information have as theirs
     if outside := [path.name for path in folder.parent.iterdir() if path != folder]:
         return f"wrote outside of its directory: {', '.join(outside)}"
     return problem

@@ -144,11 +144,35 @@ def _flags(world: World) -> Iterator[Case]:
         "--url not a URL": ([*interleave, *model, "--url", "not a url"], refused("url")),
         "--url with a password": (
             [*interleave, *model, "--url", "http://u:secret@127.0.0.1:9/v1?k=secret"],
-            _no_secret,
+            refused("127.0.0.1"),
         ),
         "--url of a file": ([*interleave, *model, "--url", "file:///etc/passwd"], refused("url")),
         "--aligned for text": ([*interleave, *model, "--tokenizer", "nowhere"], refused("nowhere")),
         "info of nothing": (["info", "nowhere"], refused("nowhere")),
+        "info of a URL without an artifact": (
+            ["info", "file://me:secret@/nowhere?key=secret", "--verify"],
+            refused("nowhere"),
+        ),
+        "info of an artifact at a URL": (["info", f"file://{world['tokenize']}", "--verify"], succeeds),
+        "info of an unknown URL": (["info", "gopher://me:secret@host/x"], refused("gopher")),
+        "pack of a URL": (
+            ["pack", "s3://me:secret@b/x?key=secret", "--lm", "lm", "--out", "out"],
+            refused("s3://b/x is a URL"),
+        ),
+        "pack for a model at a URL": (
+            ["pack", world["interleave"], "--lm", "s3://me:secret@b/x", "--out", "out"],
+            refused("s3://b/x is a URL"),
+        ),
+        "tokenize of a URL": (
+            ["tokenize", "s3://me:secret@b/x", "--tokenizer", world["train-tokenizer"], "--out", "out"],
+            refused("s3://b/x is a URL"),
+        ),
+        "a recipe at a URL": (["pretrain", "s3://me:secret@b/x.toml"], refused("s3://b/x.toml is a URL")),
+        "tokens at a URL": (
+            ["pretrain", world["pretrain.toml"], "--tokens", "file://me:secret@/nowhere", "--out", "out"],
+            refused("nowhere"),
+        ),
+        "output at a URL": ([*texts[:-1], "s3://me:secret@b/out"], refused("s3://b/out is a URL")),
         "info of a file": (["info", world["corpus.jsonl"]], refused("corpus.jsonl")),
         "info of a directory": (["info", "."], refused("manifest.json")),
         "view of text": (["view", world["corpus.jsonl"], "--out", "out.html"], refused("corpus.jsonl")),
@@ -180,13 +204,6 @@ def _interleaving(world: World) -> Iterator[Case]:
         for value in given:
             words = flag.strip("-").split("-")[0]
             yield _command("flags", f"interleave {flag} {value[:20]}", [*interleave, flag, value], refused(words))
-
-
-def _no_secret(ended: Ended, folder: Path) -> str | None:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    if "secret" in ended.output or any(b"secret" in path.read_bytes() for path in files):
-        return "printed or stored the password"
-    return refused("127.0.0.1")(ended, folder)
 
 
 def _environments(world: World) -> Iterator[Case]:

@@ -272,6 +272,12 @@ def test_incompatible_flags_end_with_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_speech_at_a_url_is_named(times: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--aligned", str(times), "--tokenizer", str(tokenizer), "--out", str(times.parent / "out")]
+    assert cli.run(["interleave", "s3://me:key@bucket/speech", *flags]) == 2
+    assert capsys.readouterr().err == "weft: s3://bucket/speech is a URL: copy it to a disk\n"
+
+
 def test_the_command_line_creates_the_same_documents(corpus: Path, times: Path, tokenizer: Path) -> None:
     out = corpus.parent / "command"
     flags = ["--aligned", str(times), "--tokenizer", str(tokenizer), "--out", str(out)]

@@ -24,6 +24,7 @@ import numpy as np
 from weft import artifacts
 from weft.artifacts import Manifest
 from weft.audio import SAMPLE_RATE_HZ
+from weft.config import reject_url
 from weft.data import job
 from weft.data.datasets import write_document_part
 from weft.data.job import Report
@@ -52,6 +53,9 @@ def run(config: InterleaveConfig) -> Manifest:
     aligned, tokenizer = config.aligned, config.tokenizer
     assert aligned is not None
     assert tokenizer is not None
+    for source in config.corpus:  # manifests of speech, unlike texts, are paths
+        if not Path(source).exists():
+            reject_url(source)
     parents = {"tokenizer": artifacts.read_parent(tokenizer, KIND)}
     utterances = read_manifest(*config.corpus)
     alignments = Alignments.of(aligned)

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import feather
 
 from tests.data.corpora import read_in_tasks
-from weft.data import arrow_stream
+from weft.data import arrow_stream, tables
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
@@ -49,6 +49,14 @@ def test_every_type_of_text_is_read_by_any_number_of_tasks(tmp_path, name, kind)
         documents, skipped = read_in_tasks(TextCorpus.of(path), num_tasks)
         assert [(d.id, d.text) for d in documents] == [(str(i), text) for i, text in enumerate(VALUES)]
         assert (skipped.bad, skipped.bad_bytes, skipped.total_bytes) == ([], 0, path.stat().st_size)
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_every_encoding_of_parquet_is_read(tmp_path, encoding):
+    path = write(tmp_path / "a.parquet", pa.table({"text": TEXTS}), use_dictionary=False, column_encoding=encoding)
+    documents, skipped = read_in_tasks(TextCorpus.of(path), 3)
+    assert [d.text for d in documents] == VALUES
+    assert skipped.bad == []
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
@@ -123,6 +131,34 @@ def test_an_arrow_batch_that_decompresses_to_too_much_is_not_read(tmp_path, monk
     documents, skipped = read_in_tasks(TextCorpus.of(tmp_path), 2)
     assert len(documents) == 300
     assert "decompresses to 30" in skipped.bad[0][1]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_a_page_that_decompresses_to_too_much_is_not_read(tmp_path, monkeypatch, version, encoding):
+    """Row groups that expand much are read if all of their pages are small."""
+    monkeypatch.setattr(tables, "_MAX_GROUP_BYTES", 10_000)
+    monkeypatch.setattr(tables, "_MAX_PAGE_BYTES", 200_000)
+    options = {"use_dictionary": False, "column_encoding": encoding, "data_page_version": version}
+    for name, page_bytes in (("small", 50_000), ("large", 1 << 30)):
+        path = tmp_path / f"{name}.parquet"
+        table = pa.table({"text": ["a" * 1000] * 1000})
+        pq.write_table(table, path, compression="zstd", write_batch_size=20, data_page_size=page_bytes, **options)
+        documents, skipped = read_in_tasks(TextCorpus.of(path), 2)
+        assert len(documents) == (1000 if name == "small" else 0)
+        assert len(documents) + skipped.num_bad == 1000
+    assert "have a page that decompresses to 100" in skipped.bad[0][1]
+    assert skipped.bad_bytes == pytest.approx(path.stat().st_size, abs=2)
+
+
+def test_the_memory_for_long_texts_is_that_of_a_few(tmp_path):
+    texts = [f"{i} " + "long " * 50_000 for i in range(500)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression="zstd", write_batch_size=10)
+    before, held = pa.total_allocated_bytes(), 0
+    for document, text in zip(read_texts(tmp_path / "a.parquet"), texts, strict=True):
+        assert document.text == text.strip()
+        held = max(held, pa.total_allocated_bytes() - before)
+    assert 0 < held < 30_000_000  # of 125 MB
 
 
 MEASURE = """

@@ -6,7 +6,7 @@ before a damage are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,16 +18,18 @@ import pyarrow.parquet as pq
 from weft.data.arrow_stream import batches_of, scan
 from weft.data.compression import is_damage
 from weft.data.file_range import FileRange, TextDocument, document_of
-from weft.data.lines import MAX_DOCUMENT_BYTES
+from weft.data.parquet_pages import largest_page
 from weft.data.skipped import Skipped
 from weft.data.storage import is_url, open_file
 from weft.errors import UserError, reason_of
 from weft.text.inputs import id_of
 
-_BATCH_ROWS = 1000
+_BATCH_ROWS = 16  # of Parquet; more are not read faster
 _SLICE_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 20
-_MAX_EXPANSION = 256  # of text by decompression; more is not text
+_MAX_EXPANSION = 16  # by decompression, of most texts
+_MAX_GROUP_BYTES = 256 << 20  # decompressed, of a row group that expands more and whose pages are not examined
+_MAX_PAGE_BYTES = 384 << 20  # decompressed, in such a group; pyarrow holds two
 _STRINGS = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _OTHER = object()  # a value that is not text
 
@@ -46,19 +48,44 @@ def read_parquet(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
     """Yield the documents of a Parquet file that begin in a range. A row group can be longer than several ranges."""
     with file.open() as f, pq.ParquetFile(f) as parquet:
         columns, metadata = _columns(parquet.schema_arrow, file.path), parquet.metadata
-        strings = tuple(name for name in columns if _is_string(parquet.schema_arrow.field(name).type))
     own, first = file.rows(metadata.num_rows), 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         rows = range(max(first, own.start), min(first + group.num_rows, own.stop))
         if rows:
-            group_rows = _parquet_rows(file.path, file.size_bytes, number, columns, strings)
+            chunks = [
+                c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.split(".")[0] in columns
+            ]
+            batch_rows = 1 if any(_expands(chunk, _SLICE_BYTES) for chunk in chunks) else _BATCH_ROWS
+            group_rows = _parquet_rows(file.path, file.size_bytes, number, columns, batch_rows)
             table = _Table(file, metadata.num_rows, first, group_rows)
-            if _is_bomb(group, columns):
-                _skip(rows, f"their row group expands more than {_MAX_EXPANSION} times", table, skipped)
+            if problem := _page_problem(file, chunks):
+                _skip(rows, problem, table, skipped)
             else:
                 yield from _documents(table, rows, skipped)
         first += group.num_rows
+
+
+def _expands(chunk: Any, min_bytes: int) -> bool:
+    """Whether a column chunk has more than `min_bytes` and is much larger than in the file, which texts rarely are."""
+    size_bytes: int = chunk.total_uncompressed_size
+    return size_bytes > max(min_bytes, _MAX_EXPANSION * chunk.total_compressed_size)
+
+
+def _page_problem(file: FileRange, chunks: Sequence[Any]) -> str | None:
+    """Return why a row group cannot be read in bounded memory, or None. pyarrow decompresses a page as a whole."""
+    for chunk in chunks:
+        if not _expands(chunk, _MAX_GROUP_BYTES):
+            continue
+        start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+        try:
+            with file.open() as f:
+                largest = largest_page(f, start, chunk.total_compressed_size)
+        except ValueError as e:
+            return f"they cannot be read: {reason_of(e)}"
+        if largest > _MAX_PAGE_BYTES:
+            return f"they have a page that decompresses to {largest} bytes"
+    return None
 
 
 def read_arrow(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
@@ -108,13 +135,12 @@ class _Rows:
 
 
 @lru_cache(maxsize=1)
-def _parquet_rows(path: str, size_bytes: int, group: int, columns: tuple[str, ...], strings: tuple[str, ...]) -> _Rows:
-    """Return the rows of a row group. Columns of `strings` stay dictionaries, which are not expanded."""
-
+def _parquet_rows(path: str, size_bytes: int, group: int, columns: tuple[str, ...], batch_rows: int) -> _Rows:
     def batches() -> Iterator[pa.RecordBatch]:
+        # Dictionaries are expanded: pyarrow would copy all values before a batch into the dictionary of that batch.
         options: dict[str, Any] = {"page_checksum_verification": True, "buffer_size": _BUFFER_BYTES}
-        with open_file(path, size_bytes) as f, pq.ParquetFile(f, read_dictionary=strings, **options) as parquet:
-            yield from parquet.iter_batches(_BATCH_ROWS, [group], columns, use_threads=False)
+        with open_file(path, size_bytes) as f, pq.ParquetFile(f, **options) as parquet:
+            yield from parquet.iter_batches(batch_rows, [group], columns, use_threads=False)
 
     return _Rows(batches)
 
@@ -136,14 +162,6 @@ def _columns(schema: pa.Schema, path: str) -> tuple[str, ...]:
     if "text" not in schema.names:
         raise UserError(f"{path} has no column `text` (it has {', '.join(schema.names)}): rename the column with texts")
     return tuple(name for name in ("id", "text") if name in schema.names)
-
-
-def _is_bomb(group: Any, columns: tuple[str, ...]) -> bool:
-    """Whether the columns of a row group are much larger than in the file, which text is not."""
-    parts = [group.column(i) for i in range(group.num_columns)]
-    own = [part for part in parts if part.path_in_schema.split(".")[0] in columns]
-    packed, size_bytes = sum(p.total_compressed_size for p in own), sum(p.total_uncompressed_size for p in own)
-    return size_bytes > max(MAX_DOCUMENT_BYTES, _MAX_EXPANSION * packed)
 
 
 def _documents(table: _Table, rows: range, skipped: Skipped) -> Iterator[TextDocument]:
@@ -222,7 +240,3 @@ def _check(column: pa.Array) -> None:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return kind in _STRINGS.values()
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return kind in _STRINGS or _is_binary(kind) or pa.types.is_dictionary(kind)

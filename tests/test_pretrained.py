@@ -3,15 +3,18 @@
 import json
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import weft
+from weft.artifacts import loading
 from weft.errors import UserError
 from weft.lm.model import load_causal_lm
 from weft.pretrained import load_pretrained
+from weft.vocab import train_text_tokenizer
 
 CODE = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\nclass A: pass\n"
 
@@ -42,6 +45,19 @@ def test_code_in_the_directory_is_not_executed(folder: Path, kind: type, monkeyp
     with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
         load_causal_lm(folder, "auto")
     assert not list(folder.rglob("executed"))
+
+
+def test_a_damaged_text_tokenizer_is_an_error_of_its_file(folder: Path) -> None:
+    train_text_tokenizer(["the cat sat"] * 9, 300).save_pretrained(folder)
+    content = (folder / "tokenizer.json").read_text()
+    for field in dict.fromkeys(re.findall(r'"([a-z_]+)":', content)):
+        (folder / "tokenizer.json").write_text(content.replace(f'"{field}":', f'"{field}x":', 1))
+        with suppress(UserError), loading(folder, "a text tokenizer"):
+            load_pretrained(AutoTokenizer, folder)
+    (folder / "tokenizer.json").write_text(content.replace('"rstrip":', '"rstrix":', 1))
+    message = r"cannot be loaded as a text tokenizer \(missing field `rstrip`"
+    with pytest.raises(UserError, match=message), loading(folder, "a text tokenizer"):
+        load_pretrained(AutoTokenizer, folder)
 
 
 @pytest.mark.parametrize("name", ["somebody/kernel", {"": "somebody/kernel"}])

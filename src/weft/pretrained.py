@@ -77,6 +77,10 @@ def _errors() -> Iterator[None]:
         raise ValueError("its pickled weights contain more than tensors: use a copy in safetensors format") from e
     except StrictDataclassError as e:
         raise ValueError(f"config.json is not valid, {' '.join(str(e).split())}") from e
+    except Exception as e:
+        if type(e) is Exception:  # of tokenizers, which is written in Rust
+            raise ValueError(str(e)) from e
+        raise
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tests.data.corpora import jsonl
 from weft.audio import save
 from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
 from weft.errors import UserError
+from weft.plan import Plan, open_draft
 from weft.records import Utterance
 
 
@@ -174,3 +175,36 @@ def test_a_name_that_no_file_can_have_is_a_bad_item(tmp_path):
     utterances = read_manifest(tmp_path)
     assert speech_id(utterances)
     assert all(isinstance(length, str) for length in audio_lengths(utterances))
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    """A directory of speech that weft has created."""
+    with open_draft(tmp_path / "speech", Plan("audio", {"voice": "a"})) as draft:
+        (draft.folder / "manifest.jsonl").write_bytes(jsonl([{"id": "u1", "audio": "u1.wav"}]))
+        save(draft.folder / "u1.wav", np.zeros(100, np.float32), 16_000)
+    return tmp_path / "speech"
+
+
+def test_speech_that_weft_created_is_checked_as_every_artifact_is(artifact):
+    path = artifact / "manifest.json"
+    content = path.read_bytes()
+    for given in (artifact, artifact / "manifest.jsonl"):
+        assert [u.id for u in read_manifest(given)] == ["u1"]
+        for stop in range(len(content) - 2):  # the last characters are a brace and perhaps a newline
+            path.write_bytes(content[:stop])
+            with pytest.raises(UserError, match=r"speech/manifest\.json is damaged"):
+                read_manifest(given)
+        path.write_bytes(content.replace(b'"voice": "a"', b'"voice":"b"'))
+        with pytest.raises(UserError, match=r"settings, parents or files in manifest\.json were edited"):
+            read_manifest(given)
+        path.write_bytes(content)
+    (artifact / "u1.wav").write_bytes(b"")
+    with pytest.raises(UserError, match=r"u1\.wav has 0 bytes"):
+        read_manifest(artifact)
+
+
+@pytest.mark.parametrize("content", [b'{"audio_filepath": "a.wav"}\n' * 2, b"{}", b"[]", b"text", b'{"kind": "x"}'])
+def test_a_manifest_json_of_others_is_not_read(artifact, content):
+    (artifact / "manifest.json").write_bytes(content)
+    assert [u.id for u in read_manifest(artifact)] == ["u1"]

@@ -174,6 +174,7 @@ def test_another_setting_blocks_a_resume_and_both_values_are_reported(
 
 def test_edited_speech_and_settings_block_the_resume_of_a_partial_tokenizer(speech: Path, tmp_path: Path) -> None:
     shutil.copytree(speech, tmp_path / "speech")
+    (tmp_path / "speech/manifest.json").unlink()  # otherwise it is an artifact, in which nothing may be edited
     recipe = replace(config(tmp_path / "speech", tmp_path / "out"), held_out=())
     with interrupted_at(3), pytest.raises(KeyboardInterrupt):
         run(recipe)

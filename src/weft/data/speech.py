@@ -20,24 +20,26 @@ from typing import Any
 
 import numpy as np
 
-from weft import progress
+from weft import artifacts, progress
 from weft.audio import SAMPLE_RATE_HZ, file_of, load, num_samples, with_time_range
 from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
 from weft.data.skipped import Skipped
 from weft.errors import UserError
-from weft.files import content_id, file_digests
+from weft.files import content_id, file_digests, json_object
 from weft.records import Utterance
 from weft.text.inputs import id_of, numbered_lines, parse_json
 
 MANIFEST_NAME = "manifest.jsonl"
 _TEXTS = ("text", "speaker", "language", "source")
+_ARTIFACT = b'{\n "kind": "'  # the beginning of a manifest.json that weft writes
 
 
 def read_manifest(*paths: str | Path) -> list[Utterance]:
     """Read the utterances of manifests, audio files and directories, with absolute audio paths.
 
     A directory stands for its manifest.jsonl, or for all audio files below it, with their relative paths without
-    suffix as ids. Audio files are not opened. Raises UserError for a path without any utterance.
+    suffix as ids. Audio files are not opened. Raises UserError for a path without any utterance, and for an artifact
+    whose files differ in name or size from its manifest.json, which is damaged or has been edited.
     """
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
@@ -109,6 +111,8 @@ def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:
         raise UserError(f"{path} does not exist: give a {MANIFEST_NAME}, an audio file, or a directory of them")
     manifest = path / MANIFEST_NAME if path.is_dir() else path
     if manifest.is_file() and manifest.suffix == ".jsonl":
+        if manifest.name == MANIFEST_NAME and _is_artifact(manifest.parent):
+            artifacts.read(manifest.parent)
         yield from _lines(manifest)
         return
     files: list[tuple[Path, str | None]] = [(path, None)] if path.suffix.lower() in AUDIO_SUFFIXES else []
@@ -123,6 +127,18 @@ def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:
         assert name is not None
         audio = os.path.abspath(file) if problem is None else ""
         yield Utterance(name, audio, problem=problem), str(file)
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a directory has a manifest.json of weft, intact, edited or truncated. Other files may have that name."""
+    path = folder / artifacts.MANIFEST
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    try:
+        return {"kind", "fingerprint"} <= json_object(content, path.name).keys()
+    except ValueError:
+        return content.startswith(_ARTIFACT) or _ARTIFACT.startswith(content)
 
 
 def _lines(manifest: Path) -> Iterator[tuple[Utterance, str]]:

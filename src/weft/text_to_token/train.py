@@ -144,9 +144,8 @@ def _initial_model(
     codebook, seed = load_codebook(config.tokenizer), config.train.seed
     if config.base is not None:
         on_meta = not distributed.is_main_process()
-        model, text_tokenizer = load_causal_lm(
-            config.base, torch.float32, on_meta
-        )  # bf16 would round small updates away
+        # bf16 would round small updates away.
+        model, text_tokenizer = load_causal_lm(config.base, torch.float32, on_meta)
         return model, extend_lm(model, text_tokenizer, len(codebook), seed, codebook)
     texts = (prompt_text(u.text or "", u.speaker) for u in utterances)
     text_tokenizer = extend_tokenizer(train_text_tokenizer(texts, config.vocab_size), len(codebook))

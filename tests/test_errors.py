@@ -33,6 +33,7 @@ def test_printable_text_is_unchanged_and_other_characters_are_escaped():
 def test_urls_keep_their_host_and_path():
     assert without_secrets("s3://bucket/key a.txt") == "s3://bucket/key a.txt"
     assert without_secrets("hf://datasets/me/books@main/a.parquet") == "hf://datasets/me/books@main/a.parquet"
+    assert without_secrets("memory:///me:key@bucket/a") == "memory:///bucket/a"
     assert without_secrets("(https://u:p@h.org/x.gz?X-Amz-Signature=1&b=2)") == "(https://h.org/x.gz)"
 
 

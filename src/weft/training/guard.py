@@ -39,6 +39,11 @@ class StepGuard:
         """Whether the last step was not skipped. If it was, the weights themselves may be the reason."""
         return self._skipped_in_a_row == 0
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The number of skipped steps, if there are any."""
+        return {"skipped_steps": self.skipped_steps} if self.skipped_steps else {}
+
     def should_step(self, step: int, norm: float, title: str) -> bool:
         """Return whether `step` updates the weights with gradients of this norm; report a skipped step on stderr.
 

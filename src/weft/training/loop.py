@@ -84,22 +84,16 @@ def fit(
         is_due = False
         for step in range(first_step, config.steps):
             before_step(step)
-            # Dropout is a function of the step, as the batch is, and differs between items.
-            torch.manual_seed(hash((config.seed, step)) + distributed.rank())
             optimizer.set_lr(config.lr_at(step))
-            objective.zero_grad(set_to_none=True)
             is_first = step == first_step  # it may compile, read the first data and connect the devices
             with nullcontext() if is_first else distributed.step_timeout(config.step_timeout_minutes):
                 losses = _backward(objective, batch_at, parts_of(step), config, step)
                 norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
             if guard.should_step(step, norm, title):
                 optimizer.step()
-            more = after_step(step, guard.last_step_ok)
-            note = ""
-            if config.is_logged(step) or not guard.last_step_ok:
-                skipped = {"skipped_steps": guard.skipped_steps} if guard.skipped_steps else {}
-                note = _write(log, step, losses, {**more, "lr": config.lr_at(step), "grad_norm": norm, **skipped})
-            advance(1, note)
+            metrics = {**after_step(step, guard.last_step_ok), "lr": config.lr_at(step), "grad_norm": norm}
+            is_logged = config.is_logged(step) or not guard.last_step_ok
+            advance(1, _write(log, step, losses, {**metrics, **guard.metrics}) if is_logged else "")
             is_due = is_due or config.is_checkpointed(step)
             if is_due and (guard.last_step_ok or step + 1 == config.steps):
                 is_due = False
@@ -167,6 +161,9 @@ def _backward(
     Each rank ends with one backward pass that sums the gradients, even if it has no items. A sharded model sums in
     every pass, so ranks with fewer micro-batches repeat one with weight 0.
     """
+    # Dropout is a function of the step, as the batch is, and differs between items.
+    torch.manual_seed(hash((config.seed, step)) + distributed.rank())
+    objective.zero_grad(set_to_none=True)
     device = next(objective.parameters()).device
     batches = [batch for part in parts if (batch := batch_at(step, part)) is not None]
     total = max(1, distributed.all_reduce_sum(sum(map(len, batches))))

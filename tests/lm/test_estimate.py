@@ -230,10 +230,11 @@ def test_a_dry_run_has_a_row_for_each_number_of_gpus(config, capsys):
     assert "An item is one sequence of 32 tokens." in lines[-1]
 
 
-def test_a_dry_run_rejects_what_a_run_rejects(config, tmp_path):
+def test_a_dry_run_rejects_what_a_run_rejects(config, tmp_path, capsys):
     config = replace(config, dry_run=True)
     with pytest.raises(UserError, match="max_epochs"):
         pretrain.run(replace(config, max_epochs=0.01))
+    assert "parameters" in printed(capsys)[0]  # of a model that more data will be for
     with pytest.raises(UserError, match="weights lacks"):
         pretrain.run(replace(config, weights={"speech": 1.0}))
     with pytest.raises(UserError, match="max_seq_len is 257: give 2 to 256"):

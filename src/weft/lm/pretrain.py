@@ -34,7 +34,7 @@ from weft.lm.held_out import base_losses, held_out_losses, merge_losses
 from weft.lm.lora import LoraConfig, adapt, fp32_activations, merge
 from weft.lm.loss_meter import Units
 from weft.lm.micro_batches import MicroBatches
-from weft.lm.mixture import Mixture
+from weft.lm.mixture import Mixture, SourceUse
 from weft.lm.model import KIND, LanguageModel, SaveDtype, dtype_to_save, round_weights, save
 from weft.lm.monitor import MicroBatch, TrainingMonitor
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses, training_mode
@@ -271,16 +271,16 @@ def _parents(config: PretrainConfig, vocab: SpeechVocab) -> dict[str, Manifest]:
 
 
 def _print_estimate(config: PretrainConfig) -> None:
-    """Print the estimate and, if the token shards exist, the mixture, which is checked as before a run."""
+    """Print the estimate and, if the token shards exist, the mixture, which is checked at the end as before a run."""
     if launch.rank():
         return
+    uses: dict[str, SourceUse] = {}
     steps = f"{config.train.steps:,} steps of {config.batch_tokens:,}"
     tokens, basis = config.train.steps * config.batch_tokens, steps
     largest_step_tokens = 0
     if all(is_url(str(folder)) or Path(folder).exists() for folder in config.tokens):
         mixture = _mixture(config)
         uses = mixture.uses()
-        check_epochs(uses, config.max_epochs)
         show(uses, tokens)
         tokens, basis = sum(use.tokens_drawn for use in uses.values()), f"of the shards, in {steps}"
         largest_step_tokens = _largest_step_tokens(mixture, config.train.steps)
@@ -296,6 +296,7 @@ def _print_estimate(config: PretrainConfig) -> None:
         largest_step_tokens=largest_step_tokens,
     )
     progress.show(*estimate.lines(details | {"tokens": f"{tokens:,} ({basis})"}))
+    check_epochs(uses, config.max_epochs)
 
 
 def _largest_step_tokens(mixture: Mixture, steps: int) -> int:

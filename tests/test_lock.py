@@ -87,6 +87,18 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, writer, flags):
     assert names_in(tmp_path) == ["codes/log/plan.json", "codes/manifest.json", "codes/part"]
 
 
+def test_the_lock_of_a_process_that_was_killed_after_its_artifact_was_complete_is_removed(tmp_path):
+    plan = Plan("codes", {})
+    create(tmp_path / "codes", plan, write)
+    lock_file(tmp_path / "codes").write_text(f"{socket.gethostname()} 1 ")
+    with locked(tmp_path / "codes"):  # it is still ending
+        create(tmp_path / "codes", plan, write)
+        assert owner_of(tmp_path / "codes").pid == os.getpid()
+    lock_file(tmp_path / "codes").write_text(f"{socket.gethostname()} 1 ")
+    create(tmp_path / "codes", plan, write)
+    assert names_in(tmp_path) == ["codes/log/plan.json", "codes/manifest.json", "codes/part"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, RuntimeError])
 def test_an_error_removes_the_lock(tmp_path, error):
     def fail():

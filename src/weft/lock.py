@@ -89,6 +89,13 @@ def locked(out: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def remove_abandoned_lock(out: Path) -> None:
+    """Remove the lock file that a process left when it was killed after it had created `out`."""
+    if lock_file(out).exists():
+        with suppress(UserError, OSError), locked(out):  # unless a process holds it, or it cannot be removed
+            pass
+
+
 def _open(out: Path, path: Path) -> int:
     """Return a descriptor of the lock file, locked. Raises UserError as `locked` does."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

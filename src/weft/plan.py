@@ -26,7 +26,7 @@ from weft.artifacts import MANIFEST, Manifest, fingerprint, kind_name, loading, 
 from weft.config import defaults_of, reject_url, settings_of
 from weft.errors import UserError
 from weft.files import ContentId, read_json_object, remove_temporary_files, sync, sync_tree, write_json
-from weft.lock import locked
+from weft.lock import locked, remove_abandoned_lock
 from weft.model_card import write_card
 
 _PLAN = "log/plan.json"
@@ -134,6 +134,7 @@ def is_created(out: Path, plan: Plan, licence: str | None = None) -> bool:
         found["licence"] = licences
     if found:
         raise UserError(f"{out} was created with {plan.describe(found)}: choose another --out, or delete {out}")
+    remove_abandoned_lock(Path(os.path.normpath(out)))
     return True
 
 

@@ -30,8 +30,8 @@ from transformers import Cache, WhisperConfig, WhisperForConditionalGeneration
 
 from weft.audio import SAMPLE_RATE_HZ
 from weft.config import NonNegativeInt, PositiveInt
-from weft.device import attn_implementation
 from weft.errors import UserError
+from weft.tokenizer.attention import ATTENTION
 from weft.tokenizer.fsq import FiniteScalarQuantizer
 from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 
@@ -77,7 +77,7 @@ class BottleneckWhisper(nn.Module):
         super().__init__()
         self.config = config
         self.whisper = whisper
-        whisper.set_attn_implementation(attn_implementation())
+        whisper.set_attn_implementation(ATTENTION)
         encoder = whisper.model.encoder
         max_layer = len(encoder.layers) - (not config.encoder_only)
         if not 0 < config.layer <= max_layer:

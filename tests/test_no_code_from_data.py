@@ -13,7 +13,7 @@ ROOT = Path(weft.__file__).parent
 # Where each name may be used, and what it executes there.
 ALLOWED = {
     "subprocess": {
-        "voices/engines.py",  # the programs of `command:` voices, which a recipe or a flag names
+        "voices/program.py",  # the programs of `command:` voices, which a recipe or a flag names
         "data/cluster.py",  # Slurm's own programs
     },
     "pickle": {

@@ -18,38 +18,40 @@ VOICES = [parse(spec) for spec in ("en-us", "en-gb+f3?speed=150&pitch=60", "en-u
 
 def test_samples_depend_on_text_and_voice_only():
     """Repeat each voice after another one, and in several threads."""
-    first = {voice: synthesize(TEXT, voice)[0] for voice in VOICES}
+    first = {voice: synthesize(TEXT, voice).samples for voice in VOICES}
     for voice in reversed(VOICES):
         synthesize("Quite another sentence, and a longer one at that!", VOICES[1])
-        np.testing.assert_array_equal(synthesize(TEXT, voice)[0], first[voice])
+        np.testing.assert_array_equal(synthesize(TEXT, voice).samples, first[voice])
     with ThreadPoolExecutor(4) as pool:
-        for samples, _ in pool.map(lambda _: synthesize(TEXT, VOICES[0]), range(8)):
-            np.testing.assert_array_equal(samples, first[VOICES[0]])
+        for speech in pool.map(lambda _: synthesize(TEXT, VOICES[0]), range(8)):
+            np.testing.assert_array_equal(speech.samples, first[VOICES[0]])
 
 
 def test_speech_has_the_length_and_level_of_speech():
-    samples, rate_hz = synthesize(TEXT, VOICES[0])
+    speech = synthesize(TEXT, VOICES[0])
+    samples, rate_hz = speech.samples, speech.sample_rate_hz
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert 1.0 < len(samples) / rate_hz < 3.0
     assert 0.1 < np.abs(samples).max() <= 1.0
-    assert not synthesize("...", VOICES[0])[0].any()
+    assert not synthesize("...", VOICES[0]).samples.any()
 
 
 def test_speed_and_pitch_change_the_speech():
     def length(spec):
-        return len(synthesize(TEXT, parse(spec))[0])
+        return len(synthesize(TEXT, parse(spec)).samples)
 
     def pitch_hz(spec):
-        samples, rate_hz = synthesize("Oh.", parse(spec))
-        x = samples - samples.mean()
+        speech = synthesize("Oh.", parse(spec))
+        x, rate_hz = speech.samples - speech.samples.mean(), speech.sample_rate_hz
         correlation = np.correlate(x, x, "full")[len(x) - 1 :]
         low, high = rate_hz // 400, rate_hz // 60
         return rate_hz / (low + correlation[low:high].argmax())
 
     assert length("en-us?speed=120") > 1.2 * length("en-us") > 1.2 * length("en-us?speed=220")
     assert pitch_hz("en-us?pitch=90") > 1.2 * pitch_hz("en-us?pitch=10")
-    assert not np.array_equal(synthesize(TEXT, parse("en-us"))[0], synthesize(TEXT, parse("en-gb"))[0])
+    us, gb = (synthesize(TEXT, parse(spec)).samples for spec in ("en-us", "en-gb"))
+    assert not np.array_equal(us, gb)
 
 
 @pytest.mark.parametrize(

@@ -5,39 +5,30 @@
 A voice is a string:
 
     espeak:LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]    espeak-ng, in this process
-    command:PROGRAM ... {text_file} ... {out} ...                     any program that converts a text file to WAV
+    command:PROGRAM ... {text_file} ... {out} ...                     a program that converts a text file to WAV
+    command:PROGRAM ...                                               a program that answers each line of text with the
+                                                                      path of a sound file
+    NAME=VOICE, NAME@LANGUAGE=VOICE                                   a voice with another name (and language)
 
 `python -m weft.voices.espeak` lists espeak's languages and variants. A command may contain a key of a service.
-Messages, manifests and results therefore have `voice_name` in its place. A recipe with such a voice executes the
+Messages, manifests and results therefore have the name of a voice in its place. A recipe with such a voice executes the
 command, so use only recipes that you trust.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shlex
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+import re
+from dataclasses import replace
+from functools import cache
 
-import numpy as np
-import soundfile
+from weft.errors import UserError, printable, without_secrets
+from weft.voices import command, espeak
+from weft.voices.voice import Engine, Speech, Voice
 
-from weft.errors import UserError, without_secrets
-from weft.voices import espeak
-
-_PLACEHOLDERS = ("{text_file}", "{out}")
-_MIN_KEY_CHARS = 8
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Mono samples (S,), float32 in [-1, 1]."""
-
-    samples: np.ndarray
-    sample_rate_hz: int
+ENGINES: dict[str, Engine] = {"command": command, "espeak": espeak}
+_NAMED = re.compile(
+    rf"(?!command:)(?P<name>\S+?)(?:@(?P<language>[\w-]+))?=(?P<voice>(?:{'|'.join(ENGINES)}):.*)", re.DOTALL
+)
 
 
 def speak(text: str, voice: str) -> Speech:
@@ -45,88 +36,35 @@ def speak(text: str, voice: str) -> Speech:
 
     Raises UserError for an unknown or invalid voice and for a command that fails.
     """
-    engine, spec = _split(voice)
-    return Speech(*espeak.synthesize(text, espeak.parse(spec))) if engine == "espeak" else _run_command(text, spec)
+    return parse(voice).speak(text)
 
 
 def language_of(voice: str) -> str | None:
-    """Return the language of an espeak voice ("en-us"), None for a command. Raises UserError as `speak` does."""
-    engine, spec = _split(voice)
-    if engine == "espeak":
-        return espeak.parse(spec).language
-    _arguments(spec)
-    return None
+    """Return the language of a voice ("en-us"), None for a command without one. Raises UserError as `speak` does."""
+    return parse(voice).language
 
 
 def voice_name(voice: str) -> str:
-    """Return a name of a voice: an espeak voice itself, or command:PROGRAM-DIGEST for a command."""
-    engine, _, spec = voice.partition(":")
-    if engine == "espeak":
-        return voice
-    program = PurePath(spec.split(maxsplit=1)[0]).name if spec.strip() else ""
-    return f"command:{without_secrets(program)}-{hashlib.sha256(spec.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    """Return the name of a voice in manifests and results, which contains neither commands nor paths of models."""
+    return parse(voice).name
 
 
-def files_of(voice: str) -> list[Path]:
-    """Return the files that the command of a voice names, such as the program and its model, in order."""
-    engine, spec = _split(voice)
-    parts = [part for argument in (_arguments(spec) if engine == "command" else ()) for part in argument.split("=")]
-    return [path for path in map(Path, parts) if path.is_file()]
+@cache
+def parse(voice: str) -> Voice:
+    """Return a voice, with its model loaded. Raises UserError for an unknown or invalid voice."""
+    given, engine, spec = split(voice)
+    if given is None:
+        return ENGINES[engine].voice(spec, None)
+    name, _, language = given.partition("@")
+    own = ENGINES[engine].voice(spec, printable(name))
+    return replace(own, language=language or own.language, identity=f"{given}={own.identity}")
 
 
-def _split(voice: str) -> tuple[str, str]:
-    engine, _, spec = voice.partition(":")
-    if engine not in ("espeak", "command"):
+def split(voice: str) -> tuple[str | None, str, str]:
+    """Return NAME[@LANGUAGE] (None if not given), the engine, and the rest. Raises UserError for another engine."""
+    found = _NAMED.fullmatch(voice)
+    engine, _, spec = (found["voice"] if found else voice).partition(":")
+    if engine not in ENGINES:
         start = without_secrets(voice.split(maxsplit=1)[0]) if voice.strip() else ""
-        raise UserError(
-            f"voice {start!r} has no engine: write espeak:LANGUAGE or command:PROGRAM {' '.join(_PLACEHOLDERS)}"
-        )
-    return engine, spec
-
-
-def _arguments(template: str) -> list[str]:
-    try:
-        arguments = shlex.split(template)
-    except ValueError as e:
-        raise UserError(
-            f"voice {voice_name(f'command:{template}')} cannot be parsed ({e}): quote it as in a shell"
-        ) from e
-    for placeholder in _PLACEHOLDERS:
-        if not any(placeholder in argument for argument in arguments):
-            raise UserError(
-                f"voice {voice_name(f'command:{template}')} lacks {placeholder}: the program reads {_PLACEHOLDERS[0]} "
-                f"and writes {_PLACEHOLDERS[1]}"
-            )
-    return arguments
-
-
-def _run_command(text: str, template: str) -> Speech:
-    arguments, name = _arguments(template), voice_name(f"command:{template}")
-    from weft.audio import load  # imports torch, which a process that uses only espeak does not need
-
-    with tempfile.TemporaryDirectory(prefix="weft-voice-") as folder:
-        text_file, out = Path(folder, "text.txt"), Path(folder, "out.wav")
-        text_file.write_text(text + "\n", encoding="utf-8")
-        command = [a.replace("{text_file}", str(text_file)).replace("{out}", str(out)) for a in arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        except OSError as e:
-            raise UserError(f"voice {name} cannot be started ({e.strerror}): install its program") from e
-        if done.returncode != 0:
-            message = _without_arguments((done.stderr or done.stdout).strip().rsplit("\n", 1)[-1], command)
-            raise UserError(f"voice {name} failed ({message or 'no message'}): run it in a shell with a text file")
-        if not out.is_file():
-            raise UserError(f"voice {name} wrote no file to {{out}}: check its options")
-        try:
-            rate_hz = soundfile.info(out).samplerate
-        except soundfile.LibsndfileError as e:
-            raise UserError(f"voice {name} wrote no audio to {{out}}: it must write a WAV file") from e
-        return Speech(load(out, rate_hz), rate_hz)
-
-
-def _without_arguments(message: str, command: Sequence[str]) -> str:
-    """Return a program's message without its longer arguments, which may be keys."""
-    for argument in sorted(command[1:], key=len, reverse=True):
-        if len(argument) >= _MIN_KEY_CHARS:
-            message = message.replace(argument, "...")
-    return without_secrets(message)
+        raise UserError(f"voice {start!r} has no engine: write {':..., '.join(ENGINES)}:... (docs/formats.md)")
+    return (voice[: found.start("voice") - 1] if found else None), engine, spec

@@ -1,7 +1,6 @@
 """Speech synthesis by espeak-ng in this process, through the C interface of its speak_lib.h.
 
-    voice = parse("en-gb+f3?speed=150")
-    samples, rate_hz = synthesize("Good morning.", voice)
+    speech = voice("en-gb+f3?speed=150", None).speak("Good morning.")
 
 The samples depend on text and voice only. `python -m weft.voices.espeak` lists languages and variants.
 """
@@ -10,28 +9,28 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
-import difflib
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import espeakng_loader
 import numpy as np
 
 from weft import progress
 from weft.errors import UserError
+from weft.voices.voice import Speech, Voice, check_known, split_settings
 
 _SYNCHRONOUS = 2  # samples are returned within espeak_Synth, five times as fast as through its thread and queue
 _DO_NOT_EXIT = 0x8000  # otherwise the library ends the process when its data is missing
 _CHARS_UTF8 = 1
 _PARAMETERS = {"speed": (1, 80, 450), "pitch": (3, 0, 99)}  # number of the parameter, minimum, maximum
+_LISTED = "`python -m weft.voices.espeak` lists them"
 _LOCK = threading.Lock()
 _ON_SAMPLES = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009, for mypy on POSIX
@@ -48,7 +47,7 @@ class _Entry(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Voice:
+class Settings:
     """A language, espeak's name of the voice and variant, and (parameter, value) pairs."""
 
     language: str
@@ -56,28 +55,36 @@ class Voice:
     parameters: tuple[tuple[int, int], ...]
 
 
-@cache
-def parse(spec: str) -> Voice:
+def voice(spec: str, name: str | None) -> Voice:
+    """Return the voice LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]. Raises UserError as `parse` does."""
+    settings, identity = parse(spec), f"espeak:{spec}"
+    return Voice(partial(synthesize, settings=settings), name or identity, settings.language, identity)
+
+
+def speakers(spec: str) -> list[str]:
+    """Return the voice itself."""
+    return [spec]
+
+
+def parse(spec: str) -> Settings:
     """Parse LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]. Raises UserError for unknown or invalid parts."""
-    full_name, _, query = spec.partition("?")
-    language, plus, variant = full_name.partition("+")
+    full_name, settings = split_settings(f"espeak:{spec}", _PARAMETERS)
+    language, plus, variant = full_name.removeprefix("espeak:").partition("+")
     language = language.lower()
-    _check_known("voice", language, languages())
+    check_known("espeak has no voice", language, languages(), _LISTED)
     if plus:
-        _check_known("variant", variant, variants())
+        check_known("espeak has no variant", variant, variants(), _LISTED)
     parameters = []
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in _PARAMETERS:
-            raise UserError(f"voice espeak:{spec} sets {key!r}: give only {' and '.join(_PARAMETERS)}")
+    for key, value in settings.items():
         number, low, high = _PARAMETERS[key]
         if not value.isdecimal() or not low <= int(value) <= high:
             raise UserError(f"voice espeak:{spec} has {key}={value}: give a whole number from {low} to {high}")
         parameters.append((number, int(value)))
-    return Voice(language, f"{languages()[language]}{plus}{variant}", tuple(parameters))
+    return Settings(language, f"{languages()[language]}{plus}{variant}", tuple(parameters))
 
 
-def synthesize(text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    """Return mono samples (S,), float32 in [-1, 1], and their rate in Hz. Unpronounceable text gives silence."""
+def synthesize(text: str, settings: Settings) -> Speech:
+    """Return speech. Unpronounceable text gives silence, or no samples."""
     pieces: list[np.ndarray] = []
 
     @_ON_SAMPLES
@@ -89,14 +96,14 @@ def synthesize(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     encoded = text.replace("\0", " ").encode() + b"\0"
     with _library() as (library, rate_hz):
         library.espeak_SetSynthCallback(keep)
-        if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise UserError(f"espeak-ng cannot load its voice {voice.name}: reinstall the espeakng-loader package")
-        for parameter, value in voice.parameters:
+        if library.espeak_SetVoiceByName(settings.name.encode()) != 0:
+            raise UserError(f"espeak-ng cannot load its voice {settings.name}: reinstall the espeakng-loader package")
+        for parameter, value in settings.parameters:
             library.espeak_SetParameter(parameter, value, 0)
         with _delayed_interrupts():
             library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _CHARS_UTF8, None, None)
     samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    return samples / np.float32(32768), rate_hz
+    return Speech(samples / np.float32(32768), rate_hz)
 
 
 @contextmanager
@@ -163,13 +170,6 @@ def _codes(entry: _Entry) -> Iterator[str]:
         code = ctypes.string_at(ctypes.addressof(entry.languages.contents) + i + 1)
         yield code.decode().lower()
         i += len(code) + 2
-
-
-def _check_known(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"espeak has no {what} {name!r}: {hint}`python -m weft.voices.espeak` lists them")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ from weft.errors import UserError
 from weft.files import content_id, file_digests, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
-from weft.voices.engines import files_of, language_of, speak, voice_name
+from weft.voices.engines import parse, speak
 
 KIND = "audio"
 _SAMPLE_RATE_HZ = 16_000
@@ -86,7 +86,8 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
     """
     _check(lines)
     tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
-    settings = {"lines": content_id([astuple(line) for line in lines]), "sample_rate_hz": _SAMPLE_RATE_HZ}
+    spoken = [(line.id, line.text, parse(line.voice).identity, line.source) for line in lines]
+    settings = {"lines": content_id(spoken), "sample_rate_hz": _SAMPLE_RATE_HZ}
     plan = Plan(KIND, {**settings, **(voice_files := _voice_files(lines))}, defaults=voice_files)
 
     def write(draft: Draft) -> None:
@@ -108,8 +109,9 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
 
 
 def _voice_files(lines: Sequence[Line]) -> dict[str, Any]:
-    """Return the identity of the files that commands name as a setting. Artifacts of earlier versions lack it."""
-    files = [file for voice in sorted({line.voice for line in lines}) for file in files_of(voice)]
+    """Return the identity of the files of all voices as a setting. Artifacts of earlier versions lack it."""
+    voices = {voice.identity: voice for voice in map(parse, {line.voice for line in lines})}
+    files = [file for identity in sorted(voices) for file in voices[identity].files]
     digests = file_digests(files)
     return {"voice_files": content_id([digests[file] for file in files], digests)} if files else {}
 
@@ -123,7 +125,7 @@ def _check(lines: Sequence[Line]) -> None:
             raise UserError(f"id {line.id!r} occurs twice: make ids unique")
         seen.add(line.id)
     for voice in {line.voice for line in lines}:
-        language_of(voice)
+        parse(voice)
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ class _Speak:
                 "id": line.id,
                 "audio": audio,
                 "text": text,
-                "speaker": voice_name(line.voice),
-                "language": language_of(line.voice),
+                "speaker": parse(line.voice).name,
+                "language": parse(line.voice).language,
                 "seconds": round(len(samples) / _SAMPLE_RATE_HZ, 3),
                 **({"source": line.source} if line.source else {}),
             }

@@ -424,3 +424,27 @@ def test_a_saved_object_keeps_its_manifest_but_the_fingerprint(tmp_path):
     with pytest.raises(UserError, match="copy already exists: choose another directory, or delete it"):
         save(tmp_path / "copy", "codes", lambda folder: None, made)
     assert save(tmp_path / "new", "codes", lambda folder: None, None).settings == {}
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_an_artifact_is_not_finished_without_a_file_that_was_removed_meanwhile(tmp_path, everything):
+    def write_and_lose(draft):
+        for name in ("a", "b"):
+            (draft.folder / name).write_text("done")
+            draft.digests[name] = sha256_of(draft.folder / name)
+        if everything:
+            shutil.rmtree(draft.folder)
+            draft.folder.mkdir()
+        else:
+            (draft.folder / "a").unlink()
+
+    with pytest.raises(UserError, match="a was removed before the codes dataset was complete: run the same command"):
+        create(tmp_path / "codes", PLAN, write_and_lose)
+    assert not (tmp_path / "codes").exists()
+
+
+def test_a_path_through_a_link_is_the_one_that_the_system_finds(tmp_path):
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/deep")
+    out = tmp_path / "link/../codes"
+    assert create(out, PLAN, write) == create(out, PLAN, write) == read(tmp_path / "elsewhere/codes")

@@ -142,7 +142,7 @@ def is_created(out: Path, plan: Plan, licence: str | None = None) -> bool:
 def open_draft(out: Path, plan: Plan, licence: str | None = None) -> Iterator[Draft]:
     """Yield the draft of `out`, and make it the artifact when the block ends without an exception (see `create`)."""
     reject_url(out, is_output=True)
-    out = Path(os.path.normpath(out))
+    out = _normal(out)
     with locked(out):
         if os.path.lexists(out):  # since the caller has looked
             raise UserError(f"{out} already exists: run the same command again to use it, or choose another --out")
@@ -188,6 +188,11 @@ def _require_same_inputs(folder: Path, plan: Plan) -> None:
 def _finish(draft: Draft, plan: Plan, out: Path) -> None:
     """Write the manifest of a draft and, of a model, its card, and rename the draft to `out`."""
     remove_temporary_files(draft.folder)
+    if gone := next((name for name in draft.digests if not (draft.folder / name).is_file()), None):
+        raise UserError(
+            f"{draft.folder / gone} was removed before the {kind_name(plan.kind)} was complete: run the same command "
+            f"again, and if that fails, delete {draft.folder}"
+        )
     files = listing.describe_files(draft.folder, draft.digests)
     manifest = Manifest(**plan.to_json(), fingerprint="", counts=draft.counts, notes=draft.notes, files=files)
     manifest = replace(manifest, fingerprint=fingerprint(manifest))
@@ -216,8 +221,13 @@ def save(out: Path, kind: str, write_files: Callable[[Path], None], manifest: Ma
 
 def partial_folder(out: Path) -> Path:
     """Return the draft directory of an artifact."""
-    out = Path(os.path.normpath(out))
+    out = _normal(out)
     return out.with_name(out.name + ".partial")
+
+
+def _normal(out: Path) -> Path:
+    """Return a path without `.` and `..`. What `..` means depends on symbolic links before it."""
+    return Path(os.path.realpath(out) if ".." in Path(out).parts else os.path.normpath(out))
 
 
 def read_plan(folder: Path) -> dict[str, Any]:

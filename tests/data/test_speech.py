@@ -57,6 +57,8 @@ def test_a_directory_of_audio_files_is_read_like_a_manifest(tmp_path):
         (b'{"id": "b", "audio": "b.wav", "text": 3}', "its `text` is 3"),
         (b'{"id": "b", "audio": "b.wav", "seconds": "1"}', "its `seconds` is '1'"),
         (b'{"id": "b", "audio": "b.wav", "offset": -1}', "its `offset` is -1"),
+        (b'{"id": "b", "audio": "b.wav", "duration": 1' + b"0" * 400 + b"}", "its `duration` is 10000"),
+        (b'{"id": "b\\u0000", "audio": ' + b"[" * 999 + b"]" * 999 + b"}", "not JSON: nested too deeply"),
         (b'{"id": "a", "audio": "b.wav"}', "its id 'a' also occurs in .*manifest.jsonl line 1"),
         (b'{"id": "\xff", "audio": "b.wav"}', "not UTF-8"),
     ],

@@ -92,6 +92,8 @@ def test_words_of_json_are_objects_or_rows():
             json_word(value)
     with pytest.raises(ValueError, match="the time of word 'is' is '1': give seconds"):
         json_word(["is", "1", 2])
+    with pytest.raises(ValueError, match="the time of word 'is' is 10000"):
+        json_word(["is", 10**400, 2])
 
 
 def test_all_formats_give_the_same_alignment(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, WhisperTokenizer
 
 from weft.text.encode import control_tokens, encode
@@ -83,3 +83,24 @@ def test_added_tokens_that_are_not_control_tokens_are_kept():
 def test_an_unknown_character_is_the_unknown_token():
     tokenizer = TOKENIZERS["unigram"]
     assert encode(tokenizer, "a词")[-1] == tokenizer.unk_token_id
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "disguise"),
+    [
+        (normalizers.NFKC(), lambda name: "".join(chr(ord(c) + 0xFEE0) for c in name)),  # full-width characters
+        (normalizers.Lowercase(), str.upper),
+        (normalizers.Replace("~", ""), "~".join),
+        (normalizers.Replace("#", "<"), lambda name: name.replace("<", "#")),
+    ],
+)
+def test_no_text_becomes_a_control_token_by_normalization(normalizer, disguise):
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((chr(c), -2.0) for c in [0x2581, *range(33, 127)])]
+    model = Tokenizer(models.Unigram(pieces, unk_id=0))
+    model.normalizer, model.pre_tokenizer = normalizer, pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", eos_token="</s>")
+    tokenizer.add_tokens([AddedToken("<|0.00|>", special=False, normalized=True)])
+    for name in ("</s>", "<|0.00|>"):
+        ids = encode(tokenizer, f"the cat {disguise(name)} sat on {disguise(name)}{disguise(name)} mats")
+        assert {"</s>", "<|0.00|>"}.isdisjoint(tokenizer.convert_ids_to_tokens(ids))
+        assert tokenizer.convert_ids_to_tokens(ids[:8]) == list("\u2581the\u2581cat")

@@ -50,6 +50,7 @@ def test_values_that_orjson_refuses_are_read(line, value):
     [
         (b"{", "not JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'["\\u0000",' + b"[" * 1000 + b"]" * 1001, "nested too deeply"),
         (b"9" * 5000, "not JSON"),
         (b'{"a": "\xff"}', "not UTF-8: invalid start byte at byte 7"),
         ('{"a": 1}'.encode("utf-16"), "it is UTF-16: convert it to UTF-8"),

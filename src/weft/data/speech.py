@@ -27,7 +27,7 @@ from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.files import content_id, file_digests, json_object
 from weft.records import Utterance
-from weft.text.inputs import id_of, numbered_lines, parse_json
+from weft.text.inputs import finite, id_of, numbered_lines, parse_json
 
 MANIFEST_NAME = "manifest.jsonl"
 _TEXTS = ("text", "speaker", "language", "source")
@@ -179,6 +179,9 @@ def _utterance(line: bytes, folder: Path) -> Utterance:
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float | None) or (value or 0) < 0:
+    if value is None:
+        return None
+    number = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or number < 0:
         raise ValueError(f"its `{name}` is {value!r}: give a number that is not negative, or leave it out")
-    return None if value is None else float(value)
+    return number

@@ -54,7 +54,11 @@ class Alignments:
     @classmethod
     def of(cls, path: Path) -> Alignments:
         """Index a file or a directory. Raises UserError for a missing one and, with its number, for an invalid line."""
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        files = (
+            sorted(f for f in path.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
+            if path.is_dir()
+            else [path]
+        )
         if not files or not files[0].is_file() or files[0].suffix.lower() not in _SUFFIXES:
             raise UserError(f"{path} has no word times: give a file or a directory of files, {', '.join(_SUFFIXES)}")
         places: dict[str, tuple[Path, int]] = {}

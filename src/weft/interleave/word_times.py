@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft.text.inputs import decode, valid_text
+from weft.text.inputs import decode, finite, valid_text
 
 _WORD_TIERS = ("words", "word", "orthography", "ort", "ort-mau")  # the first are of the Montreal Forced Aligner
 _SILENCE = ("", "sil", "sp", "<eps>", "<sil>")
@@ -103,6 +103,7 @@ def json_word(value: Any) -> TimedWord:
         raise ValueError("a word is not a string with its start and end")
     text, *times = value
     for sec in times:
-        if sec is not None and (isinstance(sec, bool) or not isinstance(sec, int | float)):
+        is_number = isinstance(sec, int | float) and not isinstance(sec, bool)
+        if sec is not None and (not is_number or finite(sec) is None):
             raise ValueError(f"the time of word {text!r} is {sec!r}: give seconds, or leave it out")
     return TimedWord(text) if None in times else TimedWord(text, *map(float, times))

@@ -35,6 +35,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "", num_
         split |= new  # `split_special_tokens` has no effect on tokens that are not special, nor in Unigram models
         places = "|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in split if len(name) > 1)
         ids = [i for part in re.split(places, text) if part for i in ids_of(part)] if places else ids
+    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}  # stands for any character that has no id
+    if len(text) > 1 and any(i in names and i not in unknown for i in ids):
+        # The tokenizer normalizes another string, such as "</s>" in full-width characters, to a control token.
+        half = len(text) // 2
+        ids = [i for part in (text[:half], text[half:]) for i in encode(tokenizer, part, prefix, num_prefix_ids)]
     return ids
 
 

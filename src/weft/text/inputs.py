@@ -60,16 +60,28 @@ def parse_json(line: bytes) -> Any:
     """
     line = line.removeprefix(BOM)
     try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = decode(line)
         try:
-            return _valid_json(json.loads(text, parse_constant=lambda name: None))
-        except RecursionError as e:
-            raise ValueError("not JSON: nested too deeply") from e
-        except ValueError as e:
-            raise ValueError(f"not JSON: {e}") from e
-    return _valid_json(value) if b"\\u0000" in line else value
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return _valid_json(_from_json(decode(line)))
+        return _valid_json(value) if b"\\u0000" in line else value
+    except RecursionError as e:
+        raise ValueError("not JSON: nested too deeply") from e
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda name: None)
+    except ValueError as e:
+        raise ValueError(f"not JSON: {e}") from e
+
+
+def finite(number: float) -> float | None:
+    """Return a number of JSON as a float; None for an integer that is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return None
 
 
 def id_of(value: Any) -> str | None:

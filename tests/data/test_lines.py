@@ -70,6 +70,10 @@ def test_files_of_several_parts_are_read_completely(suffix, content):
     assert read(content, suffix) == (TEXT, None)
 
 
+def test_any_number_of_zeros_after_a_gzip_file_is_ignored():
+    assert read(GZIP + bytes(100_000_000), ".gz") == (TEXT, None)
+
+
 def test_a_wrong_checksum_is_reported_and_loses_nothing():
     for wrong in (GZIP[:-8] + b"1234" + GZIP[-4:], GZIP[:-4] + b"1234"):
         for rest in (b"", gzip.compress(b"next\n")):

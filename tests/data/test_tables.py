@@ -66,6 +66,37 @@ def test_compressed_arrow_files_are_read(tmp_path, compression):
     assert [d.text for d in read_texts(tmp_path)] == VALUES * 2
 
 
+UNREPRESENTABLE = {  # by Python, with a value that is
+    "times": (pa.timestamp("ms"), 1_000, -(10**15)),
+    "nanoseconds": (pa.timestamp("ns"), 1_000, 1_001),
+    "time zone": (pa.timestamp("ms", "Mars/Phobos"), 1_000, 1_000),
+    "dates": (pa.date32(), 1, 2**30),
+    "durations": (pa.duration("s"), 1, 2**62),
+}
+
+
+@pytest.mark.parametrize(("name", "is_dictionary"), [("a.parquet", False), ("file.arrow", False), ("file.arrow", True)])
+@pytest.mark.parametrize("kind", UNREPRESENTABLE)
+def test_ids_that_python_cannot_represent_count_as_missing(tmp_path, name, kind, is_dictionary):
+    dtype, good, bad = UNREPRESENTABLE[kind]
+    ids = pa.array([good, bad, good], dtype)
+    write(tmp_path / name, pa.table({"id": ids.dictionary_encode() if is_dictionary else ids, "text": TEXTS[:3]}))
+    documents, skipped = read_in_tasks(TextCorpus.of(tmp_path / name), 1)
+    assert [d.text for d in documents] == VALUES[:3]
+    assert documents[1].id == f"{name}:1"
+    assert skipped.bad == []
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "file.arrow"])
+@pytest.mark.parametrize("twice", ["id", "text"])
+def test_a_column_that_occurs_twice_is_rejected(tmp_path, name, twice):
+    columns = {"id": pa.array(["1"]), "text": pa.array(["a"])}
+    table = pa.Table.from_arrays([*columns.values(), columns[twice]], names=[*columns, twice])
+    write(tmp_path / name, table)
+    with pytest.raises(UserError, match=f"{name} has several columns `{twice}`: rename all but one"):
+        read_in_tasks(TextCorpus.of(tmp_path / name), 1)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_other_columns_and_values_are_bad_items(tmp_path, name):
     for column, reason in [

@@ -78,14 +78,15 @@ class GzipFile(Unpacker):
 
     def _begin_member(self) -> bool:
         """Begin a member if the input has one, or skip zeros. False at the end of the file."""
-        if not self._input:
-            return False
-        skipped = self._input[self._num_to_skip :]
-        self._num_to_skip -= len(self._input) - len(skipped)
-        self._input = skipped.lstrip(b"\0") if self._num_members else skipped
-        if not self._input:
+        while self._input:
+            skipped = self._input[self._num_to_skip :]
+            self._num_to_skip -= len(self._input) - len(skipped)
+            self._input = skipped.lstrip(b"\0") if self._num_members else skipped
+            if self._input:
+                break
             self._input = self._next_piece()
-            return self._begin_member()
+        else:
+            return False
         self._member = zlib.decompressobj(wbits=31)
         self._num_members += 1
         return True

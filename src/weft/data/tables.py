@@ -7,6 +7,7 @@ before a damage are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -161,6 +162,8 @@ def _arrow_rows(path: str, size_bytes: int) -> _Rows:
 def _columns(schema: pa.Schema, path: str) -> tuple[str, ...]:
     if "text" not in schema.names:
         raise UserError(f"{path} has no column `text` (it has {', '.join(schema.names)}): rename the column with texts")
+    if twice := next((name for name in ("id", "text") if schema.names.count(name) > 1), None):
+        raise UserError(f"{path} has several columns `{twice}`: rename all but one")
     return tuple(name for name in ("id", "text") if name in schema.names)
 
 
@@ -171,7 +174,7 @@ def _documents(table: _Table, rows: range, skipped: Skipped) -> Iterator[TextDoc
     try:
         for batch in table.rows.read(range(rows.start - table.first, rows.stop - table.first)):
             has_ids = "id" in batch.schema.names
-            ids = _values(batch["id"], text=False) if has_ids else iter([None] * len(batch))
+            ids = _ids(batch["id"]) if has_ids else iter([None] * len(batch))
             for name, text in zip(ids, _values(batch["text"]), strict=True):
                 where = f"{file.path} row {i}"
                 document = document_of(id_of(name) or f"{file.name}:{i}", text, where, skipped, row_bytes)
@@ -187,6 +190,21 @@ def _documents(table: _Table, rows: range, skipped: Skipped) -> Iterator[TextDoc
 def _skip(rows: range, reason: str, table: _Table, skipped: Skipped) -> None:
     num_bytes = len(rows) * table.file.size_bytes // table.num_rows
     skipped.add(f"{table.file.path} rows {rows.start} to {rows.stop - 1}", reason, len(rows), num_bytes)
+
+
+def _ids(column: pa.Array) -> Iterator[Any]:
+    """Yield the values of a column of ids; None for one that Python cannot represent, such as a time in year 0."""
+    done = 0
+    try:
+        for value in _values(column, text=False):
+            yield value
+            done += 1
+    except (ValueError, ArithmeticError, pa.ArrowException):
+        for scalar in column.slice(done):
+            with suppress(ValueError, ArithmeticError, pa.ArrowException):
+                yield scalar.as_py()
+                continue
+            yield None
 
 
 def _values(column: pa.Array, text: bool = True) -> Iterator[Any]:

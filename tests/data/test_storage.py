@@ -1,5 +1,6 @@
 """Corpora at URLs: read like local files, in ranges, with retries."""
 
+import os
 from typing import ClassVar
 
 import fsspec
@@ -153,3 +154,14 @@ def test_urls_without_files_are_rejected(url):
     ):
         with pytest.raises(UserError, match=message):
             TextCorpus.of(wrong)
+
+
+def test_a_file_without_a_version_is_identified_by_its_time_of_modification(folder):
+    """Local files at file:// and files of simple web servers have none."""
+    url = f"file://{folder}"
+    first = TextCorpus.of(url).identity
+    assert TextCorpus.of(url).identity == first
+    path = folder / "e/f.txt"
+    path.write_text(path.read_text().swapcase())
+    os.utime(path, (0, 0))
+    assert TextCorpus.of(url).identity != first

@@ -28,6 +28,8 @@ _MAX_ATTEMPTS = 5
 _WAIT_SEC = 1.0
 _BUFFER_BYTES = 4 << 20
 _MAX_REQUESTS = 32  # at once
+_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id")
+_TIMES = ("Last-Modified", "mtime", "modificationTime", "modified")  # of HTTP, file systems and HDFS
 _PERMANENT = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError, ImportError, ValueError)
 
 
@@ -104,9 +106,9 @@ def _stored(url: str, wanted: Callable[[str], bool]) -> list[File] | None:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """Return the version of a file from the fields of S3, Azure, Google and Hub listings."""
-    values = [info.get(name) for name in ("ETag", "etag", "md5Hash", "blob_id")]
-    return " ".join(str(value) for value in values if value)
+    """Return the version of a file in the listings of S3, Azure, Google and the Hub, or its time of modification."""
+    found = [[str(info[name]) for name in names if info.get(name)] for names in (_VERSIONS, _TIMES)]
+    return " ".join(found[0] or found[1])
 
 
 def _is_wanted(parts: Sequence[str], wanted: Callable[[str], bool]) -> bool:

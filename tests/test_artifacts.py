@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from weft import artifacts
-from weft.artifacts import FORMAT_VERSION, MANIFEST, Manifest, base_manifest, fingerprint, loading, read, read_parent
+from weft.artifacts import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    base_manifest,
+    fingerprint,
+    loading,
+    read,
+    read_manifest,
+    read_parent,
+)
 from weft.errors import UserError
 from weft.plan import Plan, open_draft
 
@@ -74,6 +84,25 @@ def test_a_changed_artifact_is_rejected_by_the_name_of_the_part(tmp_path, how):
     for check in (read, read_parent, base_manifest):
         with pytest.raises(UserError, match=rf"codes is not the codes dataset that was created: .*{message}.*restore"):
             check(folder)
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "../" * 20 + "dev/zero", "a\0", "\udc80", "x" * 200 + "/y"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_manifest_can_list_names_that_are_no_files(tmp_path, name, verify):
+    os.mkfifo(tmp_path / "pipe")
+    manifest = Manifest("codes", "", files={name: {"bytes": 0, "sha256": ""}})
+    found = artifacts.damage(tmp_path, replace(manifest, fingerprint=fingerprint(manifest)), verify)
+    assert f"{name} is missing" in found
+
+
+@pytest.mark.parametrize("name", [".", "..", "tokenizer", "/"])
+def test_a_bundle_cannot_contain_itself(tmp_path, name):
+    (tmp_path / "b").mkdir()
+    manifest = Manifest("bundle", "x", format_version=1, parents={name: "x"})
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(asdict(manifest)))
+    if name == "tokenizer":
+        (tmp_path / "b/tokenizer").symlink_to(tmp_path / "b")
+    assert len(artifacts.damage(tmp_path / "b", read_manifest(tmp_path / "b"))) == 1
 
 
 def test_other_contents_of_the_same_size_are_noticed_in_a_parent(tmp_path):

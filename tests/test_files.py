@@ -56,6 +56,13 @@ def test_a_path_that_cannot_be_written_is_rejected_before_the_work(tmp_path):
     assert names_in(tmp_path) == ["file"]
 
 
+def test_a_check_of_a_path_changes_no_other_file(tmp_path):
+    (tmp_path / "page.html.tmp").write_text("mine")
+    files.check_writable(tmp_path / "page.html", ".html")
+    assert (tmp_path / "page.html.tmp").read_text() == "mine"
+    assert names_in(tmp_path) == ["page.html.tmp"]
+
+
 def test_digests_follow_contents_and_not_names(tmp_path):
     for name, content in {"a": b"same", "b": b"same", "c": b"Same"}.items():
         (tmp_path / name).write_bytes(content)

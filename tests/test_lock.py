@@ -12,7 +12,7 @@ import pytest
 
 import weft
 from weft import lock
-from weft.errors import UserError
+from weft.errors import UserError, line_and_status
 from weft.lock import lock_file, locked, owner_of
 from weft.plan import Plan, create
 
@@ -137,7 +137,11 @@ def test_another_file_is_not_used_as_a_lock(tmp_path):
         pass
     assert lock_file(tmp_path / "codes").read_text().startswith("[[package]]")
     lock_file(tmp_path / "linked").symlink_to(tmp_path / "mine")
-    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "linked"):
+    with pytest.raises(OSError, match="symbolic links") as found, locked(tmp_path / "linked"):
+        pass
+    assert line_and_status(found.value)[1] == 2
+    os.mkfifo(lock_file(tmp_path / "pipe"))
+    with pytest.raises(UserError, match="is not a lock file of weft: move it"), locked(tmp_path / "pipe"):
         pass
 
 

@@ -230,8 +230,11 @@ def _damage_of_parts(folder: Path, manifest: Manifest, verify: bool) -> list[str
     """Describe the parts of a bundle that are missing, damaged, or not those of its manifest."""
     found = []
     for name, expected in manifest.parents.items():
+        if name not in _PARTS:
+            found.append(f"{name} is not part of a bundle")
+            continue
         try:
-            part = read_manifest(folder / name)
+            part = read_manifest(folder / name, _PARTS[name])
         except UserError as e:
             found.append(str(e))
             continue

@@ -34,6 +34,8 @@ _REMEDIES = {
     errno.EISDIR: "it is a directory: give a file",
     errno.ENOENT: "check this path",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "it is a symbolic link that leads nowhere, or must not be one: give its target",
+    errno.EFBIG: f"raise the limit of the size of files (ulimit -f), or choose another file system, {_RESUME}",
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
     errno.EIO: _DISK,

@@ -64,7 +64,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     The name of the temporary file is unique to the process, because a cluster may run one task twice.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as f:
             yield f
@@ -73,6 +73,11 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` that is unique to this process."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -104,7 +109,7 @@ def check_writable(path: Path, suffix: str = "") -> None:
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"{path} must have the suffix {suffix}: rename it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    probe = path.with_name(path.name + ".tmp")
+    probe = _temporary(path)
     probe.touch()
     probe.unlink()
 

@@ -11,6 +11,7 @@ the same fingerprint.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,10 +75,12 @@ def _differing(files: Files, sizes: Mapping[str, int | None]) -> dict[str, str]:
 
 
 def _size_bytes(folder: Path, name: str) -> int | None:
+    """Return the size of a file; None for a missing one, and for what is no file, such as a named pipe."""
     try:
-        return os.stat(f"{folder}/{name}").st_size
-    except (FileNotFoundError, NotADirectoryError):
+        found = os.stat(f"{folder}/{name}")
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a NUL, or that is not Unicode
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _names(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def _open(out: Path, path: Path) -> int:
     """Return a descriptor of the lock file, locked. Raises UserError as `locked` does."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UserError(f"{path} is not a lock file of weft: move it, or choose another --out")
         _lock(fd, out, path)
     except BaseException:
         os.close(fd)

@@ -150,6 +150,17 @@ def test_the_number_of_samples_equals_the_resampled_ones(tmp_path, rate_hz, suff
         assert num_samples(path, 24_000) == len(load(path, 24_000))
 
 
+@pytest.mark.parametrize("num", [1, 2, 11, 12, 13, 30])
+def test_a_file_of_less_than_a_sample_at_another_rate_is_rejected(tmp_path, num):
+    soundfile.write(tmp_path / "a.wav", np.full(num, 0.1), 384_000)
+    if num >= 12:
+        assert num_samples(tmp_path / "a.wav") == len(load(tmp_path / "a.wav")) > 0
+        return
+    for read in (load, num_samples):
+        with pytest.raises(UserError, match="contains no samples"):
+            read(tmp_path / "a.wav")
+
+
 def test_a_file_with_an_invalid_header_is_rejected(tmp_path):
     (tmp_path / "noise.wav").write_bytes(b"this is not audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)

@@ -34,6 +34,7 @@ def test_urls_keep_their_host_and_path():
     assert without_secrets("s3://bucket/key a.txt") == "s3://bucket/key a.txt"
     assert without_secrets("hf://datasets/me/books@main/a.parquet") == "hf://datasets/me/books@main/a.parquet"
     assert without_secrets("memory:///me:key@bucket/a") == "memory:///bucket/a"
+    assert without_secrets(f"https://aws:{'t' * 2000}@host/simple") == "https://host/simple"
     assert without_secrets("(https://u:p@h.org/x.gz?X-Amz-Signature=1&b=2)") == "(https://h.org/x.gz)"
 
 

@@ -61,7 +61,9 @@ def load(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
             pieces.append(convert.resample_chunk(np.zeros(0, np.float32), last=True))
     if energy[0] < _MIN_MEAN_ENERGY * energy[1]:
         raise UserError(f"{audio} has channels that cancel each other: export one of them")
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    _require_samples(audio, len(samples))
+    return samples
 
 
 def num_samples(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
@@ -73,7 +75,9 @@ def num_samples(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
     with _open(audio) as (reader, frames):
         rate_hz, is_exact = reader.rate_hz, reader.num_frames is not None
         found = len(frames) if is_exact else sum(map(len, _blocks(audio, reader, frames)))
-    return (2 * found * sample_rate_hz + rate_hz) // (2 * rate_hz)  # rounded, as the resampler does
+    num = (2 * found * sample_rate_hz + rate_hz) // (2 * rate_hz)  # rounded, as the resampler does
+    _require_samples(audio, num)
+    return num
 
 
 def file_of(audio: str | Path) -> Path:
@@ -131,13 +135,18 @@ def _blocks(audio: str | Path, reader: Reader, frames: range) -> Iterator[np.nda
 def _check_length(audio: str | Path, reader: Reader, frames: range, found: int) -> None:
     if found > _MAX_SEC * reader.rate_hz:
         raise UserError(f"{audio} is longer than {_MAX_SEC / 3600:g} hours: split it, or give time ranges (#t=0,3600)")
-    if not found and file_of(audio) == Path(audio):
-        raise UserError(f"{audio} contains no samples: copy or export it again")
+    if file_of(audio) == Path(audio):
+        _require_samples(audio, found)
     length = "" if reader.num_frames is None else f"{reader.num_frames / reader.rate_hz:.3f} s of the "
     if not found:
         raise UserError(f"{audio} is empty or outside of the {length}file: fix the times")
     if frames.stop < _MAX_FRAMES and found < len(frames) - _TIME_TOLERANCE_SEC * reader.rate_hz:
         raise UserError(f"{audio} ends after the {length}file: fix the times, or copy the file again")
+
+
+def _require_samples(audio: str | Path, num: int) -> None:
+    if not num:  # also if it is shorter than one sample of the rate to which it is converted
+        raise UserError(f"{audio} contains no samples: copy or export it again")
 
 
 def _check_samples(audio: str | Path, samples: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import traceback
 import unicodedata
 from pathlib import Path
 
-_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,31}:/{1,3})(?:[^/\s?]{1,256}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
+_URL_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,31}:/{1,3})(?:[^/\s?]{1,4096}@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?")
 _MAX_REASON = 500
 _PACKAGE = str(Path(__file__).parent)
 

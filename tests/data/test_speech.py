@@ -9,8 +9,10 @@ import pytest
 
 from tests.data.corpora import jsonl
 from weft.audio import save
+from weft.data import lines
 from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
 from weft.errors import UserError
+from weft.interleave.alignments import Alignments
 from weft.plan import Plan, open_draft
 from weft.records import Utterance
 
@@ -75,6 +77,21 @@ def test_a_bad_line_of_a_manifest_is_one_bad_item(tmp_path, line, message):
         load_speech(bad)
     assert audio_lengths([first, bad, last]) == [8000, bad.problem, 8000]
     assert speech_id([first, last]) != speech_id([first, bad, last])
+
+
+def test_a_line_that_is_too_long_is_one_bad_item_and_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_DOCUMENT_BYTES", 100)
+    (tmp_path / "m.jsonl").write_bytes(
+        b'{"id": "a", "audio": "a.wav"}\n' + bytes(10**6) + b'\n{"id": "b", "audio": "b"}'
+    )
+    assert [u.problem and u.problem.split(":")[0] for u in read_manifest(tmp_path / "m.jsonl")] == [
+        None,
+        "longer than 64 MiB",
+        None,
+    ]
+    (tmp_path / "words.jsonl").write_bytes(bytes(10**6))
+    with pytest.raises(UserError, match=r"words.jsonl line 1 is longer than 64 MiB"):
+        Alignments.of(tmp_path / "words.jsonl")
 
 
 def test_ids_may_be_integers_and_missing_numbers_nan(tmp_path):

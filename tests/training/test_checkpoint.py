@@ -100,7 +100,11 @@ def overwrite(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize("damage", [truncate, overwrite, Path.unlink])
+def as_list(path: Path) -> None:
+    path.write_text('["rank-00000.safetensors"]')
+
+
+@pytest.mark.parametrize("damage", [truncate, overwrite, Path.unlink, as_list])
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_restored(
     file: str, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from weft.data.lines import MAX_DOCUMENT_BYTES
+from weft.data.lines import MAX_DOCUMENT_BYTES, TOO_LONG
 from weft.data.skipped import Skipped
 from weft.data.storage import open_file
 from weft.text.inputs import decode
-
-TOO_LONG = f"longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from weft.data.compression import Damage, GzipFile, Unpacker, ZstdFile
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Longest document. A longer one is skipped, so that damaged and malicious files do not fill the memory."""
+TOO_LONG = f"longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split it"
 _BUFFER_BYTES = 256 << 10
 _UNPACKERS: dict[str, type[Unpacker]] = {".gz": GzipFile, ".zst": ZstdFile}
 

@@ -23,11 +23,12 @@ import numpy as np
 from weft import artifacts, progress
 from weft.audio import SAMPLE_RATE_HZ, file_of, load, num_samples, with_time_range
 from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
+from weft.data.lines import TOO_LONG, lines_of
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.files import content_id, file_digests, json_object
 from weft.records import Utterance
-from weft.text.inputs import finite, id_of, numbered_lines, parse_json
+from weft.text.inputs import BOM, finite, id_of, parse_json
 
 MANIFEST_NAME = "manifest.jsonl"
 _TEXTS = ("text", "speaker", "language", "source")
@@ -144,11 +145,17 @@ def _is_artifact(folder: Path) -> bool:
 def _lines(manifest: Path) -> Iterator[tuple[Utterance, str]]:
     is_empty = True
     with manifest.open("rb") as f:
-        for number, line in numbered_lines(f):
-            is_empty = False
+        for number, line in enumerate(lines_of(f), 1):
             where = f"{manifest} line {number}"
+            if line.content is None:
+                is_empty = False
+                yield Utterance(where, "", problem=TOO_LONG), where
+                continue
+            if not (content := line.content.removeprefix(BOM).strip()):
+                continue
+            is_empty = False
             try:
-                yield _utterance(line, manifest.parent), where
+                yield _utterance(content, manifest.parent), where
             except ValueError as e:
                 yield Utterance(where, "", problem=str(e)), where
     if is_empty:

@@ -9,7 +9,7 @@ decoder from those of the bottleneck.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -23,12 +23,13 @@ from weft.config import NOT_IN_PLAN, Fraction, NonNegativeInt
 from weft.data.skipped import Skipped, map_batch
 from weft.data.speech import load_speech, read_manifest, speech_id
 from weft.decoder.decoder import SpeechDecoder
-from weft.errors import UserError
 from weft.files import write_json
 from weft.plan import Draft, Plan, create
 from weft.records import Utterance
 from weft.text.error_rate import ErrorRate, split_by_words, word_error_rate
 from weft.tokenizer.tokenizer import SpeechTokenizer
+
+_MAX_NAME_BYTES, _MAX_PATH_CHARS = 180, 800  # of 255 and 4096, with room for the names of temporary files
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,21 @@ def resynthesize(
     )
 
 
+def _with_file_names(utterances: Sequence[Utterance]) -> Iterator[Utterance]:
+    """Yield utterances; one whose id cannot name a file, or names the file of another one, has a problem."""
+    seen: set[str] = set()
+    for u in utterances:
+        name = os.path.normpath(u.id)
+        parts, problem = name.split("/"), None
+        is_long = len(name) > _MAX_PATH_CHARS or any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in parts)
+        if is_long or parts[0] in ("", ".."):
+            problem = f"id {u.id[:100]!r} cannot name a file: give a short relative path without .."
+        elif name in seen:
+            problem = f"id {u.id[:100]!r} names the file of another utterance: make ids unique"
+        seen.add(name)
+        yield u if u.problem or not problem else replace(u, problem=problem)
+
+
 def run(config: ResynthConfig) -> Manifest:
     """Create the artifact `config.out`: an audio file per utterance and, for those with transcripts, results.json."""
     parents = {
@@ -125,10 +141,7 @@ def run(config: ResynthConfig) -> Manifest:
     tokenizer = SpeechTokenizer.from_pretrained(config.tokenizer)
     decoder = SpeechDecoder.from_pretrained(config.decoder)
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.audio)]
-    root = Path(os.path.normpath(config.out))
-    for u in utterances:
-        if u.problem is None and not Path(os.path.normpath(root / u.id)).is_relative_to(root):
-            raise UserError(f"id {u.id!r} cannot name a file in {config.out}: give a relative path without .. and null")
+    utterances = list(_with_file_names(utterances))
 
     def write(draft: Draft) -> None:
         skipped, report = Skipped(), draft.folder / "log/skipped.jsonl"

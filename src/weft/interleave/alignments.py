@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weft.data.lines import TOO_LONG, lines_of
 from weft.errors import UserError
 from weft.files import ContentId, content_id, file_digests
 from weft.interleave.word_times import TimedWord, ctm_word, json_word, words_of_text_grid
@@ -108,16 +109,17 @@ class Alignments:
 
 def _lines(file: Path) -> Iterator[tuple[str, int, str]]:
     """Yield the id of each utterance of a .jsonl or .ctm file, its first byte, and the place in words."""
-    last, offset = None, 0
+    last = None
     with file.open("rb") as f:
-        for number, line in enumerate(f, 1):
+        for number, line in enumerate(lines_of(f), 1):
             where = f"{file} line {number}"
-            if line.removeprefix(BOM).strip():
-                name = _id_of_line(line, file.suffix.lower() == ".jsonl", where)
+            if line.content is None:
+                raise UserError(f"{where} is {TOO_LONG}")
+            if line.content.removeprefix(BOM).strip():
+                name = _id_of_line(line.content, file.suffix.lower() == ".jsonl", where)
                 if name is not None and (name != last or file.suffix.lower() == ".jsonl"):
-                    yield name, offset, where
+                    yield name, line.offset, where
                     last = name
-            offset += len(line)
 
 
 def _word_ends(text: str, words: Sequence[str]) -> np.ndarray:

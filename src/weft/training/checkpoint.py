@@ -212,7 +212,11 @@ def _digests(path: Path) -> dict[str, str] | str:
     """Return the checksums of a checkpoint's files, or why they cannot be read."""
     try:
         digests = json.loads((path / _DIGESTS).read_bytes())
-        if not digests or not all(map(re.compile(r"rank-\d{5}\.safetensors").fullmatch, digests)):
+        if (
+            not isinstance(digests, dict)
+            or not digests
+            or not all(map(re.compile(r"rank-\d{5}\.safetensors").fullmatch, digests))
+        ):
             raise ValueError("other names")
     except FileNotFoundError:
         is_old = (path / ".metadata").exists()

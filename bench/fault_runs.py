@@ -109,7 +109,7 @@ class Run:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            os.environ.update(environment or {})
+            os.environ.update({"HF_HUB_OFFLINE": "1", **(environment or {})})
             self._execute(folder, stdin, is_program, has_reader)
 
     def _execute(self, folder: Path, stdin: bytes, is_program: bool, has_reader: bool) -> None:

@@ -87,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line `arguments` and return the exit status."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local directories
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -251,12 +250,15 @@ def _function(command: Command) -> Callable[..., None]:
     from cyclopts import Parameter
 
     from weft.config import check_local, missing_inputs
+    from weft.hub import with_local_models
 
     kind = _config_of(command)
 
     def run(config: Any) -> None:
+        is_dry = getattr(config, "dry_run", False)
+        config = with_local_models(config, only_configurations=is_dry)
         check_local(config)
-        missing = missing_inputs(config) if getattr(config, "dry_run", False) else []
+        missing = missing_inputs(config) if is_dry else []
         try:
             manifest = importlib.import_module(command.module).run(config)
         except UserError as e:

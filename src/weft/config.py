@@ -41,6 +41,8 @@ FLAGS = Parameter(consume_multiple=True, negative=())
 FLAT = Parameter(name="*")
 # Annotation of a setting that cannot change the result: it may differ when a command is resumed (see `weft.plan`).
 NOT_IN_PLAN = "not in the plan"
+# Annotation of a directory of a Hugging Face model, which may also be the name of one on the Hub (see `weft.hub`).
+MODEL = "a model of the Hub"
 
 _MAX_RECIPE_BYTES = 1 << 20
 
@@ -208,6 +210,12 @@ def _paths(config: Any) -> Iterator[tuple[str, str | Path]]:
         elif Path in _parts(hint):
             paths = value if isinstance(value, tuple) else (value,)
             yield from ((name, path) for path in paths if isinstance(path, str | Path))
+
+
+def annotated(config: Any, annotation: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the settings of a config that have an annotation."""
+    hints = get_type_hints(type(config), include_extras=True)
+    yield from ((name, getattr(config, name)) for name, hint in hints.items() if annotation in _parts(hint))
 
 
 def check_flags(flags: Sequence[str], kind: type) -> None:

@@ -22,7 +22,7 @@ from weft.artifacts import Manifest, base_manifest
 from weft.asr.transcribe import Transcriber, Transcript, split_at_pauses
 from weft.asr.whisper import load_prompt
 from weft.audio import SAMPLE_RATE_HZ, with_time_range
-from weft.config import FLAT, NOT_IN_PLAN, PositiveFloat, PositiveInt
+from weft.config import FLAT, MODEL, NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.data.skipped import map_batch
@@ -45,8 +45,8 @@ class PseudoLabelConfig:
 
     audio: tuple[Path, ...]
     """Manifests, audio files, or directories of either; existing transcripts are ignored."""
-    whisper: Path
-    """Directory of a Hugging Face Whisper."""
+    whisper: Annotated[Path, MODEL]
+    """Hugging Face Whisper, a directory or a name on the Hub."""
     out: Path
     """Output directory for the manifest."""
     language: str | None = None

@@ -189,7 +189,9 @@ def _with_retries(url: str, request: Callable[[], T]) -> T:
         except Exception as e:  # every store has its own exceptions
             reason = " ".join(f"{type(e).__name__}: {e}".split())
             if type(e).__name__ == "OfflineModeIsEnabled":
-                raise UserError(f"{url} is on the Hub, and weft runs offline by default: set HF_HUB_OFFLINE=0") from e
+                raise UserError(
+                    f"{url} is on the Hub, and HF_HUB_OFFLINE is set: remove it from the environment"
+                ) from e
             if isinstance(e, _PERMANENT):
                 raise UserError(f"{url} cannot be read ({reason}): check that you have access") from e
         if attempt + 1 < _MAX_ATTEMPTS:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 
 from weft import progress
 from weft.artifacts import MANIFEST, base_manifest, read, read_bundle
 from weft.audio import resample
-from weft.config import NonNegativeInt, PositiveInt
+from weft.config import MODEL, NonNegativeInt, PositiveInt
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable
 from weft.decoder.decoder import SpeechDecoder
@@ -56,14 +56,15 @@ class EvalConfig:
     """Manifests of transcribed speech."""
     limit: PositiveInt | None = None
     """Number of utterances of `speech` to evaluate, sampled by the seed; not set: all."""
-    base: Path | None = None
-    """Directory of the Whisper that the tokenizer was trained from: `tokenizer` reports its error rates as well."""
+    base: Annotated[Path | None, MODEL] = None
+    """Whisper that the tokenizer was trained from, a directory or a name on the Hub: `tokenizer` reports its error
+    rates as well."""
     texts: tuple[Path, ...] = ()
     """Corpora of sentences for text-to-token, compared with `voice`; not set: the transcripts of `speech`, with it."""
     num_sentences: PositiveInt | None = None
     """Number of sentences for text-to-token, sampled by the seed; not set: all."""
-    judge: Path | None = None
-    """Directory of a Hugging Face Whisper that transcribes the decoded audio of text-to-token."""
+    judge: Annotated[Path | None, MODEL] = None
+    """Hugging Face Whisper, a directory or a name on the Hub, that transcribes the decoded audio of text-to-token."""
     codes: tuple[Path, ...] = ()
     """Codes datasets that text-to-token was trained on, which define rare words."""
     speaker: str | None = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from weft import artifacts
 from weft.artifacts import Manifest, base_manifest
-from weft.config import NOT_IN_PLAN, NonNegativeInt, PositiveInt
+from weft.config import MODEL, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 from weft.lm.model import KIND, LmConfig, extend_lm, load_causal_lm, new_lm, save
@@ -30,8 +30,9 @@ class InitLmConfig:
     """Output directory of the language model."""
     tokenizer: Path
     """Directory of the speech tokenizer whose codes become tokens."""
-    base: Path | None = None
-    """Directory of a Hugging Face causal LM; not set: a `model` of random weights, and a vocabulary from `texts`."""
+    base: Annotated[Path | None, MODEL] = None
+    """Hugging Face causal LM, a directory or a name on the Hub; not set: a `model` of random weights, and a vocabulary
+    from `texts`."""
     texts: tuple[Path, ...] = ()
     """Text corpus for the vocabulary without a base."""
     vocab_size: PositiveInt = 1024

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weft import launch, progress
 from weft.artifacts import Manifest, base_manifest
-from weft.config import NOT_IN_PLAN, NonNegativeFloat, PositiveInt
+from weft.config import MODEL, NOT_IN_PLAN, NonNegativeFloat, PositiveInt
 from weft.data.datasets import Rows, codes_parents
 from weft.device import default_device
 from weft.errors import UserError
@@ -58,8 +58,9 @@ class TextToTokenConfig:
     """Language of the number words, as num2words calls it."""
     abbreviations: tuple[tuple[str, str], ...] = ()
     """Pairs of written and spoken form, such as `["Dr.", "Doctor"]`."""
-    base: Path | None = None
-    """Directory of a Hugging Face causal LM to start from; not set: random weights of the shape `model`."""
+    base: Annotated[Path | None, MODEL] = None
+    """Hugging Face causal LM to start from, a directory or a name on the Hub; not set: random weights of the shape
+    `model`."""
     model: LmConfig = field(default_factory=LmConfig)
     """Shape of the model without a base."""
     vocab_size: PositiveInt = 700

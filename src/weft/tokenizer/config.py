@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from weft.config import NOT_IN_PLAN, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from weft.config import MODEL, NOT_IN_PLAN, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.encoder import BottleneckConfig
 from weft.training.config import TrainConfig
@@ -44,8 +44,9 @@ class TokenizerConfig:
     """With `pseudo`, the fraction of steps that train on `speech`. The paper's ratio is 1 to 3."""
     held_out: tuple[Path, ...] = ()
     """Manifests of transcribed speech to measure the word error rate on after training."""
-    base: Path | None = None
-    """Directory of a Hugging Face Whisper to start from; not set: random weights of the shape `whisper`."""
+    base: Annotated[Path | None, MODEL] = None
+    """Hugging Face Whisper to start from, a directory or a name on the Hub; not set: random weights of the shape
+    `whisper`."""
     language: str | None = None
     """Language of utterances whose manifest names none, such as en. A multilingual `base` needs a language."""
     whisper: WhisperShape = field(default_factory=WhisperShape)

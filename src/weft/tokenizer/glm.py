@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import safe_open
@@ -28,6 +29,7 @@ from weft import pretrained
 from weft.artifacts import Manifest, base_manifest, loading
 from weft.asr.whisper import first_few
 from weft.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from weft.config import MODEL
 from weft.errors import UserError
 from weft.files import read_json_object
 from weft.plan import Draft, Plan, create
@@ -50,8 +52,8 @@ _AFTER_CODES = ("layer_norm.", "decoder.", "model.decoder.", "proj_out.")
 class ImportConfig:
     """Import of a GLM-4-Voice tokenizer."""
 
-    folder: Path
-    """Directory of the released GLM-4-Voice tokenizer."""
+    folder: Annotated[Path, MODEL]
+    """The released GLM-4-Voice tokenizer, a directory or a name on the Hub."""
     out: Path
     """Output directory of the tokenizer."""
 

@@ -126,12 +126,22 @@ DAMAGE = {
     "other contents": (lambda folder: (folder / "sub/2").write_text("5"), "sub/2 has changed"),
     "no report": (lambda folder: (folder / "log/tasks/00002.json").unlink(), "00002.json is missing or damaged"),
     "half a report": (lambda folder: os.truncate(folder / "log/tasks/00002.json", 9), "00002.json is missing or"),
-    "an old report": (lambda folder: drop_digests(folder / "log/tasks/00002.json"), "00002.json is missing or damaged"),
+    "an old report": (lambda folder: change_report(folder, drop_digest), "00002.json is missing or damaged"),
+    "another count": (lambda folder: change_report(folder, raise_count), "00002.json is missing or damaged"),
 }
 
 
-def drop_digests(path):
-    path.write_text(json.dumps({n: v for n, v in json.loads(path.read_text()).items() if n != "digests"}))
+def change_report(folder, change):
+    path = folder / "log/tasks/00002.json"
+    path.write_text(change(path.read_text()))
+
+
+def drop_digest(report):
+    return report.partition("\n")[0]
+
+
+def raise_count(report):
+    return report.replace('"squares":4', '"squares":5')
 
 
 @pytest.mark.parametrize("how", DAMAGE)

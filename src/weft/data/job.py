@@ -16,6 +16,7 @@ process, in others, or on a cluster (`weft.data.cluster`), by datatrove's execut
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -85,20 +86,24 @@ class Report:
     @classmethod
     def load(cls, path: Path) -> Report:
         """Read the report of a task. Raises OSError, ValueError, KeyError or TypeError if it is damaged."""
-        row = orjson.loads(path.read_bytes())
+        content, _, digest = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest() != digest.decode():
+            raise ValueError("its checksum is that of other content")
+        row = orjson.loads(content)
         skipped = Skipped(**row["skipped"])
         skipped.bad = [(where, reason) for where, reason in skipped.bad]
         return cls(Counter(row["counts"]), skipped, row["busy_sec"], digests=row["digests"])
 
     def save(self, path: Path, folder: Path) -> None:
-        """Sync the files of a task in `folder` to disk, compute their digests, and write the report."""
+        """Sync the files of a task in `folder` to disk, compute their digests, and write the report with its own."""
         for file in self.written:
             sync(file)
             self.digests[file.absolute().relative_to(folder).as_posix()] = sha256_of(file)
         for parent in {file.parent for file in self.written}:
             sync(parent)
         row = {"counts": self.counts, "skipped": self.skipped, "busy_sec": self.busy_sec, "digests": self.digests}
-        write_bytes(path, orjson.dumps(row))
+        content = orjson.dumps(row)
+        write_bytes(path, content + b"\n" + hashlib.sha256(content).hexdigest().encode())
         sync(path.parent)
 
 

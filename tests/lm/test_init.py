@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from transformers import BloomConfig, BloomForCausalLM
 
 from weft import artifacts
 from weft.errors import UserError
@@ -10,7 +11,7 @@ from weft.lm import init
 from weft.lm.init import InitLmConfig
 from weft.lm.model import LanguageModel, LmConfig
 
-from .families import save_text_lm, text_lm
+from .families import gpt2_tokenizer, save_text_lm, text_lm
 
 TINY = LmConfig(hidden=32, layers=1, heads=2, ffn=64)
 
@@ -58,6 +59,14 @@ def test_a_model_that_weft_created_is_extended_too(config, tmp_path):
     manifest = init.run(InitLmConfig(tmp_path / "second", config.tokenizer, base=config.out))
     assert manifest.parents["base"] == first.fingerprint
     assert LanguageModel.from_pretrained(tmp_path / "second").vocab.num_codes == 16
+
+
+def test_a_base_that_cannot_be_trained_on_packed_documents_is_rejected(based):
+    model = BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=1, n_head=2))
+    save_text_lm(model, gpt2_tokenizer(), based.base)
+    with pytest.raises(UserError, match="BloomForCausalLM accepts no position ids"):
+        init.run(based)
+    assert not based.out.exists()
 
 
 def test_a_base_or_texts_are_required(config):

@@ -17,6 +17,7 @@ from weft.config import MODEL, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 from weft.lm.model import KIND, LmConfig, extend_lm, load_causal_lm, new_lm, save
+from weft.lm.packing import check_position_ids
 from weft.plan import Draft, Plan, create
 from weft.tokenizer.artifact import load_codebook, load_frame_rate
 from weft.vocab import extend_tokenizer, train_text_tokenizer
@@ -48,7 +49,8 @@ class InitLmConfig:
 def run(config: InitLmConfig) -> Manifest:
     """Create the artifact `config.out`.
 
-    Raises UserError without base and texts, and for a base that does not load or was extended for another codebook.
+    Raises UserError without base and texts, and for a base that does not load, cannot be trained on packed documents
+    or was extended for another codebook.
     """
     if config.base is None and not config.texts:
         raise UserError("a language model needs a base, or texts to train a vocabulary: give --base or --texts")
@@ -63,6 +65,7 @@ def run(config: InitLmConfig) -> Manifest:
         codebook = load_codebook(config.tokenizer)
         if config.base is not None:
             model, text_tokenizer = load_causal_lm(config.base, dtype="auto")
+            check_position_ids(model)
             text_tokenizer = extend_lm(model, text_tokenizer, len(codebook), config.seed, codebook)
         else:
             texts = (document.text for document in read_texts(*config.texts))

@@ -72,6 +72,11 @@ def check_seq_len(model: PreTrainedModel, max_seq_len: int) -> None:
     setting, limit = _packable_len(model.config)
     if limit is not None and max_seq_len > limit:
         raise UserError(f"max_seq_len is {max_seq_len}: give at most {limit}, the {setting} of the model, for packing")
+    check_position_ids(model)
+
+
+def check_position_ids(model: PreTrainedModel) -> None:
+    """Raise UserError if `model` accepts no position ids, as Mamba and the decoder of a Whisper."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__} accepts no position ids, which packing needs: use another base")
 

@@ -15,6 +15,7 @@ class StandIn:
 
     def __init__(self, answer):
         self.bodies: list[dict] = []
+        self.headers: list[dict[str, str]] = []
         self.num_at_once = self.most_at_once = 0
         self.answer = answer
         self.lock = threading.Lock()
@@ -38,6 +39,7 @@ def served(stand_in):
             assert self.path == "/v1/completions"
             with stand_in.lock:
                 stand_in.bodies.append(body)
+                stand_in.headers.append(dict(self.headers))
                 stand_in.num_at_once += 1
                 stand_in.most_at_once = max(stand_in.most_at_once, stand_in.num_at_once)
             try:

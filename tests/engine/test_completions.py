@@ -1,5 +1,6 @@
 """The completions engine with a local server that implements the published protocol and answers as a test needs."""
 
+import base64
 import json
 import threading
 
@@ -161,3 +162,23 @@ def test_a_missing_server_and_an_invalid_url_are_errors():
     assert engine.generate([], Sampling()) == []
     with pytest.raises(UserError, match="'localhost:8000' is not the URL of a server"):
         CompletionsEngine("localhost:8000", 128, read_ids)
+
+
+def test_credentials_of_the_url_are_sent_and_never_printed(stand_in):
+    with served(stand_in) as url:
+        secret = url.replace("//", "//me:p%40ssword@")
+        engine = CompletionsEngine(secret, 128, read_ids, concurrency=1, timeout_sec=2.0, wait_sec=0.001)
+        assert generate(engine, Request([8], 3)) == [Generated([8], True)]
+    assert stand_in.headers[-1]["Authorization"] == "Basic " + base64.b64encode(b"me:p@ssword").decode()
+    with pytest.raises(UserError, match=r"http://127.0.0.1:\d+/v1/models failed 5 times") as found:
+        generate(engine, Request([8], 3))
+    assert "ssword" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:password/x@host/v1", "http://[password/v1", "http://me:password", "http:///"]
+)
+def test_a_url_without_a_valid_host_is_rejected_and_not_printed(url):
+    with pytest.raises(UserError, match="the URL of the server has no valid host") as found:
+        CompletionsEngine(url, 128, read_ids)
+    assert "password" not in str(found.value)

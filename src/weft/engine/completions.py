@@ -18,6 +18,7 @@ The server defines what a seed generates, and whether a result depends on the ot
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import urllib.error
@@ -26,6 +27,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from weft.engine.sampling import Generated, Request, Sampling, is_looping
 from weft.errors import UserError
@@ -54,7 +56,7 @@ class CompletionsEngine:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"{url!r} is not the URL of a server: give one such as http://127.0.0.1:8000/v1")
         self.max_positions = max_positions
-        self._url, self._ids_of = url.rstrip("/"), ids_of
+        (self._url, self._credentials), self._ids_of = _without_credentials(url.rstrip("/")), ids_of
         self._concurrency, self._timeout_sec, self._wait_sec = concurrency, timeout_sec, wait_sec
 
     def generate(
@@ -141,6 +143,8 @@ class CompletionsEngine:
                 time.sleep(self._wait_sec * 2 ** (attempt - 1))
             try:
                 call = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+                if self._credentials:  # not for the target of a redirect
+                    call.add_unredirected_header("Authorization", f"Basic {self._credentials}")
                 with urllib.request.urlopen(call, timeout=self._timeout_sec) as response:
                     return read(json.loads(response.read()))
             except urllib.error.HTTPError as e:
@@ -156,3 +160,15 @@ class CompletionsEngine:
         raise UserError(
             f"{address} failed {_MAX_ATTEMPTS} times ({reason}): check that a completions server runs there"
         )
+
+
+def _without_credentials(url: str) -> tuple[str, str]:
+    """Return a URL without user information, which urllib would take for a part of the host, and that in base64."""
+    try:
+        parts = urlsplit(url)
+        user, _, host = parts.netloc.rpartition("@")
+        if parts.port == 0 or not parts.hostname:
+            raise ValueError("no host")
+    except ValueError as e:  # of the port too; neither message is shown, because a password may be read as a port
+        raise UserError("the URL of the server has no valid host: give one such as http://127.0.0.1:8000/v1") from e
+    return parts._replace(netloc=host).geturl(), base64.b64encode(unquote_to_bytes(user)).decode()

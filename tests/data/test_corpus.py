@@ -1,5 +1,8 @@
 """Text corpora: the order and the ids of their documents, and the identity of their contents."""
 
+import errno
+import os
+
 import pytest
 
 from tests.data.corpora import ROWS, read_in_tasks, write_corpus
@@ -67,3 +70,23 @@ def test_hugging_face_datasets_are_read(tmp_path):
     for folder in ("saved", "hub"):
         assert [d.text for d in read_texts(tmp_path / folder)] == [row["text"] for row in ROWS]
     assert [d.text for d in read_texts(tmp_path / "saved/train")] == [row["text"] for row in ROWS[10:]]
+
+
+def test_directories_that_are_not_read_are_reported(tmp_path, monkeypatch, capsys):
+    for name in ("c/a.txt", "c/closed/b.txt", "c/.hidden/c.txt", "elsewhere/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "c/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "c/loop").symlink_to(tmp_path / "c")
+    (tmp_path / "c/e.txt").symlink_to(tmp_path / "elsewhere/d.txt")
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert [file.name for file in TextCorpus.of(tmp_path / "c").files] == ["a.txt", "e.txt"]
+    notes = sorted(line.split(f"{tmp_path}/c/")[1] for line in capsys.readouterr().err.splitlines())
+    assert [note.split(" is left out")[0] for note in notes] == ["closed", "link", "loop"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from weft.errors import UserError, without_secrets
+from weft import progress
+from weft.errors import UserError, reason_of, without_secrets
 from weft.files import file_digests
 
 T = TypeVar("T")
@@ -79,12 +80,26 @@ def identities_of(files: Sequence[File]) -> list[str]:
 
 def _local(path: Path, wanted: Callable[[str], bool]) -> list[File] | None:
     if path.is_dir():
-        found = [p for p in path.rglob("*") if _is_wanted(p.relative_to(path).parts, wanted) and p.is_file()]
+        found = [p for p in _files_in(path) if wanted(p.name) and p.is_file()]
     elif path.exists():
         found = [path] if wanted(path.name) else []
     else:
         return None
     return [File(str(p), p.stat().st_size) for p in sorted(found)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files below a directory that are not hidden; report the directories that are not read."""
+
+    def report(e: OSError) -> None:
+        progress.note(f"{e.filename} is left out, because it cannot be read: {reason_of(e)}")
+
+    for where, folders, names in os.walk(folder, onerror=report):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(path := os.path.join(where, name)):
+                progress.note(f"{path} is left out, because it is a link to a directory: give its target as well")
+        yield from (Path(where, name) for name in names if not name.startswith("."))
 
 
 def _stored(url: str, wanted: Callable[[str], bool]) -> list[File] | None:

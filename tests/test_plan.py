@@ -448,3 +448,15 @@ def test_a_path_through_a_link_is_the_one_that_the_system_finds(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere/deep")
     out = tmp_path / "link/../codes"
     assert create(out, PLAN, write) == create(out, PLAN, write) == read(tmp_path / "elsewhere/codes")
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda out: (out / "mine").mkdir(parents=True)])
+def test_what_others_create_at_the_path_meanwhile_is_not_replaced(tmp_path, make):
+    def write_and_make(draft):
+        write(draft)
+        make(tmp_path / "codes")
+
+    with pytest.raises(UserError, match="codes was created by another program: move it, and run the same command"):
+        create(tmp_path / "codes", PLAN, write_and_make)
+    (tmp_path / "codes").rename(tmp_path / "moved")
+    assert create(tmp_path / "codes", PLAN, write).counts == {"utterances": 1}

@@ -164,7 +164,7 @@ def _reporting_errors(folder: Path) -> Iterator[None]:
         yield
     except UserError:
         if _files(folder) <= {_PLAN}:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     except OSError as e:
         e.filename = e.filename or str(folder)  # a failed write does not name its file
@@ -199,6 +199,8 @@ def _finish(draft: Draft, plan: Plan, out: Path) -> None:
     write_json(draft.folder / MANIFEST, asdict(manifest))
     write_card(draft.folder, manifest)
     sync_tree(draft.folder)
+    if os.path.lexists(out):
+        raise UserError(f"{out} was created by another program: move it, and run the same command again")
     os.replace(draft.folder, out)
     sync(out.parent)
 

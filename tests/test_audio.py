@@ -8,8 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from weft.audio import LogMel, file_of, load, num_samples, resample, save, with_time_range
+from weft.audio import LogMel, load, num_samples, resample, save
 from weft.errors import UserError
+from weft.sound_files.address import file_of, with_time_range
 
 RATE_HZ = 16_000
 

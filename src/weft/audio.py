@@ -1,7 +1,7 @@
 """Reading, writing and resampling of audio files, and Whisper's log-mel features.
 
     samples = load("a.opus")                                    # mono float32 at 16 kHz
-    samples = load("talk.flac#t=30,58.4")                       # a time range in seconds, as a W3C media fragment
+    samples = load("talk.flac#t=30,58.4")                       # an address: weft.sound_files.address
     features = LogMel(num_mels=80)(torch.from_numpy(samples))   # (1, 80, T)
 
 Shapes: B batch, S samples, M mel bands, T frames (100 per second).
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,9 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.files import write_bytes
+from weft.sound_files.address import address_of
 from weft.sound_files.reader import Reader
+from weft.sound_files.source import source_of
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
@@ -37,11 +38,10 @@ _QUALITY = "HQ"
 _TIME_TOLERANCE_SEC = 0.1  # by which a time range may end after the file
 _MAX_SAMPLE = 100.0  # 40 dB over full scale: larger samples are in other units, such as 16-bit integers
 _MIN_MEAN_ENERGY = 1e-4  # of that of the channels: 64 channels of unrelated noise have 0.016
-_TIME_RANGE = re.compile(r"(?P<file>.+)#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<stop>\d+(?:\.\d+)?))?", re.DOTALL)
 
 
 def load(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Read a file, or the time range after its name, as mono float32 samples (S,) in [-1, 1] at `sample_rate_hz`.
+    """Read a sound file, or what an address names, as mono float32 samples (S,) in [-1, 1] at `sample_rate_hz`.
 
     Channels are averaged. Memory is that of the result and a block. Raises UserError for a file that is missing, not
     audio, empty, truncated, not finite, in other units, longer than 12 hours, or with channels that cancel each other.
@@ -80,40 +80,19 @@ def num_samples(audio: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
     return num
 
 
-def file_of(audio: str | Path) -> Path:
-    """Return the file of an argument of `load`, without the time range."""
-    return _split(audio)[0]
-
-
-def with_time_range(audio: str, start_sec: float, stop_sec: float | None) -> str:
-    """Return the time range from `start_sec` to `stop_sec`, or to the end, of `audio`, as an argument of `load`."""
-    file, time_range = _split(audio)
-    offset_sec = float(time_range["start"] or 0) if time_range else 0.0
-    if stop_sec is None:
-        stop = f",{time_range['stop']}" if time_range and time_range["stop"] else ""
-    else:
-        stop = f",{offset_sec + stop_sec:.5f}"
-    return f"{file}#t={offset_sec + start_sec:.5f}{stop}"
-
-
-def _split(audio: str | Path) -> tuple[Path, re.Match[str] | None]:
-    """Return the file and the time range of an argument of `load`. The name of a file may look like a time range."""
-    found = _TIME_RANGE.fullmatch(str(audio))
-    return (Path(audio), None) if found is None or os.path.isfile(audio) else (Path(found["file"]), found)
-
-
 @contextmanager
 def _open(audio: str | Path) -> Iterator[tuple[Reader, range]]:
-    """Open an audio file, and yield it with the range of frames to read, which may end after the file."""
-    path, time_range = _split(audio)
+    """Open a sound, and yield it with the range of frames to read, which may end after the sound."""
+    address = address_of(audio)
+    path = address.file
     if not os.path.isfile(path):  # a device or a named pipe is not opened, which could wait forever
         problem = "does not exist" if not os.path.exists(path) else "is not a file"
         raise UserError(f"{path} {problem}: give an audio file, or fix the manifest that contains it")
-    with Reader(path) as reader:
+    with Reader(source_of(address)) as reader:
         frames = range(_MAX_FRAMES if reader.num_frames is None else reader.num_frames)
-        if time_range:
-            start = round(float(time_range["start"] or 0) * reader.rate_hz)
-            stop = _MAX_FRAMES if time_range["stop"] is None else round(float(time_range["stop"]) * reader.rate_hz)
+        if address.has_times:
+            start = round(float(address.start or 0) * reader.rate_hz)
+            stop = _MAX_FRAMES if address.stop is None else round(float(address.stop) * reader.rate_hz)
             frames = range(start, max(start, stop))
         if reader.num_frames is not None:
             _check_length(audio, reader, frames, len(range(reader.num_frames)[frames.start : frames.stop]))
@@ -135,7 +114,7 @@ def _blocks(audio: str | Path, reader: Reader, frames: range) -> Iterator[np.nda
 def _check_length(audio: str | Path, reader: Reader, frames: range, found: int) -> None:
     if found > _MAX_SEC * reader.rate_hz:
         raise UserError(f"{audio} is longer than {_MAX_SEC / 3600:g} hours: split it, or give time ranges (#t=0,3600)")
-    if file_of(audio) == Path(audio):
+    if not address_of(audio).has_times:
         _require_samples(audio, found)
     length = "" if reader.num_frames is None else f"{reader.num_frames / reader.rate_hz:.3f} s of the "
     if not found:

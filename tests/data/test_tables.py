@@ -11,7 +11,8 @@ import pytest
 from pyarrow import feather
 
 from tests.data.corpora import read_in_tasks
-from weft.data import arrow_stream, tables
+from weft import parquet_pages
+from weft.data import arrow_stream
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
@@ -168,8 +169,8 @@ def test_an_arrow_batch_that_decompresses_to_too_much_is_not_read(tmp_path, monk
 @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY"])
 def test_a_page_that_decompresses_to_too_much_is_not_read(tmp_path, monkeypatch, version, encoding):
     """Row groups that expand much are read if all of their pages are small."""
-    monkeypatch.setattr(tables, "_MAX_GROUP_BYTES", 10_000)
-    monkeypatch.setattr(tables, "_MAX_PAGE_BYTES", 200_000)
+    monkeypatch.setattr(parquet_pages, "_MAX_GROUP_BYTES", 10_000)
+    monkeypatch.setattr(parquet_pages, "_MAX_PAGE_BYTES", 200_000)
     options = {"use_dictionary": False, "column_encoding": encoding, "data_page_version": version}
     for name, page_bytes in (("small", 50_000), ("large", 1 << 30)):
         path = tmp_path / f"{name}.parquet"

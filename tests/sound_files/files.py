@@ -4,6 +4,8 @@ import numpy as np
 import soundfile
 
 from weft.sound_files import mp3
+from weft.sound_files.address import address_of
+from weft.sound_files.source import source_of
 
 RATE_HZ = 16_000
 
@@ -42,5 +44,5 @@ def declare_mp3_frames(path, num_frames):
 
 def without_xing_frame(path):
     """Remove the Xing frame of an MP3."""
-    content, first = path.read_bytes(), mp3.scan(path).header
+    content, first = path.read_bytes(), mp3.scan(source_of(address_of(path))).header
     path.write_bytes(content[content.index(first[:2], 4) :])

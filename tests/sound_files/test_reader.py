@@ -18,7 +18,9 @@ from tests.sound_files.files import (
 from weft.audio import load, num_samples
 from weft.errors import UserError
 from weft.sound_files import flac, mp3
+from weft.sound_files.address import address_of
 from weft.sound_files.reader import Reader
+from weft.sound_files.source import source_of
 
 NUM_SAMPLES = 3 * RATE_HZ
 NAMES = ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.opus", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64", "a.sph", "a.voc"]
@@ -88,11 +90,11 @@ def test_mp3_files_one_after_another_are_read_to_their_end(tmp_path):
 
 def test_the_frames_of_an_mp3_are_counted(tmp_path):
     path = write(tmp_path / "a.mp3", noise(NUM_SAMPLES))
-    found = mp3.scan(path)
+    found = mp3.scan(source_of(address_of(path)))
     assert found.num_frames == found.declared_frames
     assert not found.is_cut_off
     path.write_bytes(b"no frame in here " * 99)
-    assert mp3.scan(path) is None
+    assert mp3.scan(source_of(address_of(path))) is None
 
 
 @pytest.mark.parametrize("subtypes", [("OPUS", "OPUS"), ("VORBIS", "VORBIS"), ("OPUS",) * 3])
@@ -151,8 +153,9 @@ def test_a_flac_file_with_too_large_a_length_is_rejected(tmp_path, declared):
 def test_the_last_frame_of_a_flac_file_is_found(tmp_path, num_frames, rate_hz, num_channels):
     path = tmp_path / "a.flac"
     soundfile.write(path, np.stack([noise(num_frames)] * num_channels, axis=1), rate_hz)
-    assert flac.scan(path).is_exact
-    assert flac.scan(path).declared_frames == num_frames
+    found = flac.scan(source_of(address_of(path)))
+    assert found.is_exact
+    assert found.declared_frames == num_frames
 
 
 def halved_size(path):
@@ -207,7 +210,7 @@ def test_unusual_sample_rates_and_channel_counts_are_rejected(tmp_path, rate_hz,
 def test_a_file_without_a_header_is_not_audio_of_its_suffix(tmp_path, suffix, content):
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as audio"):
-        Reader(tmp_path / f"a{suffix}")
+        Reader(source_of(address_of(tmp_path / f"a{suffix}")))
 
 
 @pytest.mark.parametrize("rate_hz", [4_000, 384_000])
@@ -245,7 +248,7 @@ def test_blocks_together_are_the_file(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", samples, 44_100)
     whole = load(tmp_path / "a.wav")
     monkeypatch.setattr("weft.sound_files.reader._BLOCK_SAMPLES", 2 * 997)
-    with Reader(tmp_path / "a.wav") as reader:
+    with Reader(source_of(address_of(tmp_path / "a.wav"))) as reader:
         blocks = list(reader.blocks())
     assert {len(block) for block in blocks[:-1]} == {997}
     assert np.concatenate(blocks).shape == samples.shape

@@ -21,7 +21,7 @@ import orjson
 from weft.artifacts import Manifest, base_manifest
 from weft.asr.transcribe import Transcriber, Transcript, split_at_pauses
 from weft.asr.whisper import load_prompt
-from weft.audio import SAMPLE_RATE_HZ, with_time_range
+from weft.audio import SAMPLE_RATE_HZ
 from weft.config import FLAT, MODEL, NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
@@ -31,6 +31,7 @@ from weft.errors import UserError
 from weft.files import write_bytes
 from weft.plan import Draft, Plan, create
 from weft.records import Utterance
+from weft.sound_files.address import with_time_range
 from weft.text.inputs import valid_text
 
 KIND = "audio"

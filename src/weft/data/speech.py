@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from weft import artifacts, progress
-from weft.audio import SAMPLE_RATE_HZ, file_of, load, num_samples, with_time_range
+from weft.audio import SAMPLE_RATE_HZ, load, num_samples
 from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
 from weft.data.lines import TOO_LONG, lines_of
 from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.files import content_id, file_digests, json_object
 from weft.records import Utterance
+from weft.sound_files.address import file_of, with_time_range
 from weft.text.inputs import BOM, finite, id_of, parse_json
 
 MANIFEST_NAME = "manifest.jsonl"

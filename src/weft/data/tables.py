@@ -6,7 +6,7 @@ before a damage are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,18 +19,15 @@ import pyarrow.parquet as pq
 from weft.data.arrow_stream import batches_of, scan
 from weft.data.compression import is_damage
 from weft.data.file_range import FileRange, TextDocument, document_of
-from weft.data.parquet_pages import largest_page
 from weft.data.skipped import Skipped
 from weft.data.storage import is_url, open_file
 from weft.errors import UserError, reason_of
+from weft.parquet_pages import expands, page_problem
 from weft.text.inputs import id_of
 
 _BATCH_ROWS = 16  # of Parquet; more are not read faster
 _SLICE_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 20
-_MAX_EXPANSION = 16  # by decompression, of most texts
-_MAX_GROUP_BYTES = 256 << 20  # decompressed, of a row group that expands more and whose pages are not examined
-_MAX_PAGE_BYTES = 384 << 20  # decompressed, in such a group; pyarrow holds two
 _STRINGS = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _OTHER = object()  # a value that is not text
 
@@ -57,36 +54,16 @@ def read_parquet(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:
             chunks = [
                 c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.split(".")[0] in columns
             ]
-            batch_rows = 1 if any(_expands(chunk, _SLICE_BYTES) for chunk in chunks) else _BATCH_ROWS
+            batch_rows = 1 if any(expands(chunk, _SLICE_BYTES) for chunk in chunks) else _BATCH_ROWS
             group_rows = _parquet_rows(file.path, file.size_bytes, number, columns, batch_rows)
             table = _Table(file, metadata.num_rows, first, group_rows)
-            if problem := _page_problem(file, chunks):
+            with file.open() as f:
+                problem = page_problem(f, chunks)
+            if problem:
                 _skip(rows, problem, table, skipped)
             else:
                 yield from _documents(table, rows, skipped)
         first += group.num_rows
-
-
-def _expands(chunk: Any, min_bytes: int) -> bool:
-    """Whether a column chunk has more than `min_bytes` and is much larger than in the file, which texts rarely are."""
-    size_bytes: int = chunk.total_uncompressed_size
-    return size_bytes > max(min_bytes, _MAX_EXPANSION * chunk.total_compressed_size)
-
-
-def _page_problem(file: FileRange, chunks: Sequence[Any]) -> str | None:
-    """Return why a row group cannot be read in bounded memory, or None. pyarrow decompresses a page as a whole."""
-    for chunk in chunks:
-        if not _expands(chunk, _MAX_GROUP_BYTES):
-            continue
-        start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-        try:
-            with file.open() as f:
-                largest = largest_page(f, start, chunk.total_compressed_size)
-        except ValueError as e:
-            return f"they cannot be read: {reason_of(e)}"
-        if largest > _MAX_PAGE_BYTES:
-            return f"they have a page that decompresses to {largest} bytes"
-    return None
 
 
 def read_arrow(file: FileRange, skipped: Skipped) -> Iterator[TextDocument]:

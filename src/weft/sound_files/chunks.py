@@ -5,8 +5,9 @@ A size that is too small loses audio without notice: libsndfile decodes the decl
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO, Literal
+
+from weft.sound_files.source import Source
 
 _ByteOrder = Literal["little", "big"]
 _FORMATS: dict[bytes, tuple[int, int, _ByteOrder]] = {  # position of the first chunk, bytes of a size, byte order
@@ -20,9 +21,9 @@ UNKNOWN_BYTES = 0x7F000000  # a program that writes to a pipe puts about this si
 _AU = b".snd"
 
 
-def undeclared_bytes(path: Path) -> int:
+def undeclared_bytes(source: Source) -> int:
     """Return the number of bytes after the last chunk of a WAV, AIFF, CAF or AU file; 0 for other formats."""
-    with path.open("rb") as f:
+    with source.open() as f:
         size = f.seek(0, 2)
         f.seek(0)
         head = f.read(12)

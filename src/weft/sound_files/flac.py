@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from weft.sound_files.source import Source
 from weft.sound_files.view import View
 
 _TAIL_BYTES = 1 << 18  # searched if the header does not state the size of the largest frame
@@ -28,9 +28,9 @@ class Flac:
     is_exact: bool
 
 
-def scan(path: Path) -> Flac | None:
+def scan(source: Source) -> Flac | None:
     """Read the header and the last frame of a file; None if it is not FLAC."""
-    with path.open("rb") as f:
+    with source.open() as f:
         size, start = f.seek(0, 2), 0
         f.seek(0)
         tag = f.read(10)
@@ -50,11 +50,11 @@ def scan(path: Path) -> Flac | None:
     return Flac(start, head, size, declared, declared == last)
 
 
-def without_length(path: Path, flac: Flac) -> View:
+def without_length(source: Source, flac: Flac) -> View:
     """Return the file without the declared length, so that it is decoded to its end."""
     fields = int.from_bytes(flac.head[18:26], "big") >> 36 << 36
     head = flac.head[:18] + fields.to_bytes(8, "big") + flac.head[26:]
-    return View(path, flac.start + len(head), flac.size, head)
+    return View(source.open(), flac.start + len(head), flac.size, head)
 
 
 def _end_of_frame(head: bytes, block: int) -> int | None:

@@ -10,9 +10,9 @@ Reference: ISO 11172-3 and 13818-3; the Xing frame as LAME and mpg123 (check_lam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
+from weft.sound_files.source import Source
 from weft.sound_files.view import View
 
 _KBPS = {  # by MPEG-1 or not, and layer
@@ -62,9 +62,9 @@ class Mp3:
         return int(0.99 * self.num_frames * self.samples_per_frame) - _DECODER_SAMPLES
 
 
-def scan(path: Path) -> Mp3 | None:
+def scan(source: Source) -> Mp3 | None:
     """Count the frames of a file; None if it has none. A last frame without all of its bytes is not counted."""
-    with path.open("rb") as f:
+    with source.open() as f:
         size = f.seek(0, 2)
         first = _next_frame(f, _end_of_tags(f), size)
         if first is None:
@@ -95,18 +95,18 @@ def scan(path: Path) -> Mp3 | None:
     )
 
 
-def corrected(path: Path, mp3: Mp3) -> View | None:
+def corrected(source: Source, mp3: Mp3) -> View | None:
     """Return the file with a right frame count for its decoder; None if it can be read as it is."""
     if mp3.xing is not None:
         if mp3.declared_frames is not None and mp3.declared_frames >= mp3.num_frames:
             return None
-        with path.open("rb") as f:
+        with source.open() as f:
             f.seek(mp3.first)
             before = f.read(mp3.xing - mp3.first)
         prefix = before + mp3.num_frames.to_bytes(4, "big")
-        return View(path, mp3.xing + 4, mp3.size, prefix)
+        return View(source.open(), mp3.xing + 4, mp3.size, prefix)
     frame = _xing_frame(mp3.header, mp3.num_frames + _EXTRA_FRAMES)
-    return None if frame is None else View(path, mp3.first, mp3.size, frame)
+    return None if frame is None else View(source.open(), mp3.first, mp3.size, frame)
 
 
 def _parse(head: bytes) -> _Header | None:

@@ -5,41 +5,41 @@ Reference: RFC 3533, sections 4 and 6.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
 from weft.errors import UserError
+from weft.sound_files.source import Source
 
 _MAGIC = b"OggS"
 _FIRST_PAGE = 2  # flag
 _SEARCH_BYTES = 1 << 16
 
 
-def streams(path: Path) -> list[tuple[int, int]]:
+def streams(source: Source) -> list[tuple[int, int]]:
     """Return the byte range of each stream of a chained file; one range for an ordinary file.
 
     Raises UserError if the last page of a stream declares less audio than the pages before it.
     """
     starts, after_first_pages, last_granule, max_granule = [0], False, 0, 0
-    with path.open("rb") as f:
+    with source.open() as f:
         size, place = f.seek(0, 2), 0
         while (found := _page(f, place, size)) is not None:
             place, num_bytes, flags, granule = found
             if flags & _FIRST_PAGE and after_first_pages:
                 starts.append(place)
-                _check(path, last_granule, max_granule)
+                _check(source, last_granule, max_granule)
                 after_first_pages, last_granule, max_granule = False, 0, 0
             after_first_pages = after_first_pages or not flags & _FIRST_PAGE
             if granule >= 0:
                 last_granule, max_granule = granule, max(granule, max_granule)
             place += num_bytes
-    _check(path, last_granule, max_granule)
+    _check(source, last_granule, max_granule)
     return list(zip(starts, [*starts[1:], size], strict=True))
 
 
-def _check(path: Path, last_granule: int, max_granule: int) -> None:
+def _check(source: Source, last_granule: int, max_granule: int) -> None:
     if last_granule < max_granule:
-        raise UserError(f"{path} declares a length that is less than its audio: export it again")
+        raise UserError(f"{source.name} declares a length that is less than its audio: export it again")
 
 
 def _page(f: BinaryIO, place: int, size: int) -> tuple[int, int, int, int] | None:

@@ -1,6 +1,6 @@
 """Decoding of sound files in blocks, from the first to the last sample that they contain.
 
-    with Reader(path) as reader:
+    with Reader(source) as reader:
         for block in reader.blocks(): ...          # (F, C) float32
 
 libsndfile trusts the lengths in headers. This module gives it corrected headers, decodes until the data end, and
@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -23,6 +22,7 @@ import soundfile
 from weft.errors import UserError, reason_of
 from weft.sound_files import flac, mp3, ogg
 from weft.sound_files.chunks import UNKNOWN_BYTES, undeclared_bytes
+from weft.sound_files.source import Source
 from weft.sound_files.view import View
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000  # below, speech is not intelligible; no converter samples faster
@@ -58,9 +58,9 @@ class Reader:
     `num_frames` is None if only decoding shows it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a file. Raises UserError for a file that is not audio, has an unusual shape, or is damaged."""
-        self._path, self._closing, self._views = path, ExitStack(), list[View]()
+    def __init__(self, source: Source) -> None:
+        """Open a sound. Raises UserError for a file that is not audio, has an unusual shape, or is damaged."""
+        self._source, self._closing, self._views = source, ExitStack(), list[View]()
         self._least_frames, self._end = 0, _UNKNOWN_FRAMES  # of an intact file; without the padding of a codec
         self.num_frames: int | None = None
         try:
@@ -102,26 +102,27 @@ class Reader:
     def _open(self) -> list[_Stream]:
         """Open the file, or corrected views of it, and find its length."""
         try:
-            stream = self._stream(self._path)
+            stream = self._stream(self._source)
         except soundfile.LibsndfileError:
-            if self._path.suffix.lower() != ".mp3" or not (views := self._open_mp3()):  # its count may be too small
+            is_mp3 = not self._source.is_file or self._source.path.suffix.lower() == ".mp3"
+            if not is_mp3 or not (views := self._open_mp3()):  # its count may be too small
                 raise
             return views
         if stream.format == "RAW":  # libsndfile takes the format of a file without a header from its suffix
-            raise UserError(f"{self._path} cannot be read as audio (it has no header): check the file")
+            raise UserError(f"{self._source.name} cannot be read as audio (it has no header): check the file")
         if stream.format == "OGG":
-            ranges = ogg.streams(self._path)
-            streams = [stream] if len(ranges) == 1 else [self._stream(View(self._path, *each)) for each in ranges]
+            ranges = ogg.streams(self._source)
+            streams = [stream] if len(ranges) == 1 else [self._stream(self._view(*each)) for each in ranges]
             self._least_frames = int(_MIN_FRACTION * sum(s.frames for s in streams))
             return streams
         if stream.subtype.startswith("MPEG_LAYER"):
             return self._open_mp3() or [stream]
-        if stream.format == "FLAC" and (header := flac.scan(self._path)) is not None:
+        if stream.format == "FLAC" and (header := flac.scan(self._source)) is not None:
             self._least_frames = header.declared_frames
             if header.is_exact:
                 self.num_frames = header.declared_frames
                 return [stream]
-            return [self._stream(flac.without_length(self._path, header))]
+            return [self._stream(flac.without_length(self._source, header))]
         if stream.frames < _UNKNOWN_FRAMES:
             self._least_frames = int(_MIN_FRACTION * stream.frames)
         if stream.subtype not in _PCM:
@@ -134,19 +135,24 @@ class Reader:
 
     def _open_mp3(self) -> list[_Stream]:
         """Open an MP3 with a corrected frame count; return nothing if it can be read as it is."""
-        if (found := mp3.scan(self._path)) is None:
+        if (found := mp3.scan(self._source)) is None:
             return []
         self._least_frames = found.least_samples
         if found.is_cut_off:
             raise self._cut_off()
-        view = mp3.corrected(self._path, found)
+        view = mp3.corrected(self._source, found)
         return [] if view is None else [self._stream(view)]
 
-    def _stream(self, source: Path | View) -> _Stream:
-        if isinstance(source, View):
-            self._views.append(self._closing.enter_context(source))
-            return self._closing.enter_context(_Stream(source))
-        return self._closing.enter_context(_Stream(os.fsencode(source)))  # a name that is not UTF-8
+    def _stream(self, source: Source | View) -> _Stream:
+        if isinstance(source, Source):
+            if source.is_file:
+                return self._closing.enter_context(_Stream(os.fsencode(source.path)))  # a name that is not UTF-8
+            source = self._view(0, source.size_bytes)
+        self._views.append(self._closing.enter_context(source))
+        return self._closing.enter_context(_Stream(source))
+
+    def _view(self, start: int, stop: int) -> View:
+        return View(self._source.open(), start, stop)
 
     def _seek(self, start: int) -> int | None:
         """Move to `start` if the file supports it; return the position, None if `start` is after the end."""
@@ -158,28 +164,28 @@ class Reader:
             return None
 
     def _check_shape(self) -> None:
-        path, channels = self._path, max(s.channels for s in self._streams)
+        name, channels = self._source.name, max(s.channels for s in self._streams)
         if not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ:
             raise UserError(
-                f"{path} has a sample rate of {self.rate_hz:,} Hz: give audio of {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,} Hz"
+                f"{name} has a sample rate of {self.rate_hz:,} Hz: give audio of {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,} Hz"
             )
         if channels > MAX_CHANNELS:
-            raise UserError(f"{path} has {channels:,} channels: give audio with at most {MAX_CHANNELS}")
+            raise UserError(f"{name} has {channels:,} channels: give audio with at most {MAX_CHANNELS}")
         if any(s.samplerate != self.rate_hz for s in self._streams):
-            raise UserError(f"{path} is a chain of streams with several sample rates: convert it to WAV or FLAC")
+            raise UserError(f"{name} is a chain of streams with several sample rates: convert it to WAV or FLAC")
         log = self._streams[-1].extra_info
         less = _LESS_DATA.search(log)
         if _INCOMPLETE_OGG in log or (less is not None and int(less[2]) < int(less[1]) < UNKNOWN_BYTES):
             raise self._cut_off()
-        extra, size = undeclared_bytes(path), path.stat().st_size
+        extra, size = undeclared_bytes(self._source), self._source.size_bytes
         if extra > max(_MIN_UNDECLARED_BYTES, _MAX_UNDECLARED * size):
             raise UserError(
-                f"{path} declares less audio than it contains, {extra:,} of its {size:,} bytes are not declared: "
+                f"{name} declares less audio than it contains, {extra:,} of its {size:,} bytes are not declared: "
                 "export it again"
             )
 
     def _cut_off(self) -> UserError:
-        return UserError(f"{self._path} is cut off, it is shorter than its header says: copy or export it again")
+        return UserError(f"{self._source.name} is cut off, it is shorter than its header says: copy or export it again")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -191,6 +197,6 @@ class Reader:
                     raise view.error
         except soundfile.LibsndfileError as e:
             reason = e.error_string.rstrip(".")
-            raise UserError(f"{self._path} cannot be read as audio ({reason}): check the file") from e
+            raise UserError(f"{self._source.name} cannot be read as audio ({reason}): check the file") from e
         except OSError as e:
-            raise UserError(f"{self._path} cannot be read ({reason_of(e)}): check the file") from e
+            raise UserError(f"{self._source.name} cannot be read ({reason_of(e)}): check the file") from e

@@ -1,27 +1,29 @@
 """A byte range of a file as a file of its own, optionally with other bytes before it.
 
-with View(path, 42, 1000, b"header") as view: soundfile.SoundFile(view)
+with View(path.open("rb"), 42, 1000, b"header") as view: soundfile.SoundFile(view)
 """
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-class View(io.RawIOBase):
-    """The bytes `prefix`, then the bytes of a file from `start` to `stop`.
+class ByteRange(io.RawIOBase):
+    """The bytes `prefix`, then the bytes of an open file from `start` to `stop`. Closing it closes the file."""
 
-    libsndfile calls it from C, where exceptions are lost: after an OSError the view ends, and `error` has the reason.
-    """
-
-    def __init__(self, path: Path, start: int, stop: int, prefix: bytes = b"") -> None:
-        """Open the file."""
-        self._file = path.open("rb")
+    def __init__(self, file: BinaryIO, start: int, stop: int, prefix: bytes = b"") -> None:
+        self._file = file
         self._start, self._prefix, self._position = start, prefix, 0
         self._size = len(prefix) + stop - start
-        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Set the position, and return it."""
@@ -44,16 +46,28 @@ class View(io.RawIOBase):
         return len(found)
 
     def _read(self, num_bytes: int) -> bytes:
-        if num_bytes <= 0 or self.error is not None:
+        if num_bytes <= 0:
             return b""
-        try:
-            self._file.seek(self._start + self._position - len(self._prefix))
-            return self._file.read(num_bytes)
-        except OSError as e:
-            self.error = e
-            return b""
+        self._file.seek(self._start + self._position - len(self._prefix))
+        return self._file.read(num_bytes)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
         super().close()
+
+
+class View(ByteRange):
+    """A byte range for libsndfile, which reads it from C, where exceptions are lost.
+
+    After an OSError the view ends, and `error` has the reason.
+    """
+
+    error: OSError | None = None
+
+    def _read(self, num_bytes: int) -> bytes:
+        try:
+            return b"" if self.error is not None else super()._read(num_bytes)
+        except OSError as e:
+            self.error = e
+            return b""

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weft.data.parquet_pages import largest_page
+from weft.parquet_pages import largest_page
 
 OPTIONS = [
     {},

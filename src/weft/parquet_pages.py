@@ -1,6 +1,6 @@
 """Sizes of the pages of Parquet files, which pyarrow decompresses as a whole and does not give before that.
 
-    largest_page(f, chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size)
+    page_problem(f, column_chunks)         # None, or why a row group cannot be read in bounded memory
 
 A page header is a struct in Thrift's compact protocol: field 2 is the decompressed size of the page, 3 the size in the
 file. Source: parquet.thrift of apache/parquet-format, and the specification of that protocol in apache/thrift.
@@ -8,13 +8,40 @@ file. Source: parquet.thrift of apache/parquet-format, and the specification of 
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from collections.abc import Sequence
+from typing import Any, BinaryIO
 
+from weft.errors import reason_of
+
+_MAX_EXPANSION = 16  # by decompression, of most texts
+_MAX_GROUP_BYTES = 256 << 20  # decompressed, of a row group that expands more and whose pages are not examined
+_MAX_PAGE_BYTES = 384 << 20  # decompressed, in such a group; pyarrow holds two
 _MAX_HEADER_BYTES = 1 << 20  # statistics contain values
 _FIRST_READ_BYTES = 4096
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY = range(1, 9)
 _STRUCT = 12
 _UNPACKED, _PACKED = 2, 3
+
+
+def expands(chunk: Any, min_bytes: int) -> bool:
+    """Whether a column chunk has more than `min_bytes` and is much larger than in the file, which texts rarely are."""
+    size_bytes: int = chunk.total_uncompressed_size
+    return size_bytes > max(min_bytes, _MAX_EXPANSION * chunk.total_compressed_size)
+
+
+def page_problem(f: BinaryIO, chunks: Sequence[Any]) -> str | None:
+    """Return why column chunks cannot be read in bounded memory, or None. pyarrow decompresses a page as a whole."""
+    for chunk in chunks:
+        if not expands(chunk, _MAX_GROUP_BYTES):
+            continue
+        start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+        try:
+            largest = largest_page(f, start, chunk.total_compressed_size)
+        except ValueError as e:
+            return f"they cannot be read: {reason_of(e)}"
+        if largest > _MAX_PAGE_BYTES:
+            return f"they have a page that decompresses to {largest} bytes"
+    return None
 
 
 def largest_page(f: BinaryIO, start: int, size_bytes: int) -> int:

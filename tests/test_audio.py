@@ -144,7 +144,7 @@ def test_features_equal_whispers():
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100])
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
 def test_the_number_of_samples_equals_the_resampled_ones(tmp_path, rate_hz, suffix):
-    for found in (1, 4001, 22_051):
+    for found in (2, 4001, 22_051):
         path = tmp_path / f"{found}.{suffix}"
         soundfile.write(path, np.zeros((found, 2)), rate_hz)
         assert num_samples(path) == len(load(path))

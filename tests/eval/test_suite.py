@@ -126,6 +126,17 @@ def test_what_cannot_be_measured_is_rejected(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("given", "message"), [(True, "manifest.jsonl has no transcripts"), (False, "give --speech")])
+def test_speech_with_transcripts_is_required(
+    bundle: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: bool, message: str
+) -> None:
+    rows = map(json.loads, (speech / "manifest.jsonl").read_text().splitlines())
+    (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps({**row, "text": None}) for row in rows))
+    arguments = ["eval", "tokenizer", "--model", str(bundle), "--out", str(tmp_path / "results.json")]
+    assert cli.run([*arguments, *(["--speech", str(tmp_path / "manifest.jsonl")] if given else [])]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("suite", ["tokenizer", "resynth", "text-to-token"])
 def test_unreadable_speech_is_skipped_and_listed(
     bundle: Path, speech: Path, tmp_path: Path, suite: str, capsys: pytest.CaptureFixture[str]

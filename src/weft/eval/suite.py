@@ -92,12 +92,14 @@ def run(config: EvalConfig) -> None:
 def _speech(config: EvalConfig) -> tuple[list[Utterance], dict[str, Any]]:
     """Return the utterances to evaluate, and for the results those that are unreadable, with their reasons, if any.
 
-    Raises UserError if no transcribed utterance is left.
+    Raises UserError without speech, and if no transcribed utterance is left.
     """
+    if not config.speech:
+        raise UserError("there is no speech to measure on: give --speech MANIFEST")
     utterances = [replace(u, language=u.language or config.language) for u in read_manifest(*config.speech)]
     with_words, _ = split_by_words(utterances, lambda u: u.text)
     if not with_words:
-        raise UserError("there is no transcribed speech to measure on: give --speech MANIFEST")
+        raise UserError(f"{', '.join(map(str, config.speech))} has no transcripts with words: add `text`")
     skipped = Skipped()
     found = readable(utterances if config.limit is None else _sampled(with_words, config.limit, config.seed), skipped)
     if not split_by_words(found, lambda u: u.text)[0]:

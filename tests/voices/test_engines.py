@@ -38,7 +38,7 @@ def test_any_program_can_be_a_voice(tmp_path):
 @pytest.mark.parametrize(
     ("voice", "message"),
     [
-        ("en-us", "has no engine: write command:..., espeak:..."),
+        ("en-us", "has no engine: write command:..., espeak:..., kokoro:..., piper:..."),
         ("espeak:en-uss", "did you mean en-us"),
         ("command:say {text_file}", r"lacks \{out\}"),
         ("command:say {out}", r"lacks \{text_file\}"),

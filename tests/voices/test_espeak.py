@@ -61,7 +61,7 @@ def test_speed_and_pitch_change_the_speech():
         ("", "no voice"),
         ("en-us+f33", "no variant 'f33': did you mean f3"),
         ("en-us+", "no variant ''"),
-        ("en-us?volume=3", "'volume': give only speed and pitch"),
+        ("en-us?volume=3", "'volume': give only speed, pitch"),
         ("en-us?speed=fast", "speed=fast: give a whole number from 80 to 450"),
         ("en-us?pitch=100", "from 0 to 99"),
     ],

@@ -95,6 +95,19 @@ def test_lines_of_files_take_the_voices_in_turn(tmp_path: Path) -> None:
     ]
 
 
+def test_speeds_are_sampled_for_each_line_under_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Yes.\n" * 12)
+    voices = ("espeak:en-us?speed=120,250", "espeak:en-gb")
+    made = [run(SpeakConfig((tmp_path / "a.txt",), tmp_path / name, voices, seed=3)) for name in ("out", "again")]
+    assert made[0] == made[1]
+    utterances = read_manifest(tmp_path / "out")
+    assert [u.speaker for u in utterances] == ["espeak:en-us", "espeak:en-gb"] * 6
+    assert len({u.seconds for u in utterances[::2]}) == 2
+    assert len({u.seconds for u in utterances[1::2]}) == 1
+    with pytest.raises(UserError, match="other contents of lines"):
+        run(SpeakConfig((tmp_path / "a.txt",), tmp_path / "out", voices, seed=4))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

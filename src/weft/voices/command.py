@@ -27,6 +27,7 @@ from weft.errors import UserError, without_secrets
 from weft.voices import program
 from weft.voices.voice import Speech, Voice
 
+SAMPLED: tuple[str, ...] = ()
 TIMEOUT_SEC = 300
 _PLACEHOLDERS = ("{text_file}", "{out}")
 _PLACEHOLDER = re.compile("|".join(map(re.escape, _PLACEHOLDERS)))

@@ -5,12 +5,14 @@
 A voice is a string:
 
     espeak:LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]    espeak-ng, in this process
+    kokoro:VOICE[?speed=FACTOR&folder=DIR]                            Kokoro, in this process
+    piper:MODEL[?speed=FACTOR&speaker=SPEAKER&folder=DIR]             Piper, in this process
     command:PROGRAM ... {text_file} ... {out} ...                     a program that converts a text file to WAV
     command:PROGRAM ...                                               a program that answers each line of text with the
                                                                       path of a sound file
     NAME=VOICE, NAME@LANGUAGE=VOICE                                   a voice with another name (and language)
 
-`python -m weft.voices.espeak` lists espeak's languages and variants. A command may contain a key of a service.
+`python -m weft.voices.espeak` and `python -m weft.voices.kokoro` list voices. A command may contain a key of a service.
 Messages, manifests and results therefore have the name of a voice in its place. A recipe with such a voice executes the
 command, so use only recipes that you trust.
 """
@@ -22,10 +24,10 @@ from dataclasses import replace
 from functools import cache
 
 from weft.errors import UserError, printable, without_secrets
-from weft.voices import command, espeak
+from weft.voices import command, espeak, kokoro, piper
 from weft.voices.voice import Engine, Speech, Voice
 
-ENGINES: dict[str, Engine] = {"command": command, "espeak": espeak}
+ENGINES: dict[str, Engine] = {"command": command, "espeak": espeak, "kokoro": kokoro, "piper": piper}
 _NAMED = re.compile(
     rf"(?!command:)(?P<name>\S+?)(?:@(?P<language>[\w-]+))?=(?P<voice>(?:{'|'.join(ENGINES)}):.*)", re.DOTALL
 )

@@ -26,6 +26,7 @@ from weft import progress
 from weft.errors import UserError
 from weft.voices.voice import Speech, Voice, check_known, split_settings
 
+SAMPLED: tuple[str, ...] = ("speed", "pitch")
 _SYNCHRONOUS = 2  # samples are returned within espeak_Synth, five times as fast as through its thread and queue
 _DO_NOT_EXIT = 0x8000  # otherwise the library ends the process when its data is missing
 _CHARS_UTF8 = 1
@@ -68,8 +69,8 @@ def speakers(spec: str) -> list[str]:
 
 def parse(spec: str) -> Settings:
     """Parse LANGUAGE[+VARIANT][?speed=WORDS_PER_MINUTE&pitch=0..99]. Raises UserError for unknown or invalid parts."""
-    full_name, settings = split_settings(f"espeak:{spec}", _PARAMETERS)
-    language, plus, variant = full_name.removeprefix("espeak:").partition("+")
+    full_name, settings = split_settings("espeak", spec, _PARAMETERS)
+    language, plus, variant = full_name.partition("+")
     language = language.lower()
     check_known("espeak has no voice", language, languages(), _LISTED)
     if plus:

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +21,14 @@ import soundfile
 import soxr
 
 from weft.artifacts import Manifest
-from weft.config import FLAT, NOT_IN_PLAN
+from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.errors import UserError
 from weft.files import content_id, file_digests, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
+from weft.voices.choice import choose
 from weft.voices.engines import parse, speak
 
 KIND = "audio"
@@ -48,7 +48,10 @@ class SpeakConfig:
     out: Path
     """Output directory for the audio and its manifest."""
     voice: tuple[str, ...] = ("espeak:en-us",)
-    """Voices, used in turn: espeak:LANGUAGE[+VARIANT][?speed=..&pitch=..] or command:PROGRAM {text_file} {out}."""
+    """Voices, used in turn: espeak:LANGUAGE[+VARIANT], kokoro:VOICE, kokoro:LANGUAGE (all of its voices), piper:MODEL
+    or command:PROGRAM. Of several speeds or pitches, one is sampled for each line: kokoro:en?speed=0.9,1,1.1."""
+    seed: NonNegativeInt = 0
+    """Seed of the sampled speeds and pitches."""
     job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
 
 
@@ -70,10 +73,9 @@ def run(config: SpeakConfig) -> Manifest:
     lines = [(path, n, line) for path in config.text for n, line in enumerate(_read(path), 1) if line.strip()]
     if not lines:
         raise UserError(f"{', '.join(map(str, config.text))}: all lines are empty: give files with text")
-    named = [
-        Line(f"{path.stem}-{n}", text.strip(), voice)
-        for (path, n, text), voice in zip(lines, cycle(config.voice), strict=False)
-    ]
+    ids = [f"{path.stem}-{n}" for path, n, _ in lines]
+    voices = choose(config.voice, ids, config.seed)
+    named = [Line(name, text.strip(), voice) for name, (_, _, text), voice in zip(ids, lines, voices, strict=True)]
     return speak_lines(named, config.out, config.job)
 
 

@@ -40,7 +40,12 @@ class Voice:
 
 
 class Engine(Protocol):
-    """The functions of an engine's module. `spec` is the voice after `ENGINE:`."""
+    """The interface of an engine's module. `spec` is the voice after `ENGINE:`.
+
+    `SAMPLED` names the settings that can list values, one of which is sampled for each line of a corpus.
+    """
+
+    SAMPLED: tuple[str, ...]
 
     def voice(self, spec: str, name: str | None) -> Voice:
         """Return a voice, ready to speak, with `name` or its own name.
@@ -49,16 +54,16 @@ class Engine(Protocol):
         """
 
     def speakers(self, spec: str) -> list[str]:
-        """Return the specs of all voices that `spec` stands for: itself, or each voice of a language."""
+        """Return the specs of all voices that `spec` stands for: itself, or for example each voice of a language."""
 
 
-def split_settings(voice: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+def split_settings(engine: str, spec: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
     """Split NAME?KEY=VALUE&KEY=VALUE. Raises UserError for keys that are not known."""
-    name, _, query = voice.partition("?")
+    name, _, query = spec.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     for key, _, _ in pairs:
         if key not in known:
-            raise UserError(f"voice {voice} sets {key!r}: give only {' and '.join(known)}")
+            raise UserError(f"voice {engine}:{spec} sets {key!r}: give only {', '.join(known)}")
     return name, {key: value for key, _, value in pairs}
 
 

@@ -1,6 +1,7 @@
 """Programs that keep running: one answer for each text, whatever a program does, and no process that is left over."""
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from weft.voices.speak import Line, speak_lines
 
 # Writes as many samples as a text has characters. Texts name what goes wrong.
 PROGRAM = """
-import sys, wave
+import os, sys, wave
 folder = sys.argv[1]
 open(f"{folder}/starts", "a").write("x")
 for line in sys.stdin:
@@ -28,13 +29,15 @@ for line in sys.stdin:
     if text == "hang":
         sys.stdin.read()
     if text == "banner":
-        print("Loading the model")
+        os.write(1, b"Loading the model\\n")
     with wave.open(f"{folder}/out.wav", "wb") as f:
         f.setparams((1, 2, 8000, 0, "NONE", ""))
         f.writeframes(b"\\0\\x40" * len(text))
-    if text == "two":
-        print(f"{folder}/out.wav")
-    print("" if text == "..." else f"{folder}/missing.wav" if text == "missing" else f"{folder}/out.wav", flush=True)
+    path = "" if text == "..." else f"{folder}/missing.wav" if text == "missing" else f"{folder}/out.wav"
+    os.write(1, f"{path}\\n".encode() * (2 if text == "two" else 1))
+    if text == "late":
+        open(f"{folder}/go").read()
+        os.write(1, b"Finished\\n")
 """
 
 
@@ -79,6 +82,17 @@ def test_a_program_that_fails_is_started_again_for_the_next_text(voice, tmp_path
     assert "KEY" not in str(error.value)
     assert len(speak("Afterwards.", voice).samples) == 11
     assert starts(tmp_path) == 2
+
+
+def test_a_line_that_comes_late_is_not_the_answer_to_the_next_text(voice, tmp_path):
+    os.mkfifo(tmp_path / "go")
+    speak("late", voice)
+    (tmp_path / "go").write_text("")
+    (server,) = program._running.values()
+    select.select([server.process.stdout], [], [])
+    with pytest.raises(UserError, match="more than one line"):
+        speak("Next.", voice)
+    assert len(speak("Afterwards.", voice).samples) == 11
 
 
 def test_a_program_that_has_ended_between_two_texts_is_started_again(voice):

@@ -130,9 +130,9 @@ def test_missing_and_empty_inputs_are_rejected(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     for path, message in (
         ("nowhere", "does not exist"),
-        ("a.mid", "neither a .jsonl"),
+        ("a.mid", "is not speech that weft can read"),
         ("empty.jsonl", "is empty"),
-        (".", "contains neither manifest.jsonl"),
+        (".", "contains no speech that weft can read"),
     ):
         with pytest.raises(UserError, match=message):
             read_manifest(tmp_path / path)

@@ -26,7 +26,8 @@ from weft.config import FLAT, MODEL, NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.data.skipped import map_batch
-from weft.data.speech import MANIFEST_NAME, audio_lengths, load_speech, read_manifest, speech_id
+from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
+from weft.data.speech_formats.manifests import MANIFEST_NAME
 from weft.errors import UserError
 from weft.files import write_bytes
 from weft.plan import Draft, Plan, create

@@ -1,52 +1,42 @@
-"""Speech corpora: manifests, audio files and directories of either.
+"""Speech corpora: utterances in any format, and the identity of their contents.
 
     utterances = read_manifest("speech/manifest.jsonl")
     identity = speech_id(utterances)                 # changes with the contents, not with the location
 
-A manifest is JSONL with one utterance per line: `id`, `audio` (a path relative to the manifest) and optionally `text`,
-`speaker`, `language`, `seconds` and `source`. `offset` and `duration`, in seconds, select a part of the file.
-
-An invalid line, an id that occurs twice, or a link that leaves its directory is an utterance with a `problem`, so that
-commands skip, count and list it like an unreadable file.
+`weft.data.speech_formats` reads the formats. An invalid line, an id that occurs twice, or a link that leaves its
+directory is an utterance with a `problem`, so that commands skip, count and list it like an unreadable file.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from weft import artifacts, progress
+from weft import progress
 from weft.audio import SAMPLE_RATE_HZ, load, num_samples
-from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
-from weft.data.lines import TOO_LONG, lines_of
 from weft.data.skipped import Skipped
+from weft.data.speech_formats.paths import read_path
 from weft.errors import UserError
-from weft.files import content_id, file_digests, json_object
+from weft.files import content_id, file_digests
 from weft.records import Utterance
-from weft.sound_files.address import file_of, with_time_range
-from weft.text.inputs import BOM, finite, id_of, parse_json
-
-MANIFEST_NAME = "manifest.jsonl"
-_TEXTS = ("text", "speaker", "language", "source")
-_ARTIFACT = b'{\n "kind": "'  # the beginning of a manifest.json that weft writes
+from weft.sound_files.address import file_of
 
 
 def read_manifest(*paths: str | Path) -> list[Utterance]:
-    """Read the utterances of manifests, audio files and directories, with absolute audio paths.
+    """Read the utterances of files and directories of any format, with absolute addresses of their audio.
 
-    A directory stands for its manifest.jsonl, or for all audio files below it, with their relative paths without
-    suffix as ids. Audio files are not opened. Raises UserError for a path without any utterance, and for an artifact
-    whose files differ in name or size from its manifest.json, which is damaged or has been edited.
+    A directory stands for its manifest.jsonl, or for the files below it: audio files, with their relative paths without
+    suffix as ids, or tables, tar files or manifests. Audio is not decoded. Raises UserError for a path without any
+    utterance, and for an artifact whose files differ in name or size from its manifest.json, which is damaged or has
+    been edited.
     """
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
     for path in paths:
-        for utterance, where in _utterances(Path(path)):
+        for utterance, where in read_path(Path(path)):
             if utterance.id in seen:
                 problem = f"its id {utterance.id!r} also occurs in {seen[utterance.id]}: make ids unique"
                 utterance = Utterance(where, "", problem=problem)
@@ -105,91 +95,3 @@ def readable(utterances: Iterable[Utterance], skipped: Skipped) -> list[Utteranc
             found.append(u)
             skipped.num_good += 1
     return found
-
-
-def _utterances(path: Path) -> Iterator[tuple[Utterance, str]]:
-    """Yield each utterance with the place where it was found."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give a {MANIFEST_NAME}, an audio file, or a directory of them")
-    manifest = path / MANIFEST_NAME if path.is_dir() else path
-    if manifest.is_file() and manifest.suffix == ".jsonl":
-        if manifest.name == MANIFEST_NAME and _is_artifact(manifest.parent):
-            artifacts.read(manifest.parent)
-        yield from _lines(manifest)
-        return
-    files: list[tuple[Path, str | None]] = [(path, None)] if path.suffix.lower() in AUDIO_SUFFIXES else []
-    root = path.parent
-    if path.is_dir():
-        root, files = path, list(audio_files(path))
-    if not files:
-        found = f"contains neither {MANIFEST_NAME} nor" if path.is_dir() else "is neither a .jsonl manifest nor"
-        raise UserError(f"{path} {found} audio: give a manifest or audio files ({' '.join(AUDIO_SUFFIXES)})")
-    for file, problem in files:
-        name = id_of(file.relative_to(root).with_suffix("").as_posix())
-        assert name is not None
-        audio = os.path.abspath(file) if problem is None else ""
-        yield Utterance(name, audio, problem=problem), str(file)
-
-
-def _is_artifact(folder: Path) -> bool:
-    """Whether a directory has a manifest.json of weft, intact, edited or truncated. Other files may have that name."""
-    path = folder / artifacts.MANIFEST
-    if not path.is_file():
-        return False
-    content = path.read_bytes()
-    try:
-        return {"kind", "fingerprint"} <= json_object(content, path.name).keys()
-    except ValueError:
-        return content.startswith(_ARTIFACT) or _ARTIFACT.startswith(content)
-
-
-def _lines(manifest: Path) -> Iterator[tuple[Utterance, str]]:
-    is_empty = True
-    with manifest.open("rb") as f:
-        for number, line in enumerate(lines_of(f), 1):
-            where = f"{manifest} line {number}"
-            if line.content is None:
-                is_empty = False
-                yield Utterance(where, "", problem=TOO_LONG), where
-                continue
-            if not (content := line.content.removeprefix(BOM).strip()):
-                continue
-            is_empty = False
-            try:
-                yield _utterance(content, manifest.parent), where
-            except ValueError as e:
-                yield Utterance(where, "", problem=str(e)), where
-    if is_empty:
-        raise UserError(f"{manifest} is empty: write one JSON object per line, with `id` and `audio`")
-
-
-def _utterance(line: bytes, folder: Path) -> Utterance:
-    """Return the utterance of a line. Raises ValueError with the problem of an invalid one."""
-    row = parse_json(line)
-    if not isinstance(row, Mapping):
-        raise ValueError("it is not a JSON object: write one per line, with `id` and `audio`")
-    name, audio = id_of(row.get("id")), row.get("audio")
-    if name is None:
-        raise ValueError("it lacks `id`: give a string that is not empty")
-    if not isinstance(audio, str) or not audio:
-        raise ValueError("it lacks `audio`: give a string that is not empty")
-    texts = {field: row.get(field) for field in _TEXTS}
-    for field, text in texts.items():
-        if not isinstance(text, str | None):
-            raise ValueError(f"its `{field}` is {text!r}: give a string, or leave it out")
-    texts["speaker"] = " ".join((texts["speaker"] or "").split()) or None
-    seconds, offset, duration = (_number(row, field) for field in ("seconds", "offset", "duration"))
-    audio = os.path.abspath(folder / audio)
-    if offset is not None:  # a part of a longer recording, as NeMo's manifests have them
-        audio = with_time_range(audio, offset, None if duration is None else offset + duration)
-    return Utterance(name, audio, seconds=duration if seconds is None else seconds, **texts)
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    number = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if number is None or number < 0:
-        raise ValueError(f"its `{name}` is {value!r}: give a number that is not negative, or leave it out")
-    return number

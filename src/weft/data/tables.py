@@ -130,7 +130,7 @@ def _arrow_rows(path: str, size_bytes: int) -> _Rows:
             for batch in batches_of(f):
                 batch = batch.select(_columns(batch.schema, path))
                 for column in batch.columns:
-                    _check(column)
+                    check_column(column)
                 yield batch
 
     return _Rows(batches)
@@ -151,7 +151,7 @@ def _documents(table: _Table, rows: range, skipped: Skipped) -> Iterator[TextDoc
     try:
         for batch in table.rows.read(range(rows.start - table.first, rows.stop - table.first)):
             has_ids = "id" in batch.schema.names
-            ids = _ids(batch["id"]) if has_ids else iter([None] * len(batch))
+            ids = values_of(batch["id"]) if has_ids else iter([None] * len(batch))
             for name, text in zip(ids, _values(batch["text"]), strict=True):
                 where = f"{file.path} row {i}"
                 document = document_of(id_of(name) or f"{file.name}:{i}", text, where, skipped, row_bytes)
@@ -169,8 +169,11 @@ def _skip(rows: range, reason: str, table: _Table, skipped: Skipped) -> None:
     skipped.add(f"{table.file.path} rows {rows.start} to {rows.stop - 1}", reason, len(rows), num_bytes)
 
 
-def _ids(column: pa.Array) -> Iterator[Any]:
-    """Yield the values of a column of ids; None for one that Python cannot represent, such as a time in year 0."""
+def values_of(column: pa.Array) -> Iterator[Any]:
+    """Yield the values of a column; strings as bytes, because they may not be valid UTF-8.
+
+    None for a value that Python cannot represent, such as a time in year 0.
+    """
     done = 0
     try:
         for value in _values(column, text=False):
@@ -224,10 +227,10 @@ def _binary(column: pa.Array) -> pa.Array:
     return column if binary is None else column.view(binary)
 
 
-def _check(column: pa.Array) -> None:
+def check_column(column: pa.Array) -> None:
     """Raise ArrowInvalid for offsets or indices that are not in a column. Strings may be invalid UTF-8."""
     if pa.types.is_dictionary(column.type):
-        _check(column.dictionary)
+        check_column(column.dictionary)
         pa.DictionaryArray.from_arrays(column.indices, _binary(column.dictionary))
     else:
         _binary(column).validate(full=True)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from weft.audio import save
-from weft.data.audio_folders import AUDIO_SUFFIXES, audio_files
 from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
+from weft.data.speech_formats.files import AUDIO_SUFFIXES, files_below, is_audio
 from weft.errors import UserError
 
 
 def names(folder):
     """Return the names of the files that are found, and those of the problems."""
-    found = list(audio_files(folder))
+    found = list(files_below(folder, is_audio))
     return [[path.name for path, problem in found if (problem is None) == good] for good in (True, False)]
 
 

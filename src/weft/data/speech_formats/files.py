@@ -1,8 +1,8 @@
-"""The audio files in a directory.
+"""The files in a directory of speech.
 
-    for path, problem in audio_files(Path("speech")): ...
+    for path, problem in files_below(Path("speech"), is_wanted): ...
 
-Files that are not read, such as .m4a, are reported in one line. Links that leave the directory are not followed,
+Audio files that are not read, such as .m4a, are reported in one line. Links that leave the directory are not followed,
 because the data set of a stranger could name any file of this machine: they are problems, unless the environment
 variable WEFT_FOLLOW_SYMLINKS is 1.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from weft import progress
@@ -28,15 +28,20 @@ _OTHER_SUFFIXES = (
 )
 
 
-def audio_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield the audio files below `folder`, in the order of their paths, each with a problem or None.
+def is_audio(path: Path) -> bool:
+    """Whether the name of a file is that of audio that can be read."""
+    return path.suffix.lower() in AUDIO_SUFFIXES
 
-    Files are not opened.
+
+def files_below(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[tuple[Path, str | None]]:
+    """Yield the wanted files below `folder`, in the order of their paths, each with a problem or None.
+
+    A directory with a problem is wanted. Files are not opened.
     """
     ignored: Counter[str] = Counter()
     follow = os.environ.get("WEFT_FOLLOW_SYMLINKS") == "1"
     for path, problem in sorted(_walk(folder, os.path.realpath(folder), follow, set())):
-        if problem is not None or path.suffix.lower() in AUDIO_SUFFIXES:
+        if is_wanted(path) or (problem is not None and path.is_dir()):
             yield path, problem
         elif path.suffix.lower() in _OTHER_SUFFIXES:
             ignored[path.suffix.lower()] += 1
@@ -62,8 +67,7 @@ def _walk(folder: Path, root: str, follow: bool, seen: set[str]) -> Iterator[tup
             if is_inside and is_folder:
                 continue  # visited by its own name
             if not is_inside and not follow:
-                if is_folder or path.suffix.lower() in AUDIO_SUFFIXES:
-                    yield path, "it is a link that leaves the directory: give its target, or set WEFT_FOLLOW_SYMLINKS=1"
+                yield path, "it is a link that leaves the directory: give its target, or set WEFT_FOLLOW_SYMLINKS=1"
                 continue
         if is_folder:
             yield from _walk(path, root, follow, seen)

@@ -209,12 +209,15 @@ def test_too_many_bad_lines_are_an_error(create):
         create([*lines(8), "{"])
 
 
-def test_a_dialogue_without_a_synthesized_answer_is_left_out_and_counted(create):
+def test_a_dialogue_without_a_synthesized_answer_is_left_out_and_counted(create, capsys):
     failing = json.dumps({"turns": turns(("user", "hi"), ("assistant", "unspeakable"))})
     manifest, documents = create([*lines(2), failing])
     assert len(documents) == 2
     assert manifest.counts["rejected_documents"] == 1
     assert manifest.counts["skipped_documents"] == 0
+    assert "warning" not in capsys.readouterr().err
+    create([*lines(1), failing, failing.replace("hi", "so")], "few")
+    assert "warning: 2 dialogues have no exchange that succeeded, and only 1 are kept" in capsys.readouterr().err
     with pytest.raises(UserError, match="no dialogue could be synthesized"):
         create([failing], "nothing")
 

@@ -86,6 +86,25 @@ def test_bad_utterances_are_skipped_and_do_not_change_the_others(
         run(replace(some, out=config.out.with_name("none"), max_bad_fraction=0.1))
 
 
+def test_only_some_recordings_are_in_memory_and_groups_do_not_matter(
+    config: ResynthConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config)
+    monkeypatch.setattr(resynth, "_UTTERANCES_PER_CALL", 3)
+    encode, sizes = SpeechTokenizer.encode, list[int]()
+
+    def counting(self: SpeechTokenizer, audio: list[np.ndarray]) -> list[np.ndarray]:
+        sizes.append(len(audio))
+        return encode(self, audio)
+
+    monkeypatch.setattr(SpeechTokenizer, "encode", counting)
+    other = replace(config, out=config.out.with_name("other"))
+    run(other)
+    assert sizes == [3, 3, 1, 1]
+    for name in ("0.wav", "1.wav", "2.wav", "3.wav", "results.json"):
+        assert (other.out / name).read_bytes() == (config.out / name).read_bytes()
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "x" * 300, "a/" * 900 + "x", "a/../0"])
 def test_an_id_that_names_no_file_of_its_own_in_the_output_directory_is_a_bad_item(
     config: ResynthConfig, name: str

@@ -81,11 +81,11 @@ def test_unusable_codes_are_errors(trained, tmp_path):
         run(TextToTokenConfig(tmp_path / "out", trained.codes, other))
     without_texts = [CodedUtterance(str(i), [1, 2, 3], None) for i in range(50)]
     codes = new_codes(tmp_path / "codes", trained.tokenizer, without_texts)
-    with pytest.raises(UserError, match="only 0 utterances"):
+    with pytest.raises(UserError, match="has no utterances with transcripts: tokenize"):
         run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer))
     short = [CodedUtterance(str(i), [1, 2, 3], "etc.") for i in range(50)]
     codes = new_codes(tmp_path / "short", trained.tokenizer, short)
-    with pytest.raises(UserError, match="only 0 utterances"):  # no text is left after its normalization
+    with pytest.raises(UserError, match="has no utterances with transcripts"):  # no text is left
         run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("etc.", ""),)))
     with pytest.raises(UserError, match="abbreviations contain an empty written form for 'x'"):
         run(TextToTokenConfig(tmp_path / "out", (codes,), trained.tokenizer, abbreviations=(("", "x"),)))

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from weft import artifacts
+from weft import artifacts, progress
 from weft.artifacts import Manifest
 from weft.chat.formats import parse_dialogue
 from weft.chat.lines import lines_in
@@ -185,6 +185,11 @@ def _summary(report: Report) -> dict[str, Any]:
         raise UserError(
             f"no dialogue could be synthesized ({counts['rejected_documents']} have no exchange that succeeded): "
             "give other dialogues, or train the text-to-token model longer"
+        )
+    if counts["rejected_documents"] > counts["documents"]:
+        progress.note(
+            f"warning: {counts['rejected_documents']} dialogues have no exchange that succeeded, and only "
+            f"{counts['documents']} are kept: train the text-to-token model longer"
         )
     names = ("documents", "turns", "words", "speech_codes", "shortened_documents", "rejected_documents")
     return {

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from weft import progress
@@ -134,11 +135,18 @@ def resynth(demo: DemoRun) -> None:
     utterances = read_manifest(demo.data.held_out)[:_RESYNTH_UTTERANCES]
     speech_tokenizer = SpeechTokenizer.from_pretrained(demo.path("tokenizer"))
     speech_decoder = SpeechDecoder.from_pretrained(demo.path("decoder"))
-    result = resynthesize(utterances, speech_tokenizer, speech_decoder, demo.config.seed)
+    sounds: list[np.ndarray] = []
+    result = resynthesize(
+        utterances,
+        speech_tokenizer,
+        speech_decoder,
+        demo.config.seed,
+        receive=lambda _, samples: sounds.append(samples),
+    )
     rates = result.error_rates([u.text or "" for u in utterances])
     demo.results["resynth"] = {**_error_rate(rates["wer"]), "wer_original": rates["wer_original"].rate}
     save(demo.path("sounds/original.wav"), load(utterances[0].audio), 16_000)
-    save(demo.path("sounds/resynthesized.wav"), result.samples[0], result.sample_rate_hz)
+    save(demo.path("sounds/resynthesized.wav"), sounds[0], speech_decoder.sample_rate_hz)
 
 
 def text_to_token(demo: DemoRun) -> None:

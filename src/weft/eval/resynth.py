@@ -9,8 +9,8 @@ decoder from those of the bottleneck.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +29,7 @@ from weft.records import Utterance
 from weft.text.error_rate import ErrorRate, split_by_words, word_error_rate
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
+_UTTERANCES_PER_CALL = 32  # whose recordings are in memory
 _MAX_NAME_BYTES, _MAX_PATH_CHARS = 180, 800  # of 255 and 4096, with room for the names of temporary files
 
 
@@ -54,13 +55,11 @@ class ResynthConfig:
 
 @dataclass(frozen=True)
 class Resynthesis:
-    """Utterances that were processed, their resynthesized samples, and transcripts of original and result."""
+    """Utterances that were processed, and the transcripts of the original and of the resynthesized speech."""
 
-    utterances: list[Utterance]
-    samples: list[np.ndarray]
-    sample_rate_hz: int
-    original_transcripts: list[str]
-    transcripts: list[str]
+    utterances: list[Utterance] = field(default_factory=list)
+    original_transcripts: list[str] = field(default_factory=list)
+    transcripts: list[str] = field(default_factory=list)
 
     def error_rates(self, texts: Sequence[str]) -> dict[str, ErrorRate]:
         """Return the word error rates of the resynthesized ("wer") and of the original speech ("wer_original").
@@ -77,44 +76,44 @@ def resynthesize(
     decoder: SpeechDecoder,
     seed: int,
     skipped: Skipped | None = None,
+    receive: Callable[[Utterance, np.ndarray], None] = lambda utterance, samples: None,
 ) -> Resynthesis:
     """Encode, decode and transcribe utterances, in the languages of the manifest.
 
-    The seed of the n-th one is `seed` + n. Utterances for which this fails are added to `skipped`. Raises UserError if
-    the decoder belongs to another tokenizer, and without `skipped`, if an utterance fails.
+    The seed of the n-th one is `seed` + n. `receive` is called with each utterance and its resynthesized samples (S,)
+    at the rate of the decoder. Utterances for which this fails are added to `skipped`. Raises UserError if the decoder
+    belongs to another tokenizer, and without `skipped`, if an utterance fails.
     """
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
-    report = Skipped()
-    recordings: list[tuple[int, np.ndarray]] = []
-    for i, u in enumerate(utterances):
-        with report.on_error(u.id):
-            recordings.append((i, load_speech(u)))
+    report, found = Skipped(), Resynthesis()
 
     def results(group: list[tuple[int, np.ndarray]]) -> list[tuple[np.ndarray, str, str]]:
         codes = tokenizer.encode([samples for _, samples in group])
-        samples = []
-        with progress.bar("resynth", len(codes)) as advance:
-            for (i, _), c in zip(group, codes, strict=True):
-                samples.append(decoder.synthesize(c, seed + i))
-                advance()
+        samples = [decoder.synthesize(c, seed + i) for (i, _), c in zip(group, codes, strict=True)]
         again = tokenizer.encode([resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in samples])
         languages = [utterances[i].language for i, _ in group]
         original, transcripts = tokenizer.transcribe(codes, languages), tokenizer.transcribe(again, languages)
         return list(zip(samples, original, transcripts, strict=True))
 
-    found = map_batch(results, recordings, report, lambda recording: utterances[recording[0]].id)
-    report.num_good += len(found)
+    with progress.bar("resynth", len(utterances)) as advance:
+        for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
+            recordings: list[tuple[int, np.ndarray]] = []
+            for i, u in enumerate(utterances[first : first + _UTTERANCES_PER_CALL], first):
+                with report.on_error(u.id):
+                    recordings.append((i, load_speech(u)))
+            done = map_batch(results, recordings, report, lambda recording: utterances[recording[0]].id)
+            for (i, _), (samples, original, transcript) in done:
+                receive(utterances[i], samples)
+                found.utterances.append(utterances[i])
+                found.original_transcripts.append(original)
+                found.transcripts.append(transcript)
+            advance(min(_UTTERANCES_PER_CALL, len(utterances) - first))
+    report.num_good += len(found.utterances)
     if skipped is None:
         report.check(0.0)
     else:
         skipped += report
-    return Resynthesis(
-        utterances=[utterances[i] for (i, _), _ in found],
-        samples=[samples for _, (samples, _, _) in found],
-        sample_rate_hz=decoder.sample_rate_hz,
-        original_transcripts=[text for _, (_, text, _) in found],
-        transcripts=[text for _, (_, _, text) in found],
-    )
+    return found
 
 
 def _with_file_names(utterances: Sequence[Utterance]) -> Iterator[Utterance]:
@@ -145,11 +144,13 @@ def run(config: ResynthConfig) -> Manifest:
 
     def write(draft: Draft) -> None:
         skipped, report = Skipped(), draft.folder / "log/skipped.jsonl"
-        result = resynthesize(utterances, tokenizer, decoder, config.seed, skipped)
+
+        def save_audio(u: Utterance, samples: np.ndarray) -> None:
+            save(draft.folder / f"{u.id}.wav", samples, decoder.sample_rate_hz)
+
+        result = resynthesize(utterances, tokenizer, decoder, config.seed, skipped, save_audio)
         skipped.check(config.max_bad_fraction, report)
         skipped.write(report)
-        for u, samples in zip(result.utterances, result.samples, strict=True):
-            save(draft.folder / f"{u.id}.wav", samples, result.sample_rate_hz)
         draft.counts["utterances"] = len(result.utterances)
         draft.counts["skipped_utterances"] = skipped.num_bad
         measured, left_out = split_by_words(result.utterances, lambda u: u.text)

@@ -109,6 +109,11 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
     utterances = [
         u for u in all_utterances if spoken_form(u.text or "") and len(u.codes) and (u.speaker or not config.speakers)
     ]
+    needed = "transcripts and speakers" if config.speakers else "transcripts"
+    if not utterances:
+        raise UserError(
+            f"{', '.join(map(str, config.codes))} has no utterances with {needed}: tokenize a manifest that has them"
+        )
     model, text_tokenizer = _initial_model(config, utterances)
     check_seq_len(model, config.max_seq_len)
     vocab = SpeechVocab.of(text_tokenizer)
@@ -116,7 +121,6 @@ def _train(config: TextToTokenConfig, draft: Draft) -> None:
     fitting = [(u, document) for u, document in encoded if len(document[0]) <= config.max_seq_len]
     documents = [document for _, document in fitting]
     if len(documents) < config.batch_utterances:
-        needed = "transcripts and speakers" if config.speakers else "transcripts"
         raise UserError(
             f"only {len(documents)} utterances with {needed} fit max_seq_len {config.max_seq_len}, fewer than "
             f"batch_utterances {config.batch_utterances}: give more"

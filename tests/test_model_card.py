@@ -17,7 +17,7 @@ from tests.tokenizer.conftest import make_tokenizer, save_whisper
 from weft import info
 from weft.artifacts import Manifest, read, read_parent
 from weft.chat.bundle import Bundle
-from weft.listing import CARD, differences_of_sizes
+from weft.listing import CARD, differences_of
 from weft.lm import init
 from weft.lm.model import LmConfig
 from weft.model_card import card_of
@@ -135,8 +135,8 @@ def test_a_file_of_that_name_in_another_directory_is_part_of_an_artifact(models:
 def test_a_store_may_have_a_card_and_hidden_files() -> None:
     files = {"part": {"bytes": 1, "sha256": ""}}
     sizes = {"part": 1, CARD: 9, ".gitattributes": 9, ".cache/x": 1, "log/plan.json": 1, "manifest.json": 1}
-    assert differences_of_sizes(files, sizes) == []
-    assert differences_of_sizes(files, {**sizes, "a/README.md": 1}) == ["a/README.md is not part of it"]
+    assert differences_of(files, sizes) == []
+    assert differences_of(files, {**sizes, "a/README.md": 1}) == ["a/README.md is not part of it"]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ FORBIDDEN_MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml
 FORBIDDEN_CALLS = {"eval", "exec", "__import__"}
 FORBIDDEN = re.compile(
     r"shell=True|torch\.load\(|np\.load\((?!.*allow_pickle=False)|read_pickle|os\.(?:system|popen|exec\w+|spawn\w+)\("
-    r"|trust_remote_code=True|allow_pickle=True|torch\.hub|hf_hub_download|snapshot_download"
+    r"|trust_remote_code=True|allow_pickle=True|torch\.hub"
 )
+DOWNLOADS = re.compile(r"snapshot_download|hf_hub_download|urlretrieve")
 SOURCES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in ROOT.rglob("*.py")}
 
 
@@ -59,6 +60,11 @@ def test_nothing_else_can_execute_code() -> None:
         assert not modules & FORBIDDEN_MODULES, name
         assert not calls & FORBIDDEN_CALLS, name
         assert not FORBIDDEN.search(SOURCES[name]), name
+
+
+def test_only_models_of_the_hub_are_downloaded_without_code() -> None:
+    assert {name for name, source in SOURCES.items() if DOWNLOADS.search(source)} == {"hub.py"}
+    assert not re.search(r"\.py\b", SOURCES["hub.py"])  # in the patterns of what is downloaded
 
 
 @pytest.mark.parametrize(

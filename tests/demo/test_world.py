@@ -90,7 +90,7 @@ def test_no_two_words_sound_the_same(vocabulary: set[str]) -> None:
     voice = espeak.parse("en-us")
     by_sound: dict[bytes, list[str]] = {}
     for word in vocabulary:
-        by_sound.setdefault(espeak.synthesize(word, voice)[0].tobytes(), []).append(word)
+        by_sound.setdefault(espeak.synthesize(word, voice).samples.tobytes(), []).append(word)
     assert [same for same in by_sound.values() if len(same) > 1] == []
 
 

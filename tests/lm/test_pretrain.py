@@ -455,7 +455,7 @@ def test_a_trained_model_is_a_base_for_further_training(trained, tmp_path):
         ({"weights": {"interleaved": 0.0, "speech": 0.0}}, "weights sum to 0 instead of 1"),
         ({"weights_from": {"40": {"interleaved": 1.0, "speech": 0}}}, "weights_from.40 is not a step of the run"),
         ({"weights_from": {"9": {"interleaved": 1.0}}}, "weights_from.9 lacks speech"),
-        ({"max_epochs": 2.0}, 'the run would read interleaved .* times .* max_epochs 2: give them "2 epochs"'),
+        ({"max_epochs": 2.0}, "the run would read interleaved .* times .* max_epochs 2: reduce train.steps"),
         ({"max_seq_len": 100_000}, "max_seq_len is 100000: give 2 to 256"),
     ],
 )

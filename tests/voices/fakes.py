@@ -7,8 +7,6 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from weft.voices import engines, kokoro, onnx, piper
-
 
 class Session:
     """A model file contains the names of its inputs. A session repeats them and its number of threads."""
@@ -66,7 +64,7 @@ def piper_config(content):
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install the stand-ins, with nothing loaded yet."""
+    """Install the stand-ins."""
 
     def module(name, **members):
         fake = ModuleType(name)
@@ -78,5 +76,3 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     module("phonemizer", phonemize=lambda text, language, **_: text)
     module("piper", PiperVoice=PiperVoice, SynthesisConfig=SimpleNamespace)
     module("piper.config", PiperConfig=SimpleNamespace(from_dict=piper_config))
-    for loaded in (engines.parse, onnx.session, kokoro._load, kokoro._styles, piper._load):
-        loaded.cache_clear()

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import cache
 
 from weft.errors import UserError, printable, without_secrets
 from weft.voices import command, espeak, kokoro, piper
@@ -51,7 +50,6 @@ def voice_name(voice: str) -> str:
     return parse(voice).name
 
 
-@cache
 def parse(voice: str) -> Voice:
     """Return a voice, with its model loaded. Raises UserError for an unknown or invalid voice."""
     given, engine, spec = split(voice)

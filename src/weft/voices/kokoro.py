@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from weft import progress
 from weft.errors import UserError, reason_of
-from weft.voices.onnx import check_inputs, model_folder, session
+from weft.voices.onnx import check_inputs, loaded_once, model_folder, session
 from weft.voices.voice import Speech, Voice, check_known, joined, speed_factor, split_settings
 
 SAMPLED: tuple[str, ...] = ("speed",)
@@ -40,13 +40,14 @@ def voice(spec: str, name: str | None) -> Voice:
     own, settings = split_settings("kokoro", spec, _SETTINGS)
     speed = speed_factor(f"kokoro:{spec}", settings.get("speed", "1"))
     folder = model_folder(settings.pop("folder", _FOLDER), "Kokoro model and voices")
-    found = _styles(_voices_file(folder))
+    model, voices = _model_file(folder), _voices_file(folder)
+    found = _styles(voices)
     check_known("kokoro has no voice", own, found, _LISTED)
     if own[0] in _OTHERS:
         raise UserError(f"kokoro:{own} speaks {_OTHERS[own[0]]}, which espeak-ng cannot convert to its phonemes")
     identity, language = joined(f"kokoro:{own}", settings), _LANGUAGES[own[0]]
-    speak = partial(_speak, kokoro=_load(folder), style=found[own], language=language, speed=speed)
-    return Voice(speak, name or identity, language, identity, (_model_file(folder), _voices_file(folder)))
+    speak = partial(_speak, kokoro=_load(model, voices), style=found[own], language=language, speed=speed)
+    return Voice(speak, name or identity, language, identity, (model, voices))
 
 
 def speakers(spec: str) -> list[str]:
@@ -75,17 +76,16 @@ def _speak(text: str, kokoro: Any, style: np.ndarray, language: str, speed: floa
     return Speech(*kokoro.create(phonemes, style, speed, is_phonemes=True))
 
 
-@cache
-def _load(folder: Path) -> Any:
+@loaded_once
+def _load(model: Path, voices: Path) -> Any:
     try:
         from kokoro_onnx import Kokoro
     except ImportError as e:
         raise UserError(
             f"Kokoro voices need kokoro-onnx ({reason_of(e)}): pip install weft-speech[kokoro], or choose other voices"
         ) from e
-    model = _model_file(folder)
     check_inputs(model, [{name, "style", "speed"} for name in ("tokens", "input_ids")], "a model of Kokoro 1.0")
-    return Kokoro.from_session(session(model), str(_voices_file(folder)))
+    return Kokoro.from_session(session(model), str(voices))
 
 
 def _model_file(folder: Path) -> Path:
@@ -105,7 +105,7 @@ def _only(folder: Path, what: str, found: Any) -> Path:
     return paths[0]
 
 
-@cache
+@loaded_once
 def _styles(path: Path) -> dict[str, np.ndarray]:
     """Read the styles of all voices. Raises UserError for other files, such as those of another version of Kokoro."""
     try:

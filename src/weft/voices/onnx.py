@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.errors import UserError, reason_of
+from weft.files import state_of
+
+_T = TypeVar("_T")
 
 
-@cache
+def loaded_once(load: Callable[..., _T]) -> Callable[..., _T]:
+    """Decorate a function of paths of files: its result is kept, for this process, until one of the files changes."""
+    kept = cache(lambda paths, states: load(*paths))
+
+    @wraps(load)
+    def get(*paths: Path) -> _T:
+        return kept(paths, tuple(map(state_of, paths)))
+
+    return get
+
+
+@loaded_once
 def session(path: Path) -> Any:
     """Return the onnxruntime session of a model, one per process, with OMP_NUM_THREADS threads (not set: all cores).
 

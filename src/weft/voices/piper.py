@@ -9,7 +9,7 @@ and voice only, because the noise of the model is 0: onnxruntime cannot set the 
 from __future__ import annotations
 
 import logging
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from weft.errors import UserError, reason_of
 from weft.files import json_object
-from weft.voices.onnx import check_inputs, model_folder, session
+from weft.voices.onnx import check_inputs, loaded_once, model_folder, session
 from weft.voices.voice import Speech, Voice, check_known, joined, speed_factor, split_settings
 
 SAMPLED: tuple[str, ...] = ("speed",)
@@ -36,11 +36,11 @@ def voice(spec: str, name: str | None) -> Voice:
     own, settings = split_settings("piper", spec, _SETTINGS)
     speed = speed_factor(f"piper:{spec}", settings.get("speed", "1"))
     model = _model_file(own, settings.pop("folder", _FOLDER))
-    piper, language = _load(model)
+    piper, language = _load(model, _config_file(model))
     number = None
     if speaker := settings.get("speaker"):
         known = _speakers(piper.config)
-        check_known(f"piper:{own} has no speaker", speaker, known, f"it has {len(known)}")
+        check_known(f"piper:{own} has no speaker", speaker, known, f"give a number below {piper.config.num_speakers}")
         number = known[speaker]
     identity = joined(f"piper:{own}", settings)
     speak = partial(_speak, piper=piper, speaker=number, speed=speed)
@@ -52,7 +52,8 @@ def speakers(spec: str) -> list[str]:
     own, settings = split_settings("piper", spec, _SETTINGS)
     given = settings.get("speaker", "")
     if given == "all":
-        config = _load(_model_file(own, settings.get("folder", _FOLDER)))[0].config
+        model = _model_file(own, settings.get("folder", _FOLDER))
+        config = _load(model, _config_file(model))[0].config
         names = list(config.speaker_id_map) or list(map(str, range(config.num_speakers)))
     else:
         names = given.split(",")
@@ -72,8 +73,8 @@ def _speak(text: str, piper: Any, speaker: int | None, speed: float) -> Speech:
     return Speech(samples, piper.config.sample_rate)
 
 
-@cache
-def _load(model: Path) -> tuple[Any, str]:
+@loaded_once
+def _load(model: Path, path: Path) -> tuple[Any, str]:
     """Return a PiperVoice and its language."""
     try:
         from piper import PiperVoice
@@ -83,7 +84,6 @@ def _load(model: Path) -> tuple[Any, str]:
             f"Piper voices need piper-tts ({reason_of(e)}): pip install weft-speech[piper], or choose other voices"
         ) from e
     logging.getLogger("piper").setLevel(logging.ERROR)  # it warns about every unknown phoneme
-    path = _config_file(model)
     try:
         content = json_object(path.read_bytes(), path.name)
         config = PiperConfig.from_dict(content)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,8 @@ from weft.files import content_id, file_digests, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
 from weft.voices.choice import choose
-from weft.voices.engines import parse, speak
+from weft.voices.engines import parse
+from weft.voices.voice import Voice
 
 KIND = "audio"
 _SAMPLE_RATE_HZ = 16_000
@@ -86,11 +87,11 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
     Raises UserError for ids that repeat or cannot be file names, for invalid voices, if voices fail for too many lines,
     and if no line can be pronounced.
     """
-    _check(lines)
+    voices = _check(lines)
     tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
-    spoken = [(line.id, line.text, parse(line.voice).identity, line.source) for line in lines]
+    spoken = [(line.id, line.text, voices[line.voice].identity, line.source) for line in lines]
     settings = {"lines": content_id(spoken), "sample_rate_hz": _SAMPLE_RATE_HZ}
-    plan = Plan(KIND, {**settings, **(voice_files := _voice_files(lines))}, defaults=voice_files)
+    plan = Plan(KIND, {**settings, **(voice_files := _voice_files(voices.values()))}, defaults=voice_files)
 
     def write(draft: Draft) -> None:
         (draft.folder / "audio").mkdir(exist_ok=True)
@@ -110,15 +111,15 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
     return create(out, plan, write)
 
 
-def _voice_files(lines: Sequence[Line]) -> dict[str, Any]:
+def _voice_files(voices: Iterable[Voice]) -> dict[str, Any]:
     """Return the identity of the files of all voices as a setting. Artifacts of earlier versions lack it."""
-    voices = {voice.identity: voice for voice in map(parse, {line.voice for line in lines})}
-    files = [file for identity in sorted(voices) for file in voices[identity].files]
+    files = [file for _, files in sorted({(voice.identity, voice.files) for voice in voices}) for file in files]
     digests = file_digests(files)
     return {"voice_files": content_id([digests[file] for file in files], digests)} if files else {}
 
 
-def _check(lines: Sequence[Line]) -> None:
+def _check(lines: Sequence[Line]) -> dict[str, Voice]:
+    """Check ids and voices, and return the voices."""
     seen: set[str] = set()
     for line in lines:
         if not _ID.fullmatch(line.id):
@@ -126,8 +127,7 @@ def _check(lines: Sequence[Line]) -> None:
         if line.id in seen:
             raise UserError(f"id {line.id!r} occurs twice: make ids unique")
         seen.add(line.id)
-    for voice in {line.voice for line in lines}:
-        parse(voice)
+    return {voice: parse(voice) for voice in {line.voice for line in lines}}
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,12 @@ class _Speak:
     def _rows(self, lines: Sequence[Line], report: Report) -> Iterator[dict[str, Any]]:
         """Synthesize lines, and yield their rows of the manifest."""
         for line in lines:
-            text, speech = line.text.strip(), None
+            text, voice, speech = line.text.strip(), None, None
             with report.skipped.on_error(line.id):
-                speech = speak(text, line.voice) if text else None
+                voice = parse(line.voice)
+                speech = voice.speak(text) if text else None
                 report.skipped.num_good += 1
-            if speech is None or not speech.samples.any():
+            if voice is None or speech is None or not speech.samples.any():
                 continue
             samples = soxr.resample(speech.samples, speech.sample_rate_hz, _SAMPLE_RATE_HZ, quality="HQ")
             audio = f"audio/{line.id}.flac"
@@ -165,8 +166,8 @@ class _Speak:
                 "id": line.id,
                 "audio": audio,
                 "text": text,
-                "speaker": parse(line.voice).name,
-                "language": parse(line.voice).language,
+                "speaker": voice.name,
+                "language": voice.language,
                 "seconds": round(len(samples) / _SAMPLE_RATE_HZ, 3),
                 **({"source": line.source} if line.source else {}),
             }

@@ -10,7 +10,7 @@ import pytest
 
 from weft import files
 from weft.errors import UserError
-from weft.files import content_id, file_digests
+from weft.files import content_id, file_digests, rows_id
 
 
 def names_in(folder):
@@ -126,3 +126,8 @@ def test_an_identity_follows_the_value():
     assert content_id([("a", 1)]) == content_id([("a", 1)]) != content_id([("a", 2)])
     assert content_id("\udc80").startswith("sha256:")
     assert len(content_id("x")) == len("sha256:") + 16
+
+
+def test_the_identity_of_rows_is_that_of_their_list():
+    for rows in ([], [("a", None)], [("a", "é", 1.5), ("b\udcff",), "x"]):
+        assert rows_id(iter(rows)) == content_id(rows)

@@ -161,6 +161,15 @@ def content_id(value: Any, digests: Mapping[Path, str] | None = None) -> Content
     return ContentId(f"sha256:{digest[:16]}", digests or {})
 
 
+def rows_id(rows: Iterable[Any], digests: Mapping[Path, str] | None = None) -> ContentId:
+    """Return `content_id` of a list with some rows, which need not be in memory together."""
+    total = hashlib.sha256(b"[")
+    for i, row in enumerate(rows):
+        total.update(f"{', ' if i else ''}{row!r}".encode(errors="surrogatepass"))
+    total.update(b"]")
+    return ContentId(f"sha256:{total.hexdigest()[:16]}", digests or {})
+
+
 def state_of(path: Path) -> tuple[int, ...]:
     """Return size, times and inode of a file, which change when it is written or replaced; () if there is none."""
     try:

@@ -1,9 +1,10 @@
 """Batches of items of similar length."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.data.batching import batches_by_length, first_fit, groups_without_padding, slices_by_length
+from weft.data.batching import batches_by_length, ends_of_batches, first_fit, groups_without_padding, slices_by_length
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
@@ -13,6 +14,18 @@ def test_batches_contain_every_item_once_within_the_limit(lengths, max_total):
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_total for batch in batches)
     ordered = [(lengths[i], i) for batch in batches for i in batch]
     assert ordered == sorted(ordered)
+
+
+@given(st.lists(st.integers(0, 50), max_size=60).map(sorted), st.integers(1, 300))
+def test_the_ends_of_batches_are_those_of_adding_one_item_after_the_other(lengths, max_total):
+    groups = []
+    for length in lengths:
+        if groups and (len(groups[-1]) + 1) * length <= max_total:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    ends = ends_of_batches(np.array(lengths, np.int32), max_total).tolist()
+    assert [lengths[start:end] for start, end in zip([0, *ends], ends, strict=False)] == groups
 
 
 def test_a_batch_is_filled_before_the_next():

@@ -34,7 +34,7 @@ def test_the_fields_of_a_manifest_are_kept_and_its_paths_made_absolute(tmp_path)
     )  # fmt: skip
     assert first.problem is second.problem is None
     assert (second.audio, second.text, second.seconds) == ("/x.wav", None, None)
-    assert read_manifest(tmp_path / "manifest.jsonl") == [first, second]
+    assert list(read_manifest(tmp_path / "manifest.jsonl")) == [first, second]
 
 
 def test_a_directory_of_audio_files_is_read_like_a_manifest(tmp_path):
@@ -75,7 +75,7 @@ def test_a_bad_line_of_a_manifest_is_one_bad_item(tmp_path, line, message):
     assert re.match(message, bad.problem or "")
     with pytest.raises(UserError, match=message):
         load_speech(bad)
-    assert audio_lengths([first, bad, last]) == [8000, bad.problem, 8000]
+    assert list(audio_lengths([first, bad, last])) == [8000, bad.problem, 8000]
     assert speech_id([first, last]) != speech_id([first, bad, last])
 
 
@@ -96,7 +96,7 @@ def test_a_line_that_is_too_long_is_one_bad_item_and_not_held_in_memory(tmp_path
 
 def test_ids_may_be_integers_and_missing_numbers_nan(tmp_path):
     (tmp_path / "manifest.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 7, "audio": "/a.wav", "seconds": NaN}\n')
-    assert read_manifest(tmp_path) == [Utterance("7", "/a.wav")]
+    assert list(read_manifest(tmp_path)) == [Utterance("7", "/a.wav")]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_any_failure_to_measure_a_length_is_returned(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("weft.data.speech.num_samples", fail)
-    assert audio_lengths([Utterance("a", "a.wav")]) == ["not enough memory"]
+    assert list(audio_lengths([Utterance("a", "a.wav")])) == ["not enough memory"]
 
 
 def test_lengths_are_read_from_headers_and_errors_are_returned(tmp_path):

@@ -39,7 +39,7 @@ def same(a: Batch | None, b: Batch | None) -> bool:
 
 
 def ids(speech: SpeechDataset, step: int) -> list[str]:
-    return [item.id for item in speech._items(step)]
+    return [item.utterance.id for item in speech._items(step)]
 
 
 def test_every_epoch_has_every_utterance_once_in_a_new_order(folder: Path) -> None:
@@ -83,7 +83,7 @@ def test_speech_that_does_not_fit_the_cache_is_read_when_a_step_needs_it(
         for step in (3, 7):
             opened.clear()
             speech.batch_at(step)
-            assert sorted(opened) == sorted(item.audio for item in speech._items(step))
+            assert sorted(opened) == sorted(item.utterance.audio for item in speech._items(step))
         assert not speech._cache
 
 
@@ -118,7 +118,7 @@ def test_an_utterance_keeps_its_speed_if_another_would_make_it_unusable(tmp_path
         for step in range(40):
             item, batch = speech._items(step)[0], speech.batch_at(step)
             assert batch is not None
-            found.setdefault(item.id, set()).add(batch.features.shape[2])
+            found.setdefault(item.utterance.id, set()).add(batch.features.shape[2])
     assert found["long"] == {240, 160}
     assert found["short"] == {40, 64}
 
@@ -264,4 +264,6 @@ def test_hidden_states_that_are_not_finite_are_left_out(folder: Path) -> None:
         first = min(speech._sources[0], key=lambda item: item.num_samples)
         features, num_samples = speech._cache[first.number, 1.0]
         speech._cache[first.number, 1.0] = features * torch.nan, num_samples
-        assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(first, 1.0)
+        assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(
+            first.num_samples, 1.0
+        )

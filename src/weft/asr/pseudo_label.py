@@ -99,7 +99,7 @@ class _PseudoLabel:
     """A task: transcribe some of the utterances into a part of the manifest."""
 
     config: PseudoLabelConfig
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     folder: Path
     num_tasks: int
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heapreplace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
 
 
 def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:
     """Group indices by similar length; the padded size of a group is at most `max_total`, unless it has one item."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= max_total:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+    ordered = np.asarray(lengths, np.int64)
+    order = np.argsort(ordered, kind="stable")
+    ends = ends_of_batches(ordered[order], max_total).tolist()
+    return [order[start:end].tolist() for start, end in pairwise([0, *ends])]
+
+
+def ends_of_batches(lengths: np.ndarray, max_total: int) -> np.ndarray:
+    """Return the ends of the groups of `batches_by_length` in sorted `lengths` (N,), N up to many millions."""
+    ends, start = array("q"), 0
+    while start < len(lengths):
+        shortest, remaining = int(lengths[start]), len(lengths) - start
+        most = max(1, min(remaining, max_total // shortest)) if shortest else remaining
+        totals = lengths[start : start + most].astype(np.int64) * np.arange(1, most + 1)
+        start += max(1, int(np.searchsorted(totals, max_total, side="right")))
+        ends.append(start)
+    return np.array(ends, np.int64)
 
 
 def first_fit(lengths: Sequence[int], max_total: int) -> list[list[int]]:
@@ -42,10 +52,10 @@ def slices_by_length(lengths: Sequence[int], max_total: int, num: int) -> list[s
 
     There are at most `num` slices, or if these would be too large, at most a multiple of `num`.
     """
-    most = -(-len(batches_by_length(lengths, max_total)) // num) * num
-    fits = bisect_left(range(max_total), True, key=lambda total: len(batches_by_length(lengths, total)) <= most)
-    ends = accumulate(map(len, batches_by_length(lengths, fits)))
-    return [slice(*both) for both in pairwise([0, *ends])]
+    ordered = np.asarray(lengths, np.int64)
+    most = -(-len(ends_of_batches(ordered, max_total)) // num) * num
+    fits = bisect_left(range(max_total), True, key=lambda total: len(ends_of_batches(ordered, total)) <= most)
+    return [slice(*both) for both in pairwise([0, *ends_of_batches(ordered, fits).tolist()])]
 
 
 def groups_without_padding(lengths: Sequence[int], max_total: int, num: int, multiple: int) -> list[list[int]]:

@@ -9,23 +9,28 @@ directory is an utterance with a `problem`, so that commands skip, count and lis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from weft import progress
 from weft.audio import SAMPLE_RATE_HZ, load, num_samples
-from weft.data.skipped import Skipped
+from weft.data.skipped import MAX_LISTED, Skipped
 from weft.data.speech_formats.paths import read_path
+from weft.data.utterances import Utterances, utterances_of
 from weft.errors import UserError
-from weft.files import content_id, file_digests
+from weft.files import ContentId, file_digests, rows_id
 from weft.records import Utterance
 from weft.sound_files.address import file_of
 
+_LENGTHS_AT_ONCE = 4096
+_UNLISTED = "it cannot be read, like many others"
 
-def read_manifest(*paths: str | Path) -> list[Utterance]:
+
+def read_manifest(*paths: str | Path) -> Utterances:
     """Read the utterances of files and directories of any format, with absolute addresses of their audio.
 
     A directory stands for its manifest.jsonl, or for the files below it: audio files, with their relative paths without
@@ -33,34 +38,57 @@ def read_manifest(*paths: str | Path) -> list[Utterance]:
     utterance, and for an artifact whose files differ in name or size from its manifest.json, which is damaged or has
     been edited.
     """
-    utterances: list[Utterance] = []
-    seen: dict[str, str] = {}
-    for path in paths:
-        for utterance, where in read_path(Path(path)):
-            if utterance.id in seen:
-                problem = f"its id {utterance.id!r} also occurs in {seen[utterance.id]}: make ids unique"
-                utterance = Utterance(where, "", problem=problem)
-            seen[utterance.id] = where
-            utterances.append(utterance)
-    return utterances
+    return utterances_of(entry for path in paths for entry in read_path(Path(path)))
 
 
-def speech_id(utterances: Sequence[Utterance]) -> str:
+def speech_id(utterances: Sequence[Utterance]) -> ContentId:
     """Return an identity of utterances: of the fields of the manifest but `seconds`, and the contents of the audio."""
-    files = {u.audio: file_of(u.audio) for u in utterances if u.problem is None}
-    digests = file_digests(files.values())
-    rows: list[tuple[str | None, ...]] = []
+    digests = file_digests(file for _, file in _with_files(utterances) if file is not None)
+
+    def rows() -> Iterator[tuple[str | None, ...]]:
+        for u, file in _with_files(utterances):
+            if file is None:
+                yield ("bad entry",)
+                continue
+            part = u.audio[len(str(file)) :]  # "#t=10,20", or nothing
+            yield u.id, u.text, u.speaker, u.language, u.source, part, digests[file]
+
+    return rows_id(rows(), digests)
+
+
+def _with_files(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, Path | None]]:
+    """Yield utterances with the file of their audio, None for bad entries."""
+    last: Path | None = None
     for u in utterances:
         if u.problem is not None:
-            rows.append(("bad entry",))
+            yield u, None
             continue
-        file = files[u.audio]
-        segment = u.audio[len(str(file)) :]  # "#t=10,20", or nothing
-        rows.append((u.id, u.text, u.speaker, u.language, u.source, segment, digests[file]))
-    return content_id(rows, digests)
+        if last is None or not u.audio.startswith(f"{last}#"):  # else another part of the same file
+            last = file_of(u.audio)
+        yield u, last
 
 
-def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
+class AudioLengths(Sequence[int | str]):
+    """The number of 16 kHz samples of each utterance, or the error message. `samples` are -1 for errors."""
+
+    def __init__(self, samples: np.ndarray, problems: Mapping[int, str]) -> None:
+        self.samples, self.problems = samples, problems
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> int | str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int | str]: ...
+    def __getitem__(self, index: int | slice) -> int | str | list[int | str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        found = int(self.samples[index])
+        return found if found >= 0 else self.problems.get(index % len(self), _UNLISTED)
+
+
+def audio_lengths(utterances: Sequence[Utterance]) -> AudioLengths:
     """Return the number of 16 kHz samples of each utterance, or the error message. Compressed audio is decoded."""
 
     def length_of(utterance: Utterance) -> int | str:
@@ -71,12 +99,17 @@ def audio_lengths(utterances: Sequence[Utterance]) -> list[int | str]:
             return num_samples(utterance.audio)
         return problem.bad[0][1]
 
-    found = []
+    samples, problems = np.full(len(utterances), -1, np.int64), dict[int, str]()
     with ThreadPoolExecutor(8) as threads, progress.bar("lengths", len(utterances)) as advance:
-        for length in threads.map(length_of, utterances):
-            advance()
-            found.append(length)
-    return found
+        for first in range(0, len(utterances), _LENGTHS_AT_ONCE):
+            lengths = threads.map(length_of, utterances[first : first + _LENGTHS_AT_ONCE])
+            for i, length in enumerate(lengths, first):
+                advance()
+                if isinstance(length, int):
+                    samples[i] = length
+                elif len(problems) < MAX_LISTED:
+                    problems[i] = length
+    return AudioLengths(samples, problems)
 
 
 def load_speech(utterance: Utterance, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:

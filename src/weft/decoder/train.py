@@ -5,6 +5,7 @@ manifest = run(DecoderConfig(out=..., codes=(...,), audio=(...,), tokenizer=...,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,7 @@ def run(config: DecoderConfig) -> Manifest | None:
     return distributed.create(config.out, plan, lambda draft: _train(config, audio, draft))
 
 
-def _train(config: DecoderConfig, audio: list[Utterance], draft: Draft) -> None:
+def _train(config: DecoderConfig, audio: Sequence[Utterance], draft: Draft) -> None:
     """Train a decoder and write it into the draft."""
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)

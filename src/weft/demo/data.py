@@ -144,7 +144,7 @@ def from_user(
     """
     rng = random.Random(seed)
     if audio:
-        utterances = [u for u in read_manifest(*audio) if u.text]
+        utterances: Sequence[Utterance] = [u for u in read_manifest(*audio) if u.text]
         if len(utterances) < _MIN_UTTERANCES:
             raise UserError(f"{audio[0]} has {len(utterances)} transcribed utterances: give at least {_MIN_UTTERANCES}")
         sentences = [_with_end(u.text or "") for u in utterances]
@@ -246,7 +246,7 @@ def _with_end(sentence: str) -> str:
 
 def _speak_sentences(
     folder: Path, documents: Sequence[str], sizes: Sizes, rng: random.Random, workers: int
-) -> list[Utterance]:
+) -> Sequence[Utterance]:
     sentences = [s for d in documents for s in sentences_of(d) if 3 <= len(s.split()) <= 16]
     if len(sentences) < _MIN_UTTERANCES:
         raise UserError(f"the text has {len(sentences)} sentences of 3 to 16 words: give at least {_MIN_UTTERANCES}")

@@ -17,10 +17,11 @@ by `grad_accum_steps`, with padding. A longer utterance is a micro-batch of its 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,16 @@ from torch import Tensor
 
 from weft import progress
 from weft.audio import HOP_SAMPLES, load
-from weft.data.batching import batches_by_length, slices_by_length
+from weft.data.batching import slices_by_length
 from weft.data.skipped import Skipped
-from weft.data.speech import audio_lengths
+from weft.data.speech import AudioLengths, audio_lengths
 from weft.errors import UserError
 from weft.records import Utterance
-from weft.text.normalize import label_form
+from weft.text.normalize import label_normalizer
 from weft.tokenizer.augment import at_speed, mask, samples_at_speed
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.encoder import BottleneckWhisper
+from weft.tokenizer.items import Batches, Item, Items
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.training import distributed
 from weft.training.prefetch import data_threads
@@ -81,18 +83,6 @@ class _Sizes:
     chars: int
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Item:
-    """An utterance to train on, with its transcript as in `Batch`. Compact, because there may be millions."""
-
-    number: int
-    id: str
-    audio: str
-    num_samples: int
-    text_ids: np.ndarray
-    chars: np.ndarray
-
-
 class SpeechDataset:
     """Utterances as log-mel features and text ids, batched by length."""
 
@@ -105,92 +95,102 @@ class SpeechDataset:
         self.skipped, self._unreadable = Skipped(), dict[str, str]()
         self._cache, self._cache_bytes, self._lock = dict[_Key, _Features](), 0, threading.Lock()
         self._threads = data_threads(config.load_threads)
-        labels = [label_form([u.text or "" for u in source]) for source in sources]
-        self.alphabet = sorted({char for texts in labels for text in texts for char in text})
-        self._sources = [self._scan(*both) for both in zip(sources, labels, strict=True) if both[0]]
-        items = [item for source in self._sources for item in source]
+        self._label = label_normalizer()
+        self.alphabet = sorted(set().union(*(self._label.normalize_str(u.text or "") for s in sources for u in s)))
+        self._index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
+        self._sources = [self._scan(source) for source in sources if source]
         num_mel_bins = tokenizer.model.whisper_config.num_mel_bins
-        if sum(2 * num_mel_bins * self._num_frames(item) for item in items) <= 1e9 * config.cache_gb:
-            self._read_all(items)
+        if 2 * num_mel_bins * sum(int(source.num_frames.sum()) for source in self._sources) <= 1e9 * config.cache_gb:
+            self._read_all()
         if not all(self._sources) or not self._sources:
             self.skipped.check(config.max_bad_fraction)
             raise UserError("no readable utterance with a transcript is left to train on: give more speech")
-        self._batches = [
-            batches_by_length([self._num_frames(i) for i in source], int(100 * config.batch_sec))
-            for source in self._sources
-        ]
+        self._batches = [Batches(source.num_frames, int(100 * config.batch_sec)) for source in self._sources]
         self._order = lru_cache(2 * len(sources))(self._new_order)
         self._step_sizes = lru_cache(2)(self._sizes_of_step)
 
     # Scanning
 
-    def _scan(self, utterances: Sequence[Utterance], labels: Sequence[str]) -> list[Item]:
+    def _scan(self, utterances: Sequence[Utterance]) -> Items:
         """Return the utterances that can be trained on, as far as headers and transcripts show."""
-        items = []
-        index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
-        for u, label, length in zip(utterances, labels, self._lengths(utterances), strict=True):
+        items = Items(utterances)
+        for row, (u, length) in enumerate(zip(utterances, self._lengths(utterances), strict=True)):
             with self.skipped.on_error(u.id):
                 if isinstance(length, str):
                     raise UserError(length)
-                chars = np.array([index_of[char] for char in label], dtype=np.int32)
-                item = Item(self.skipped.num_good, u.id, u.audio, length, self._text_ids(u), chars)
+                item = self._item(u, length)
                 if reason := self._unusable(item, 1.0):
                     raise UserError(reason)
-                items.append(item)
+                items.add(row, item)
                 self.skipped.num_good += 1
         return items
 
-    def _lengths(self, utterances: Sequence[Utterance]) -> list[int | str]:
+    def _lengths(self, utterances: Sequence[Utterance]) -> AudioLengths:
         """Return the samples of each utterance, or why it cannot be read. Each rank reads its part of the headers."""
-        found: list[int | str] = [0] * len(utterances)
+        size = distributed.world_size()
         mine = audio_lengths(utterances[distributed.rank_slice()])
+        samples, problems = np.empty(len(utterances), np.int64), dict[int, str]()
         for rank, part in enumerate(distributed.all_gather_object(mine)):
-            found[rank :: distributed.world_size()] = part
-        return found
+            samples[rank::size] = part.samples
+            problems |= {rank + i * size: problem for i, problem in part.problems.items()}
+        return AudioLengths(samples, problems)
 
-    def _text_ids(self, utterance: Utterance) -> np.ndarray:
+    def _item(self, utterance: Utterance, num_samples: int) -> Item:
+        """Return an utterance with the next number."""
+        text_ids, chars = self._text_ids(utterance), self._chars(utterance)
+        speed, per_code = min(1.0, *self._config.augment.speeds), self._tokenizer.samples_per_code // HOP_SAMPLES
+        return Item(
+            number=self.skipped.num_good,
+            utterance=utterance,
+            num_samples=num_samples,
+            num_frames=self._num_codes(num_samples, speed) * per_code,
+            num_text_ids=len(text_ids),
+            num_chars=len(chars),
+            num_outputs=len(chars) + sum(a == b for a, b in pairwise(chars)),
+        )
+
+    def _chars(self, utterance: Utterance) -> list[int]:
+        """Return the indices of the transcript into the CTC alphabet."""
+        return [self._index_of[char] for char in self._label.normalize_str(utterance.text or "")]
+
+    def _text_ids(self, utterance: Utterance) -> list[int]:
         """Return the ids of the prompt and the transcript, without the end."""
         prompt, text_tokenizer = self._tokenizer.prompt, self._tokenizer.text_tokenizer
         language = utterance.language or self._config.language
         ids = prompt.transcript_ids(text_tokenizer, utterance.text or "", language)
-        return np.array([*prompt.ids(language), *ids], dtype=np.int32)
+        return [*prompt.ids(language), *ids]
 
     def _unusable(self, item: Item, speed: float) -> str | None:
         """Return why an utterance cannot be trained on at a speed, or None.
 
         A transcript has at most one character per output of the CTC head, or without a head, per encoder frame.
         """
-        tokenizer, chars, num_codes = self._tokenizer, item.chars.tolist(), self._num_codes(item, speed)
-        repeats = sum(a == b for a, b in pairwise(chars))
+        tokenizer, num_codes = self._tokenizer, self._num_codes(item.num_samples, speed)
         max_ids = tokenizer.model.whisper_config.max_target_positions
-        if not chars:
+        if not item.num_chars:
             return "it has no transcript"
         if num_codes > tokenizer.codes_per_window:
             return f"it is longer than {tokenizer.codes_per_window / tokenizer.frame_rate_hz:g} s: split it"
-        if len(chars) + repeats > num_codes * (self._config.ctc_outputs or tokenizer.model.config.pooling):
+        if item.num_outputs > num_codes * (self._config.ctc_outputs or tokenizer.model.config.pooling):
             return "its transcript is too long for its duration"
-        if len(item.text_ids) > max_ids:
-            return f"its transcript has {len(item.text_ids)} tokens, more than the decoder's {max_ids}: split it"
+        if item.num_text_ids > max_ids:
+            return f"its transcript has {item.num_text_ids} tokens, more than the decoder's {max_ids}: split it"
         return None
 
-    def _read_all(self, items: Sequence[Item]) -> None:
+    def _read_all(self) -> None:
         """Fill the cache, and drop items whose audio cannot be read."""
-        with progress.bar("features", len(items)) as advance:
-            for _ in self._threads.map(self._features, items):
-                advance()
-        self._sources = [[item for item in source if (item.number, 1.0) in self._cache] for source in self._sources]
+        with progress.bar("features", sum(map(len, self._sources))) as advance:
+            for source in self._sources:
+                for _ in self._threads.map(self._features, source):
+                    advance()
+        self._sources = [source.kept(lambda item: (item.number, 1.0) in self._cache) for source in self._sources]
         self.skipped.bad += self._unreadable.items()
         self.skipped.num_good -= len(self._unreadable)
         self._unreadable.clear()
 
-    def _num_codes(self, item: Item, speed: float) -> int:
-        """Return the codes of an item at a speed."""
-        return -(-samples_at_speed(item.num_samples, speed) // self._tokenizer.samples_per_code)
-
-    def _num_frames(self, item: Item) -> int:
-        """Return the feature frames of an item at the lowest speed, padded to whole codes."""
-        per_code = self._tokenizer.samples_per_code // HOP_SAMPLES
-        return self._num_codes(item, min(1.0, *self._config.augment.speeds)) * per_code
+    def _num_codes(self, num_samples: int, speed: float) -> int:
+        """Return the codes of some samples at a speed."""
+        return -(-samples_at_speed(num_samples, speed) // self._tokenizer.samples_per_code)
 
     # Batches
 
@@ -207,12 +207,12 @@ class SpeechDataset:
     def _slices(self, items: Sequence[Item]) -> list[slice]:
         """Return the micro-batches of all ranks, as slices of items that are sorted by length."""
         num = distributed.world_size() * self._config.train.grad_accum_steps
-        return slices_by_length([self._num_frames(i) for i in items], int(100 * self._config.batch_sec) // num, num)
+        return slices_by_length([item.num_frames for item in items], int(100 * self._config.batch_sec) // num, num)
 
     def _sizes_of_step(self, step: int) -> _Sizes:
         items = self._items(step)
-        num_codes = sum(self._num_codes(item, self._augmentation(item, step)[0]) for item in items)
-        return _Sizes(sum(len(i.text_ids) for i in items), num_codes, sum(len(i.chars) for i in items))
+        num_codes = sum(self._num_codes(item.num_samples, self._augmentation(item, step)[0]) for item in items)
+        return _Sizes(sum(i.num_text_ids for i in items), num_codes, sum(i.num_chars for i in items))
 
     def _items(self, step: int) -> list[Item]:
         """Return the items of a step: the supervised source's in `supervised_fraction` of the steps."""
@@ -221,7 +221,7 @@ class SpeechDataset:
         source = int(supervised_before == supervised_after)
         batches = self._batches[source]
         epoch, index = divmod(step - supervised_before if source else supervised_before, len(batches))
-        return [self._sources[source][row] for row in batches[self._order(source, epoch)[index]]]
+        return [self._sources[source][row] for row in batches[self._order(source, epoch)[index]].tolist()]
 
     def _new_order(self, source: int, epoch: int) -> np.ndarray:
         key = (self._config.train.seed, epoch, source)[: 2 + source]
@@ -242,7 +242,9 @@ class SpeechDataset:
             return None
         features = [f.float() if rng is None else mask(f.float(), self._config.augment, rng) for (f, _), _, rng in rows]
         batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _, _ in rows])
-        text_ids, chars = [i.text_ids.tolist() for _, i, _ in rows], [i.chars.tolist() for _, i, _ in rows]
+        with self._lock:  # text tokenizers are not safe for threads
+            text_ids = [self._text_ids(item.utterance) for _, item, _ in rows]
+        chars = [self._chars(item.utterance) for _, item, _ in rows]
         num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for (_, num_samples), _, _ in rows)
         part = _Sizes(sum(map(len, text_ids)), num_codes, sum(map(len, chars)))
         whole = whole or part
@@ -262,10 +264,10 @@ class SpeechDataset:
         if (found := self._cache.get((item.number, speed))) is not None:
             return found
         problem = Skipped()
-        with problem.on_error(item.id):
-            samples = load(item.audio)
+        with problem.on_error(item.utterance.id):
+            samples = load(item.utterance.audio)
             if len(samples) > item.num_samples + self._tokenizer.samples_per_code:
-                raise UserError(f"{item.audio} is longer than its header says: convert it to WAV or FLAC")
+                raise UserError(f"{item.utterance.audio} is longer than its header says: convert it to WAV or FLAC")
             samples = at_speed(samples[: item.num_samples], speed)
             found = self._tokenizer.features([samples], [len(samples)])[0].half().cpu(), len(samples)
         if found is None:
@@ -284,16 +286,15 @@ class SpeechDataset:
         All ranks together have `at_least` so many, if there are, and at most a batch more. They are computed by
         micro-batches, and neither they nor their order depends on the number of ranks.
         """
-        batches = [
-            (source, rows) for source, all_rows in zip(self._sources, self._batches, strict=True) for rows in all_rows
-        ]
+        ends = list(accumulate(map(len, self._batches)))
         parts: list[list[Item]] = []
         num_codes = 0
-        for index in np.random.default_rng(self._config.train.seed).permutation(len(batches)):
-            source, rows = batches[index]
-            items = [source[row] for row in rows]
+        for index in np.random.default_rng(self._config.train.seed).permutation(ends[-1]).tolist():
+            source = bisect_right(ends, index)
+            rows = self._batches[source][index - (ends[source - 1] if source else 0)]
+            items = [self._sources[source][row] for row in rows.tolist()]
             parts += [items[part] for part in self._slices(items)]
-            num_codes += sum(self._num_codes(item, 1.0) for item in items)
+            num_codes += sum(self._num_codes(item.num_samples, 1.0) for item in items)
             if num_codes >= at_least:
                 break
         mine, was_training = distributed.rank_part(parts), model.training

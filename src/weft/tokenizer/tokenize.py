@@ -5,7 +5,7 @@ manifest = run(TokenizeConfig(audio=(Path("speech"),), tokenizer=Path("runs/toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,7 @@ class _Tokenize:
     """A task: encode some of the utterances into a part of the dataset."""
 
     tokenizer_folder: Path
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     folder: Path
     num_tasks: int
     precision: Precision
@@ -94,7 +94,7 @@ class _Tokenize:
         )
         return report
 
-    def _coded(self, utterances: list[Utterance], report: Report) -> Iterator[CodedUtterance]:
+    def _coded(self, utterances: Sequence[Utterance], report: Report) -> Iterator[CodedUtterance]:
         for group in read_groups(utterances, report):
             coded = encode_group(self.tokenizer, group, report)
             report.skipped.num_good += len(coded)
@@ -110,7 +110,7 @@ Recording = tuple[Utterance, np.ndarray]
 """An utterance and its samples (S,)."""
 
 
-def read_groups(utterances: list[Utterance], report: Report) -> Iterator[list[Recording]]:
+def read_groups(utterances: Sequence[Utterance], report: Report) -> Iterator[list[Recording]]:
     """Yield groups of readable utterances; skip the others."""
     group: list[Recording] = []
     num_samples = 0

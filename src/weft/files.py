@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from weft.errors import UserError
 MAX_HASHED_BYTES = 4 << 30  # of all files together; larger sets of files are sampled
 _SAMPLE_BYTES = 4 << 10
 _MAX_SAMPLES = 4096  # per file
+_FILES_AT_ONCE = 4096
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -193,9 +195,11 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     """
     states = {path: state_of(path) if os.path.isfile(path) else () for path in dict.fromkeys(paths)}
     fraction = min(1.0, MAX_HASHED_BYTES / max(1, sum(state[0] for state in states.values() if state)))
+    digests, paths_left = dict[Path, str](), iter(states)
     with ThreadPoolExecutor(4) as threads:
-        digests = threads.map(lambda path: Digest(_digest(path, fraction), states[path]), states)
-        return dict(zip(states, digests, strict=True))
+        while some := list(islice(paths_left, _FILES_AT_ONCE)):  # a task for each file needs memory
+            digests.update(zip(some, threads.map(lambda path: _digest(path, fraction), some), strict=True))
+    return {path: Digest(digest, states[path]) for path, digest in digests.items()}
 
 
 def _digest(path: Path, fraction: float) -> str:

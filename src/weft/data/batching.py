@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from heapq import heapreplace
 from itertools import pairwise
@@ -15,20 +15,24 @@ def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]
     """Group indices by similar length; the padded size of a group is at most `max_total`, unless it has one item."""
     ordered = np.asarray(lengths, np.int64)
     order = np.argsort(ordered, kind="stable")
-    ends = ends_of_batches(ordered[order], max_total).tolist()
+    ends = ends_of_batches(ordered[order], max_total)
     return [order[start:end].tolist() for start, end in pairwise([0, *ends])]
 
 
-def ends_of_batches(lengths: np.ndarray, max_total: int) -> np.ndarray:
+def ends_of_batches(lengths: Sequence[int] | np.ndarray, max_total: int) -> array[int]:
     """Return the ends of the groups of `batches_by_length` in sorted `lengths` (N,), N up to many millions."""
     ends, start = array("q"), 0
     while start < len(lengths):
-        shortest, remaining = int(lengths[start]), len(lengths) - start
-        most = max(1, min(remaining, max_total // shortest)) if shortest else remaining
-        totals = lengths[start : start + most].astype(np.int64) * np.arange(1, most + 1)
-        start += max(1, int(np.searchsorted(totals, max_total, side="right")))
+        start += _size_of_batch(lengths, start, max_total)
         ends.append(start)
-    return np.array(ends, np.int64)
+    return ends
+
+
+def _size_of_batch(lengths: Sequence[int] | np.ndarray, start: int, max_total: int) -> int:
+    shortest, most = int(lengths[start]), len(lengths) - start
+    if shortest:
+        most = min(most, max_total // shortest)
+    return 1 + bisect_right(range(2, most + 1), max_total, key=lambda size: size * int(lengths[start + size - 1]))
 
 
 def first_fit(lengths: Sequence[int], max_total: int) -> list[list[int]]:
@@ -52,10 +56,9 @@ def slices_by_length(lengths: Sequence[int], max_total: int, num: int) -> list[s
 
     There are at most `num` slices, or if these would be too large, at most a multiple of `num`.
     """
-    ordered = np.asarray(lengths, np.int64)
-    most = -(-len(ends_of_batches(ordered, max_total)) // num) * num
-    fits = bisect_left(range(max_total), True, key=lambda total: len(ends_of_batches(ordered, total)) <= most)
-    return [slice(*both) for both in pairwise([0, *ends_of_batches(ordered, fits).tolist()])]
+    most = -(-len(ends_of_batches(lengths, max_total)) // num) * num
+    fits = bisect_left(range(max_total), True, key=lambda total: len(ends_of_batches(lengths, total)) <= most)
+    return [slice(*both) for both in pairwise([0, *ends_of_batches(lengths, fits)])]
 
 
 def groups_without_padding(lengths: Sequence[int], max_total: int, num: int, multiple: int) -> list[list[int]]:

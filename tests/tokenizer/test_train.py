@@ -342,6 +342,17 @@ def test_bad_utterances_are_skipped_and_counted_and_too_many_stop_the_run(speech
     assert sorted(listed) == ["long", "missing", "no text", "not audio"]
 
 
+@pytest.mark.parametrize("name", ["speech", "pseudo"])
+def test_speech_without_transcripts_is_named(name: str, speech: Path, tmp_path: Path) -> None:
+    shutil.copytree(speech, tmp_path / "untranscribed")
+    for path in (tmp_path / "untranscribed").glob("manifest.json*"):
+        path.unlink()
+    paths: dict[str, Any] = {"speech": (speech,), name: (tmp_path / "untranscribed",)}
+    with pytest.raises(UserError, match=r"untranscribed has no transcripts: add `text`, or use weft pseudo-label"):
+        run(replace(config(speech, tmp_path / "out"), **paths))
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_contradicting_settings_are_rejected_before_anything_is_read(tmp_path: Path) -> None:
     recipe = config(tmp_path / "missing", tmp_path / "out")
     with pytest.raises(UserError, match="quantize_from_step is 8: give less than 8 steps"):

@@ -52,6 +52,9 @@ def run(config: TokenizerConfig) -> Manifest | None:
         return None
     distributed.init()
     sources = [read_manifest(*paths) for paths in (config.speech, config.pseudo)]
+    for paths, source in zip((config.speech, config.pseudo), sources, strict=True):
+        if source and not any(u.text or u.problem for u in source):
+            raise UserError(f"{', '.join(map(str, paths))} has no transcripts: add `text`, or use weft pseudo-label")
     held_out = read_manifest(*config.held_out)
     speech, pseudo, held_out_id = distributed.compute_once(lambda: [speech_id(us) for us in (*sources, held_out)])
     parents = distributed.compute_once(lambda: {"base": base_manifest(config.base)} if config.base else {})

@@ -39,6 +39,15 @@ def documents_of(rng, lengths):
     return [(rng.integers(0, VOCAB, n), rng.random(n) < 0.7) for n in lengths]
 
 
+def assert_losses_of_each_alone(model, documents):
+    packed = pack(documents)
+    losses = token_losses(model, packed)
+    for number, (ids, loss) in enumerate(documents):
+        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
+        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
+        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
+
+
 def configs():
     shape = {"vocab_size": VOCAB, "num_attention_heads": 2, "num_hidden_layers": 2}
     llama_like = {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 16}
@@ -53,12 +62,7 @@ def test_packed_documents_have_the_losses_of_each_alone(config, rng):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     documents = documents_of(rng, [5, 30, 2, 17, 1, 40, 9])
-    packed = pack(documents)
-    losses = token_losses(model, packed)
-    for number, (ids, loss) in enumerate(documents):
-        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
-        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
-        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
+    assert_losses_of_each_alone(model, documents)
 
 
 @all_cases
@@ -319,12 +323,7 @@ def test_documents_longer_than_packing_supports_are_rejected(config, setting, rn
     with pytest.raises(UserError, match=f"max_seq_len is 17: give at most 16, the {setting} of the model, for packing"):
         check_seq_len(model, 17)
     documents = documents_of(rng, [16, 9, 16, 12])
-    packed = pack(documents)
-    losses = token_losses(model, packed)
-    for number, (ids, loss) in enumerate(documents):
-        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
-        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
-        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
+    assert_losses_of_each_alone(model, documents)
     with pytest.raises(UserError, match="max_seq_len is 20: give at most 16"):
         token_losses(model, pack(documents_of(rng, [20, 5])))
 
@@ -335,9 +334,4 @@ def test_documents_longer_than_a_sliding_window_have_the_losses_of_each_alone(co
     config = config_of(**LENGTH_DEPENDENT, sliding_window=8)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     documents = documents_of(rng, [5, 30, 12, 40])
-    packed = pack(documents)
-    losses = token_losses(model, packed)
-    for number, (ids, loss) in enumerate(documents):
-        logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
-        alone = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:], reduction="none")
-        torch.testing.assert_close(losses[packed.documents == number], alone[loss[1:]], atol=1e-5, rtol=1e-5)
+    assert_losses_of_each_alone(model, documents)

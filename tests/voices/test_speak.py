@@ -207,3 +207,9 @@ def test_lines_that_cannot_be_spoken_leave_no_artifact(lines: list[Line], messag
     with pytest.raises(UserError, match=message):
         speak_lines(lines, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe is not a text file"):
+        run(SpeakConfig(text=(tmp_path / "pipe",), out=tmp_path / "out"))

@@ -174,9 +174,9 @@ class _Speak:
 
 
 def _read(path: Path) -> list[str]:
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path} {'is not' if path.exists() else 'does not exist: give'} a text file")
     try:
         return decode(path.read_bytes()).splitlines()
-    except FileNotFoundError as e:
-        raise UserError(f"{path} does not exist: give a text file") from e
     except ValueError as e:
         raise UserError(f"{path} cannot be read: {e}") from e

@@ -37,6 +37,23 @@ def test_the_fields_of_a_manifest_are_kept_and_its_paths_made_absolute(tmp_path)
     assert list(read_manifest(tmp_path / "manifest.jsonl")) == [first, second]
 
 
+def test_transcripts_are_recased_by_the_language_of_their_line_or_the_default(tmp_path):
+    rows = [
+        {"id": "a", "text": "I AM"},
+        {"id": "b", "text": "ILIK", "language": "tr"},
+        {"id": "c", "text": "The BBC"},
+        {"id": "d"},
+        {"audio": None, "text": "NO ID"},
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(jsonl([{"audio": "a.wav", **row} for row in rows]))
+    plain, english, turkish = (list(read_manifest(path, recase=r, language=n)) for r, n in [(0, 0), (1, 0), (1, "tr")])
+    assert [u.text for u in plain] == ["I AM", "ILIK", "The BBC", None, None]
+    assert [u.text for u in english] == ["I am", "Il\u0131k", "The BBC", None, None]
+    assert [u.text for u in turkish] == ["I am", "Il\u0131k", "The BBC", None, None]
+    assert [replace(u, text=None) for u in english] == [replace(u, text=None) for u in plain]
+
+
 def test_a_directory_of_audio_files_is_read_like_a_manifest(tmp_path):
     for name in ("b.flac", "s/a.WAV", "readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

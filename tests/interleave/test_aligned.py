@@ -256,6 +256,7 @@ def test_alignments_that_fit_no_audio_are_an_error(corpus: Path, tokenizer: Path
         (["--aligned", "a.jsonl", "--tokenizer", "t", "--url", "http://x"], ["url", "remove it"]),
         (["--aligned", "a.jsonl", "--tokenizer", "t", "--tries", "3"], ["tries", "remove it"]),
         (["--text-to-token", "t2t", "--max-wer", "0.3"], ["give --tokenizer"]),
+        (["--text-to-token", "t2t", "--recase"], ["recase", "--aligned", "remove it"]),
         (["--text-to-token", "t2t", "--speech-ratio", "0"], ["speech_ratio is 0.0"]),
         (["--text-to-token", "t2t", "--mean-span-words", "0.5"], ["mean_span_words is 0.5"]),
         (["--aligned", "a.jsonl", "--tokenizer", "nowhere"], ["nowhere", "does not exist"]),
@@ -270,6 +271,23 @@ def test_incompatible_flags_end_with_one_line(
     assert message.count("\n") == 1
     assert all(part in message for part in parts), message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("with_transcripts", [True, False])
+def test_upper_case_transcripts_and_words_are_recased_on_request(
+    corpus: Path, times: Path, tokenizer: Path, with_transcripts: bool
+) -> None:
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    texts = [row.pop("text").upper() for row in rows]
+    times.write_text(times.read_text().replace('"u0w', '"U0W'))
+    rows = [{**row, "text": text} if with_transcripts else row for row, text in zip(rows, texts, strict=True)]
+    corpus.write_text("\n".join(map(json.dumps, rows)))
+    before, after = create(corpus, times, tokenizer), create(corpus, times, tokenizer, "recased", recase=True)
+    assert len(before) == len(after)
+    assert spoken(before) != spoken(after)
+    assert [codes for _, codes in spoken(before)] == [codes for _, codes in spoken(after)]
+    assert [d.text.lower() for d in before] == [d.text.lower() for d in after]
+    assert after[0].text.startswith("U0w0")
 
 
 def test_speech_at_a_url_is_named(times: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:

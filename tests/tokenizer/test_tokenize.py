@@ -91,6 +91,17 @@ def test_a_recording_that_cannot_be_encoded_loses_no_other(
         run(TokenizeConfig((speech,), folder, tmp_path / "none", job=JobConfig(max_bad_fraction=0.3)))
 
 
+def test_upper_case_transcripts_are_recased_on_request(folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "a.wav", noise(20_000, 0), 16_000)
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "audio": "a.wav", "text": "I SAID SO"}')
+    run(TokenizeConfig((tmp_path,), folder, tmp_path / "codes"))
+    run(TokenizeConfig((tmp_path,), folder, tmp_path / "recased", recase=True))
+    (before,), (after,) = (list(Rows.of(tmp_path / name).utterances()) for name in ("codes", "recased"))
+    assert (before.text, after.text, before.codes) == ("I SAID SO", "I said so", after.codes)
+    with pytest.raises(UserError, match=r"was created with .*recase = False \(now True\)"):
+        run(TokenizeConfig((tmp_path,), folder, tmp_path / "codes", recase=True))
+
+
 def test_the_precision_is_part_of_the_plan(speech: Path, folder: Path, tmp_path: Path) -> None:
     def created(name: str, **settings: Any) -> Manifest:
         return run(TokenizeConfig((speech,), folder, tmp_path / name, job=HALF_BAD, **settings))

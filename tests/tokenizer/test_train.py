@@ -151,6 +151,7 @@ def test_settings_that_cannot_change_the_result_never_block_a_resume(
 
 CHANGES: dict[str, Callable[[TokenizerConfig], TokenizerConfig]] = {
     r"train\.lr = 0\.002 \(now 0\.003\)": lambda c: replace(c, train=replace(c.train, lr=3e-3)),
+    r"recase = False \(now True\)": lambda c: replace(c, recase=True),
     r"batch_sec = 4\.0 \(now 5\.0\)": lambda c: replace(c, batch_sec=5.0),
     r"model\.quantizer\.num_codes = 16 \(now 8\)": lambda c: replace(
         c, model=replace(c.model, quantizer=replace(c.model.quantizer, num_codes=8))

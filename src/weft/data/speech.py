@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -19,26 +20,36 @@ import numpy as np
 from weft import progress
 from weft.audio import SAMPLE_RATE_HZ, load, num_samples
 from weft.data.skipped import MAX_LISTED, Skipped
+from weft.data.speech_formats.entries import Entry
 from weft.data.speech_formats.paths import read_path
 from weft.data.utterances import Utterances, utterances_of
 from weft.errors import UserError
 from weft.files import ContentId, file_digests, rows_id
 from weft.records import Utterance
 from weft.sound_files.address import file_of
+from weft.text.recase import recased
 
 _LENGTHS_AT_ONCE = 4096
 _UNLISTED = "it cannot be read, like many others"
 
 
-def read_manifest(*paths: str | Path) -> Utterances:
+def read_manifest(*paths: str | Path, recase: bool = False, language: str | None = None) -> Utterances:
     """Read the utterances of files and directories of any format, with absolute addresses of their audio.
+
+    With `recase`, upper-case transcripts become sentence case. `language` is that of utterances without one.
 
     A directory stands for its manifest.jsonl, or for the files below it: audio files, with their relative paths without
     suffix as ids, or tables, tar files or manifests. Audio is not decoded. Raises UserError for a path without any
     utterance, and for an artifact whose files differ in name or size from its manifest.json, which is damaged or has
     been edited.
     """
-    return utterances_of(entry for path in paths for entry in read_path(Path(path)))
+    entries = (entry for path in paths for entry in read_path(Path(path)))
+    return utterances_of(_recased(entries, language) if recase else entries)
+
+
+def _recased(entries: Iterable[Entry], language: str | None) -> Iterator[Entry]:
+    for u, where in entries:
+        yield Entry(replace(u, text=u.text and recased(u.text, u.language or language)), where)
 
 
 def speech_id(utterances: Sequence[Utterance]) -> ContentId:

@@ -117,7 +117,7 @@ class _Interleave:
             with report.skipped.on_error(utterance.id):
                 if utterance.problem is not None:
                     raise UserError(utterance.problem)
-                yield utterance.id, self.alignments.timed(utterance)
+                yield utterance.id, self.alignments.timed(utterance, self.config.recase)
 
     def _document(
         self,

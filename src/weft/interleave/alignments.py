@@ -28,6 +28,7 @@ from weft.files import ContentId, content_id, file_digests
 from weft.interleave.word_times import TimedWord, ctm_word, json_word, words_of_text_grid
 from weft.records import Utterance
 from weft.text.inputs import BOM, decode, id_of, parse_json
+from weft.text.recase import recased
 
 _SUFFIXES = (".jsonl", ".ctm", ".textgrid")
 _UNKNOWN = re.compile(r"[<\[].*[>\]]")  # <unk>, [noise]: a word outside the aligner's vocabulary
@@ -76,8 +77,10 @@ class Alignments:
             identity = ContentId(f"sha256:{digests[path][:16]}", digests)
         return cls(places, identity)
 
-    def timed(self, utterance: Utterance) -> TimedText:
+    def timed(self, utterance: Utterance, recase: bool = False) -> TimedText:
         """Return the transcript of an utterance with the times of its words. The default transcript is the words.
+
+        With `recase`, an upper-case transcript becomes sentence case.
 
         Raises UserError for times that are out of order and for words that differ from those of the transcript.
         """
@@ -90,6 +93,8 @@ class Alignments:
         if np.any(known[:, 1] < known[:, 0]) or np.any(np.diff(known, axis=0) < 0) or np.any(known < 0):
             raise UserError("its word times are out of order: give `start` and `end` in seconds, in order")
         text = (utterance.text or " ".join(words)).strip()
+        if recase:
+            text = recased(text, utterance.language)
         return TimedText(text, _word_ends(text, words), seconds)
 
     def _words(self, name: str) -> list[TimedWord]:

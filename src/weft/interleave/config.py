@@ -33,6 +33,8 @@ class InterleaveConfig:
     tokenizer: Path | None = None
     """Directory of the speech tokenizer. With `text_to_token`: measure the word error rate of every span with it. With
     `aligned`: encode the recordings with it."""
+    recase: bool = False
+    """With `aligned`: write upper-case transcripts in sentence case."""
     url: Annotated[str | None, NOT_IN_PLAN] = None
     """OpenAI-compatible server of the text-to-token model, such as http://127.0.0.1:8000/v1; not set: no server."""
     speech_ratio: float = 0.3
@@ -61,6 +63,8 @@ class InterleaveConfig:
         if (self.text_to_token is None) == (self.aligned is None):
             raise UserError("the source of speech is a model or recordings: give either --text-to-token or --aligned")
         if self.aligned is None:
+            if self.recase:
+                raise UserError("recase is for --aligned and has no effect with --text-to-token: remove it")
             if self.max_wer is not None and self.tokenizer is None:
                 raise UserError("max_wer needs a tokenizer that measures the word error rate: give --tokenizer")
             return

@@ -49,6 +49,8 @@ class TokenizerConfig:
     `whisper`."""
     language: str | None = None
     """Language of utterances whose manifest names none, such as en. A multilingual `base` needs a language."""
+    recase: bool = False
+    """Write upper-case transcripts in sentence case, as Whisper does: lower case, but for the first letter and "I"."""
     whisper: WhisperShape = field(default_factory=WhisperShape)
     model: BottleneckConfig = field(default_factory=BottleneckConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))

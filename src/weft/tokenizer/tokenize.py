@@ -48,6 +48,8 @@ class TokenizeConfig:
     precision: Precision = "fp32"
     """Precision of the encoder layers. fp32 gives the codes of a stream. bf16 takes down to two thirds of the time and
     changes a few codes in a thousand; auto is bf16 where the hardware supports it natively."""
+    recase: bool = False
+    """Store upper-case transcripts in sentence case: lower case, but for the first letter and the English "I"."""
     job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
     licence: Annotated[str | None, NOT_IN_PLAN] = None
     """Licence of the speech, passed on to the notes of everything made from it."""
@@ -58,7 +60,7 @@ def run(config: TokenizeConfig) -> Manifest:
 
     Counts: utterances, codes, seconds, and codebook use. Raises UserError for no or too much unreadable speech.
     """
-    utterances = read_manifest(*config.audio)
+    utterances = read_manifest(*config.audio, recase=config.recase)
     parents = {"tokenizer": artifacts.read_parent(config.tokenizer, KIND)}
     tasks = job.tasks_for(len(utterances), _UTTERANCES_PER_TASK)
     precision: Precision = "bf16" if uses_bf16(config.precision, default_device()) else "fp32"

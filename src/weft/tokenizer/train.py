@@ -17,6 +17,7 @@ from weft import launch, progress
 from weft.artifacts import Manifest, base_manifest
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable, speech_id
+from weft.data.utterances import Utterances
 from weft.device import default_device
 from weft.errors import UserError
 from weft.plan import Draft, Plan
@@ -51,15 +52,19 @@ def run(config: TokenizerConfig) -> Manifest | None:
             progress.show(*estimate_lines(config))
         return None
     distributed.init()
-    sources = [read_manifest(*paths) for paths in (config.speech, config.pseudo)]
+    sources = [_read(config, paths) for paths in (config.speech, config.pseudo)]
     for paths, source in zip((config.speech, config.pseudo), sources, strict=True):
         if source and not any(u.text or u.problem for u in source):
             raise UserError(f"{', '.join(map(str, paths))} has no transcripts: add `text`, or use weft pseudo-label")
-    held_out = read_manifest(*config.held_out)
+    held_out = _read(config, config.held_out)
     speech, pseudo, held_out_id = distributed.compute_once(lambda: [speech_id(us) for us in (*sources, held_out)])
     parents = distributed.compute_once(lambda: {"base": base_manifest(config.base)} if config.base else {})
     plan = Plan.of(KIND, config, parents, speech=speech, pseudo=pseudo, held_out=held_out_id)
     return distributed.create(config.out, plan, lambda draft: _train(config, sources, held_out, draft), config.licence)
+
+
+def _read(config: TokenizerConfig, paths: Sequence[Path]) -> Utterances:
+    return read_manifest(*paths, recase=config.recase, language=config.language)
 
 
 def _train(

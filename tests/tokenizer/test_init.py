@@ -70,6 +70,15 @@ def test_the_width_must_be_a_multiple_of_the_heads() -> None:
         whisper_config_of(WhisperShape(width=16, heads=3), 30)
 
 
+@pytest.mark.parametrize("on_meta", [False, True])
+def test_all_weights_of_a_whisper_are_trained_except_its_first_position_table(tmp_path: Path, on_meta: bool) -> None:
+    loaded = from_whisper(save_whisper(tmp_path / "whisper"), BottleneckConfig(layer=1), on_meta).model
+    for model in (loaded, from_scratch(SHAPE, BottleneckConfig(layer=1), ["the cat"]).model):
+        fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        assert fixed == ["whisper.model.encoder.embed_positions.weight"]
+        assert model.positions_after.weight.requires_grad
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # large Whispers are published in fp16
 def test_the_weights_of_a_whisper_are_kept(tmp_path: Path, dtype: torch.dtype) -> None:
     base = save_whisper(tmp_path / "whisper")

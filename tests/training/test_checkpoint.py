@@ -53,6 +53,11 @@ def trained(value: float) -> tuple[nn.Linear, Optimizers, StepGuard]:
     return m, optimizer, guard
 
 
+def with_fixed_bias(model: nn.Linear) -> nn.Linear:
+    model.bias.requires_grad_(False)
+    return model
+
+
 def save(folder: Path, *steps: int, keep: int = 2) -> None:
     for step in steps:
         checkpoint.save(folder, step, *trained(float(step)), keep)
@@ -188,6 +193,7 @@ def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     for other, reason in (
         (nn.Linear(3, 2, bias=False), "the model has no model.bias"),
         (nn.Linear(4, 2), "model.weight has shape .2, 3., and the model's has .2, 4."),
+        (with_fixed_bias(nn.Linear(3, 2)), "the model does not train bias"),
     ):
         with pytest.raises(UserError, match=reason):
             checkpoint.restore(tmp_path, other, Optimizers.of(other, CONFIG), StepGuard(CONFIG))

@@ -79,6 +79,7 @@ class BottleneckWhisper(nn.Module):
         self.whisper = whisper
         whisper.set_attn_implementation(ATTENTION)
         encoder = whisper.model.encoder
+        encoder.embed_positions.requires_grad_(False)  # as in Whisper's own training; transformers' loading undoes it
         max_layer = len(encoder.layers) - (not config.encoder_only)
         if not 0 < config.layer <= max_layer:
             raise UserError(

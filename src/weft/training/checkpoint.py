@@ -179,6 +179,8 @@ def _misfit(stored: dict[str, Stored], tensors: dict[str, Tensor], parameters: d
         owner = tensors.get(name) if part == "model" else parameters.get(name.rpartition(".")[0])
         if owner is None:
             return f"the model has no {full_name}"
+        if part == "optimizer" and not owner.requires_grad:
+            return f"the model does not train {name.rpartition('.')[0]}"
         if part == "model" and found.shape != owner.shape:
             return f"{full_name} has shape {tuple(found.shape)}, and the model's has {tuple(owner.shape)}"
     missing = [name for name in tensors if f"model.{name}" not in stored]

@@ -92,6 +92,7 @@ NonNegativeInt = Annotated[int, _within(0), Parameter(converter=_to_int)]
 PositiveFloat = Annotated[float, _within(0, exclusive=True)]
 NonNegativeFloat = Annotated[float, _within(0)]
 Fraction = Annotated[float, _within(0, 1)]
+Decibels = Annotated[float, _within(-100, 100)]
 Decay = Annotated[float, _within(0, 0.999999)]  # a moving average with a decay of 1 would never move
 
 

@@ -20,7 +20,18 @@ from weft.tokenizer.dataset import Batch, SpeechDataset
 from weft.training.config import TrainConfig
 
 CONFIG = TokenizerConfig(Path("out"), (), batch_sec=4.0, ctc_outputs=3, train=TrainConfig(steps=100, seed=5))
-AUGMENTED = replace(CONFIG, augment=AugmentConfig(2, 20, 2, 20, speeds=(0.9, 1.0, 1.1)))
+MASKED = AugmentConfig(2, 20, 2, 20, speeds=(0.9, 1.0, 1.1))
+AUGMENTED = replace(CONFIG, augment=MASKED)
+DISTORTED = replace(
+    CONFIG,
+    augment=replace(
+        MASKED,
+        noise_probability=0.5,
+        babble_probability=0.5,
+        reverberation_probability=0.5,
+        telephone_probability=0.5,
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +72,30 @@ def test_no_batch_is_longer_than_batch_sec(folder: Path, config: TokenizerConfig
     assert any(batch and batch.features.shape[0] > 1 for batch in batches)
 
 
-@pytest.mark.parametrize("config", [CONFIG, AUGMENTED])
-@pytest.mark.parametrize("cache_gb", [0.0, 1e-4])
+@pytest.mark.parametrize("config", [CONFIG, AUGMENTED, DISTORTED])
+@pytest.mark.parametrize("cache_gb", [0.0, 3e-4])
 def test_a_batch_depends_only_on_its_step(folder: Path, config: TokenizerConfig, cache_gb: float) -> None:
     """Neither the batches before nor the size of the cache change it."""
     with read(config, folder) as first, read(replace(config, cache_gb=cache_gb), folder) as other:
         steps = range(12)
         expected = {step: first.batch_at(step) for step in steps}
         assert all(same(other.batch_at(step), expected[step]) for step in reversed(steps))
-        assert sum(f.nbytes for f, _ in other._cache.values()) <= 1e9 * cache_gb
-        assert (len(other._cache) > 0) == (cache_gb > 0)
+        assert sum(f.nbytes for f, _ in other._read._kept.values()) <= 1e9 * cache_gb
+        assert (len(other._read._kept) > 0) == (cache_gb > 0)
 
 
 def test_speech_that_does_not_fit_the_cache_is_read_when_a_step_needs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("weft.tokenizer.dataset.load", lambda audio: opened.append(audio) or load(audio))
+    monkeypatch.setattr("weft.tokenizer.reader.load", lambda audio: opened.append(audio) or load(audio))
     with read(replace(AUGMENTED, cache_gb=0.0), folder) as speech:
         assert not opened
         for step in (3, 7):
             opened.clear()
             speech.batch_at(step)
             assert sorted(opened) == sorted(item.utterance.audio for item in speech._items(step))
-        assert not speech._cache
+        assert not speech._read._kept
 
 
 def test_augmentation_differs_from_step_to_step(folder: Path) -> None:
@@ -102,6 +113,34 @@ def test_augmentation_differs_from_step_to_step(folder: Path) -> None:
         lengths = {tuple(f.shape[2] for f in found) for found in seen.values()}
         assert any(len(set(several)) > 1 for several in lengths)
         assert not any(torch.equal(found[0][..., :60], found[1][..., :60]) for found in seen.values())
+
+
+def test_distortions_change_neither_speeds_nor_masks_nor_lengths(folder: Path) -> None:
+    """And without any, speech in memory as samples has the features of speech in memory as features."""
+    never = replace(AUGMENTED, augment=replace(MASKED, noise_probability=1e-12))
+    with read(AUGMENTED, folder) as plain, read(never, folder) as kept, read(DISTORTED, folder) as distorted:
+        num_changed = 0
+        for step in range(8):
+            expected, same_audio, other = (speech.batch_at(step) for speech in (plain, kept, distorted))
+            assert expected is not None
+            assert same_audio is not None
+            assert other is not None
+            assert torch.allclose(same_audio.features, expected.features, atol=2e-3)
+            assert torch.equal(other.valid_frames, expected.valid_frames)
+            num_changed += not torch.allclose(other.features, expected.features, atol=0.1)
+        assert num_changed > 4
+
+
+def test_recordings_of_noise_are_added(folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "hum.wav", (0.1 * np.sin(np.arange(16_000) * 0.8)).astype(np.float32), 16_000)
+    config = replace(CONFIG, augment=AugmentConfig(recording_probability=1.0, min_snr_db=-20.0, max_snr_db=-20.0))
+    noise = read_manifest(tmp_path)
+    with SpeechDataset(config, make_tokenizer(), read_manifest(folder), noise=noise) as speech:
+        batch = speech.batch_at(0)
+    assert batch is not None
+    loudest = batch.features.mean((0, 2)).argmax()
+    hum_band = round(2595 * np.log10(1 + 0.8 * 16_000 / (2 * np.pi) / 700) / 2840 * 80)
+    assert abs(int(loudest) - hum_band) < 8
 
 
 def test_an_utterance_keeps_its_speed_if_another_would_make_it_unusable(tmp_path: Path) -> None:
@@ -132,7 +171,7 @@ def test_any_failure_of_one_utterance_leaves_it_out(
             raise MemoryError
         return load(path)
 
-    monkeypatch.setattr("weft.tokenizer.dataset.load", load_all_but_one)
+    monkeypatch.setattr("weft.tokenizer.reader.load", load_all_but_one)
     with read(replace(CONFIG, cache_gb=cache_gb, max_bad_fraction=0.1), folder) as speech:
         for step in range(len(speech._batches[0])):
             speech.batch_at(step)
@@ -166,7 +205,7 @@ def test_supervised_and_pseudo_labelled_speech_alternate_by_the_fraction(tmp_pat
         assert not each or max(each) - min(each) <= 1
 
 
-IN_PARTS = replace(AUGMENTED, batch_sec=8.0, train=TrainConfig(steps=100, seed=5, grad_accum_steps=2))
+IN_PARTS = replace(DISTORTED, batch_sec=8.0, train=TrainConfig(steps=100, seed=5, grad_accum_steps=2))
 
 
 def parts_of_steps(folder: Path) -> list[Any]:
@@ -262,8 +301,8 @@ def test_hidden_states_that_are_not_finite_are_left_out(folder: Path) -> None:
         model = speech._tokenizer.model
         whole = speech.hidden_states(model, at_least=10_000)
         first = min(speech._sources[0], key=lambda item: item.num_samples)
-        features, num_samples = speech._cache[first.number, 1.0]
-        speech._cache[first.number, 1.0] = features * torch.nan, num_samples
+        features, num_samples = speech._read._kept[first.number, 1.0]
+        speech._read._kept[first.number, 1.0] = features * torch.nan, num_samples
         assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(
             first.num_samples, 1.0
         )

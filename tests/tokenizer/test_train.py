@@ -13,7 +13,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from tests.ranks import in_ranks
-from tests.tokenizer.conftest import save_whisper
+from tests.tokenizer.conftest import save_whisper, write_speech
 from tests.training.bases import train_from_rank_0, without_weights
 from tests.training.skipped import Where, changed_steps
 from weft.artifacts import Manifest
@@ -205,6 +205,25 @@ def test_a_run_with_pseudo_labels_augmentation_and_no_cache_resumes_exactly(spee
     with interrupted_at(7), pytest.raises(KeyboardInterrupt):
         run(replace(recipe, out=tmp_path / "resumed"))
     assert run(replace(recipe, out=tmp_path / "resumed", cache_gb=1.0)).fingerprint == whole.fingerprint
+
+
+def test_noise_resumes_exactly_and_belongs_to_the_plan(speech: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        config(speech, tmp_path / "whole", steps=5),
+        held_out=(),
+        noise=(speech,),
+        augment=AugmentConfig(babble_probability=0.5, recording_probability=0.5, reverberation_probability=0.5),
+    )
+    whole = run(recipe)
+    with interrupted_at(4), pytest.raises(KeyboardInterrupt):
+        run(replace(recipe, out=tmp_path / "resumed"))
+    assert run(replace(recipe, out=tmp_path / "resumed", cache_gb=0.0)).fingerprint == whole.fingerprint
+    write_speech(tmp_path / "noise", 1)
+    with pytest.raises(UserError, match="other contents of noise"):
+        run(replace(recipe, noise=(tmp_path / "noise",)))
+    for bad in (replace(recipe, noise=()), replace(recipe, augment=AugmentConfig(babble_probability=0.5))):
+        with pytest.raises(UserError, match="belong together"):
+            run(bad)
 
 
 def metrics_of(recipe: TokenizerConfig) -> list[dict[str, float]]:

@@ -1,10 +1,10 @@
-"""Augmentation of training speech: speed perturbation and masks over the features.
+"""Augmentation of training speech: its settings, speed perturbation and masks over the features.
 
     samples = at_speed(samples, 0.9)
     features = mask(features, config, rng)
 
 Sources: SpecAugment (arXiv 1904.08779) without time warping; Ko et al. 2015 (Audio augmentation for speech recognition)
-for speeds, which change tempo and pitch together.
+for speeds, which change tempo and pitch together. `weft.tokenizer.noise` adds noise, reverberation and telephones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from weft.audio import SAMPLE_RATE_HZ, resample
-from weft.config import NonNegativeInt, PositiveFloat, PositiveInt
+from weft.config import Decibels, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from weft.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,37 @@ class AugmentConfig:
     """Speeds to choose from, such as 0.9 1.0 1.1. An utterance keeps its speed if the chosen one makes it longer than
     Whisper's window or too short for its transcript."""
 
+    noise_probability: Fraction = 0.0
+    """Probability of synthetic noise, from white to brown."""
+    babble_probability: Fraction = 0.0
+    """Probability of babble: several other training utterances at once."""
+    recording_probability: Fraction = 0.0
+    """Probability of noise from the recordings of `noise`."""
+    min_snr_db: Decibels = 5.0
+    """Lowest ratio of speech to each noise, in dB; ratios are uniform up to `max_snr_db`."""
+    max_snr_db: Decibels = 25.0
+    """Highest ratio of speech to each noise, in dB."""
+    reverberation_probability: Fraction = 0.0
+    """Probability of reverberation by a random room."""
+    telephone_probability: Fraction = 0.0
+    """Probability of a telephone: 300 to 3,400 Hz in 8-bit mu-law."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "speeds", tuple(self.speeds) or (1.0,))
+        if self.min_snr_db > self.max_snr_db:
+            raise UserError(f"min_snr_db is {self.min_snr_db:g}: give at most max_snr_db, {self.max_snr_db:g}")
+
+    @property
+    def distorts(self) -> bool:
+        """Whether it changes samples, apart from their speed."""
+        probabilities = (
+            self.noise_probability,
+            self.babble_probability,
+            self.recording_probability,
+            self.reverberation_probability,
+            self.telephone_probability,
+        )
+        return any(probabilities)
 
 
 def at_speed(samples: np.ndarray, speed: float) -> np.ndarray:

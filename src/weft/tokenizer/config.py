@@ -44,6 +44,8 @@ class TokenizerConfig:
     """With `pseudo`, the fraction of steps that train on `speech`. The paper's ratio is 1 to 3."""
     held_out: tuple[Path, ...] = ()
     """Manifests of transcribed speech to measure the word error rate on after training."""
+    noise: tuple[Path, ...] = ()
+    """Manifests (or directories) of recordings of noise, for `augment.recording_probability`."""
     base: Annotated[Path | None, MODEL] = None
     """Hugging Face Whisper to start from, a directory or a name on the Hub; not set: random weights of the shape
     `whisper`."""
@@ -66,8 +68,8 @@ class TokenizerConfig:
     max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
     """Fraction of unreadable utterances above which training stops."""
     cache_gb: Annotated[NonNegativeFloat, NOT_IN_PLAN] = 4.0
-    """Memory per process for cached features, in GB. An hour of speech takes 0.058 with 80 mel bands. If all speech
-    fits, it is read once, before training."""
+    """Memory per process for speech, in GB. An hour takes 0.058 with 80 mel bands, or 0.115 with noise or other
+    distortions. If all speech fits, it is read once, before training."""
     load_threads: Annotated[PositiveInt, NOT_IN_PLAN] = 4
     """Threads per process that read audio ahead of the training step."""
     licence: Annotated[str | None, NOT_IN_PLAN] = None

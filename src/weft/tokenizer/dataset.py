@@ -4,7 +4,8 @@
         batch = speech.batch_at(step, part)      # the same for the same step in every run
 
 The lengths of all files are measured first, from their headers where these are exact; audio is read when a batch needs
-it. Features are cached up to `cache_gb`: all of them before the first step if they fit, otherwise the first ones.
+it. Up to `cache_gb` of it stays in memory (`weft.tokenizer.reader`): all of it before the first step if it fits,
+otherwise the first ones.
 
 A batch has utterances of similar length, up to `batch_sec` with padding. The batches are fixed; their order depends on
 seed and epoch, and the augmentation of an utterance on seed, step and utterance. Supervised and pseudo-labelled speech
@@ -30,24 +31,33 @@ import torch
 from torch import Tensor
 
 from weft import progress
-from weft.audio import HOP_SAMPLES, load
+from weft.audio import HOP_SAMPLES
 from weft.data.batching import slices_by_length
 from weft.data.skipped import Skipped
-from weft.data.speech import AudioLengths, audio_lengths
+from weft.data.speech import AudioLengths, audio_lengths, load_speech
 from weft.errors import UserError
 from weft.records import Utterance
 from weft.text.normalize import label_normalizer
-from weft.tokenizer.augment import at_speed, mask, samples_at_speed
+from weft.tokenizer.augment import mask, samples_at_speed
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.encoder import BottleneckWhisper
 from weft.tokenizer.items import Batches, Item, Items
+from weft.tokenizer.noise import Distortions, NoiseLoop
+from weft.tokenizer.reader import Features, Reader
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.training import distributed
 from weft.training.prefetch import data_threads
 
-_Features = tuple[Tensor, int]  # (M, 2T) in half precision, and the number of samples
-_Key = tuple[int, float]  # number of an item and its speed
-_Augmentation = tuple[float, np.random.Generator | None]  # speed, and the generator of the masks, if any
+_MAX_NOISES = 1000  # utterances or recordings that noise is made from
+
+
+@dataclass(frozen=True)
+class _Augmentation:
+    """Augmentation of an item in a step: its speed, and the random numbers of masks and distortions, if any."""
+
+    speed: float = 1.0
+    masks: np.random.Generator | None = None
+    distortions: np.random.Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -86,21 +96,25 @@ class _Sizes:
 class SpeechDataset:
     """Utterances as log-mel features and text ids, batched by length."""
 
-    def __init__(self, config: TokenizerConfig, tokenizer: SpeechTokenizer, *sources: Sequence[Utterance]) -> None:
-        """Scan the supervised and, if any, the pseudo-labelled utterances.
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        tokenizer: SpeechTokenizer,
+        *sources: Sequence[Utterance],
+        noise: Sequence[Utterance] = (),
+    ) -> None:
+        """Scan the supervised and, if any, the pseudo-labelled utterances. `noise` are recordings to add to them.
 
-        Raises UserError if a source is not empty but nothing in it can be trained on.
+        Raises UserError if a source is not empty but nothing in it can be trained on, and for unreadable noise.
         """
         self._config, self._tokenizer = config, tokenizer
-        self.skipped, self._unreadable = Skipped(), dict[str, str]()
-        self._cache, self._cache_bytes, self._lock = dict[_Key, _Features](), 0, threading.Lock()
+        self.skipped, self._read, self._lock = Skipped(), Reader(config, tokenizer), threading.Lock()
         self._threads = data_threads(config.load_threads)
         self._label = label_normalizer()
         self.alphabet = sorted(set().union(*(self._label.normalize_str(u.text or "") for s in sources for u in s)))
         self._index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
         self._sources = [self._scan(source) for source in sources if source]
-        num_mel_bins = tokenizer.model.whisper_config.num_mel_bins
-        if 2 * num_mel_bins * sum(int(source.num_frames.sum()) for source in self._sources) <= 1e9 * config.cache_gb:
+        if self._read.fits(sum(int(source.num_frames.sum()) for source in self._sources)):
             self._read_all()
         if not all(self._sources) or not self._sources:
             self.skipped.check(config.max_bad_fraction)
@@ -108,6 +122,8 @@ class SpeechDataset:
         self._batches = [Batches(source.num_frames, int(100 * config.batch_sec)) for source in self._sources]
         self._order = lru_cache(2 * len(sources))(self._new_order)
         self._step_sizes = lru_cache(2)(self._sizes_of_step)
+        if config.augment.distorts:
+            self._read.distort = self._distortions(noise)
 
     # Scanning
 
@@ -181,12 +197,27 @@ class SpeechDataset:
         """Fill the cache, and drop items whose audio cannot be read."""
         with progress.bar("features", sum(map(len, self._sources))) as advance:
             for source in self._sources:
-                for _ in self._threads.map(self._features, source):
+                for _ in self._threads.map(self._read.keep, source):
                     advance()
-        self._sources = [source.kept(lambda item: (item.number, 1.0) in self._cache) for source in self._sources]
-        self.skipped.bad += self._unreadable.items()
-        self.skipped.num_good -= len(self._unreadable)
-        self._unreadable.clear()
+        self._sources = [source.kept(self._read.is_kept) for source in self._sources]
+        self.skipped.bad += self._read.unreadable.items()
+        self.skipped.num_good -= len(self._read.unreadable)
+        self._read.unreadable.clear()
+
+    def _distortions(self, noise: Sequence[Utterance]) -> Distortions:
+        """Return the distortions, whose babble and recordings are random ones, the same for all ranks."""
+        config, babble, recordings = self._config.augment, list[Item](), list[Utterance]()
+        rng = np.random.default_rng((self._config.train.seed, _MAX_NOISES))
+        if config.babble_probability:
+            babble = [source[int(row)] for source in self._sources for row in _some(len(source), rng)]
+        if config.recording_probability:
+            recordings = [noise[int(row)] for row in _some(len(noise), rng)]
+        voices = (samples for item in babble if (samples := self._read.samples(item)) is not None)
+        return Distortions(
+            config,
+            NoiseLoop.of(voices, rng),
+            NoiseLoop.of(map(load_speech, recordings), rng),
+        )
 
     def _num_codes(self, num_samples: int, speed: float) -> int:
         """Return the codes of some samples at a speed."""
@@ -211,7 +242,7 @@ class SpeechDataset:
 
     def _sizes_of_step(self, step: int) -> _Sizes:
         items = self._items(step)
-        num_codes = sum(self._num_codes(item.num_samples, self._augmentation(item, step)[0]) for item in items)
+        num_codes = sum(self._num_codes(item.num_samples, self._augmentation(item, step).speed) for item in items)
         return _Sizes(sum(i.num_text_ids for i in items), num_codes, sum(i.num_chars for i in items))
 
     def _items(self, step: int) -> list[Item]:
@@ -228,24 +259,26 @@ class SpeechDataset:
         return np.random.default_rng(key).permutation(len(self._batches[source]))
 
     def _augmentation(self, item: Item, step: int) -> _Augmentation:
-        rng, speeds = np.random.default_rng((self._config.train.seed, step, item.number)), self._config.augment.speeds
+        key, speeds = (self._config.train.seed, step, item.number), self._config.augment.speeds
+        rng = np.random.default_rng(key)
         speed = speeds[int(rng.integers(len(speeds)))]
-        return speed if speed == 1.0 or not self._unusable(item, speed) else 1.0, rng
+        speed = speed if speed == 1.0 or not self._unusable(item, speed) else 1.0
+        return _Augmentation(speed, masks=rng, distortions=np.random.default_rng((*key, 1)))
 
     def _collate(
         self, items: Sequence[Item], augmentations: Sequence[_Augmentation], whole: _Sizes | None, quantize: bool
     ) -> Batch | None:
         """Return a part of the step with sizes `whole`, or a whole step; None if nothing in it can be read."""
-        found = self._threads.map(self._features, items, (speed for speed, _ in augmentations))
-        rows = [(f, item, rng) for f, item, (_, rng) in zip(found, items, augmentations, strict=True) if f is not None]
+        found = self._threads.map(self._augmented, items, augmentations)
+        rows = [(f, item) for f, item in zip(found, items, strict=True) if f is not None]
         if not rows:
             return None
-        features = [f.float() if rng is None else mask(f.float(), self._config.augment, rng) for (f, _), _, rng in rows]
-        batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _, _ in rows])
+        features = [f for (f, _), _ in rows]
+        batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _ in rows])
         with self._lock:  # text tokenizers are not safe for threads
-            text_ids = [self._text_ids(item.utterance) for _, item, _ in rows]
-        chars = [self._chars(item.utterance) for _, item, _ in rows]
-        num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for (_, num_samples), _, _ in rows)
+            text_ids = [self._text_ids(item.utterance) for _, item in rows]
+        chars = [self._chars(item.utterance) for _, item in rows]
+        num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for (_, num_samples), _ in rows)
         part = _Sizes(sum(map(len, text_ids)), num_codes, sum(map(len, chars)))
         whole = whole or part
         return Batch(
@@ -259,25 +292,14 @@ class SpeechDataset:
             chars_weight=(part.chars * whole.text_ids) / (whole.chars * part.text_ids),
         )
 
-    def _features(self, item: Item, speed: float = 1.0) -> _Features | None:
-        """Return an item's features (M, 2T) in half precision and its samples; None if its audio cannot be read."""
-        if (found := self._cache.get((item.number, speed))) is not None:
-            return found
-        problem = Skipped()
-        with problem.on_error(item.utterance.id):
-            samples = load(item.utterance.audio)
-            if len(samples) > item.num_samples + self._tokenizer.samples_per_code:
-                raise UserError(f"{item.utterance.audio} is longer than its header says: convert it to WAV or FLAC")
-            samples = at_speed(samples[: item.num_samples], speed)
-            found = self._tokenizer.features([samples], [len(samples)])[0].half().cpu(), len(samples)
-        if found is None:
-            self._unreadable.update(problem.bad)
+    def _augmented(self, item: Item, augmentation: _Augmentation) -> Features | None:
+        """Return an item's augmented features (M, 2T) and its samples; None if its audio cannot be read."""
+        if (found := self._read(item, augmentation.speed, augmentation.distortions)) is None:
             return None
-        with self._lock:
-            if self._cache_bytes + found[0].nbytes <= 1e9 * self._config.cache_gb:
-                self._cache_bytes += found[0].nbytes
-                self._cache[item.number, speed] = found
-        return found
+        features, num_samples = found[0].float(), found[1]
+        if augmentation.masks is not None:
+            features = mask(features, self._config.augment, augmentation.masks)
+        return features, num_samples
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:
@@ -302,7 +324,7 @@ class SpeechDataset:
         found = [torch.zeros(0, model.whisper_config.d_model, device=model.positions_after.weight.device)]
         with progress.bar("hidden states", len(mine)) as advance:
             for items in mine:
-                if batch := self._collate(items, [(1.0, None)] * len(items), None, quantize=True):
+                if batch := self._collate(items, [_Augmentation()] * len(items), None, quantize=True):
                     hidden = model.to_bottleneck(batch.features, batch.valid_frames)[batch.valid]
                     found.append(hidden[hidden.isfinite().all(-1)])
                 advance()
@@ -317,7 +339,7 @@ class SpeechDataset:
         found: dict[str, str] = {}
         if report.exists():
             found = {row["where"]: row["why"] for row in map(orjson.loads, report.read_bytes().splitlines())}
-        for unreadable in distributed.all_gather_object(dict(self._unreadable)):
+        for unreadable in distributed.all_gather_object(dict(self._read.unreadable)):
             found |= unreadable
         found = distributed.broadcast_object(found)
         skipped = Skipped(self.skipped.num_good - len(found), sorted(found.items()))
@@ -330,3 +352,8 @@ class SpeechDataset:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
+
+
+def _some(total: int, rng: np.random.Generator) -> np.ndarray:
+    """Return up to `_MAX_NOISES` random rows of `total`, each once."""
+    return rng.choice(total, min(total, _MAX_NOISES), replace=False)

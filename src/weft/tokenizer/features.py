@@ -23,16 +23,16 @@ _UNUSED_FRAMES = (_MARGIN_SAMPLES + len(_TO_WHOLE_FRAME)) // HOP_SAMPLES
 
 
 class FeatureExtractor:
-    """Computes the log-mel features that a tokenizer's model expects, on the model's device."""
+    """Computes the log-mel features that a tokenizer's model expects, on the model's device or another."""
 
-    def __init__(self, model: BottleneckWhisper) -> None:
-        self._model = model
+    def __init__(self, model: BottleneckWhisper, device: str | None = None) -> None:
+        self._model, self._device = model, device
         self.log_mel = LogMel(model.whisper_config.num_mel_bins, model.config.log_mel_floor)
         self.samples_per_code = SAMPLES_PER_FRAME * model.config.pooling
 
     @property
     def device(self) -> torch.device:
-        return self._model.positions_after.weight.device
+        return torch.device(self._device) if self._device else self._model.positions_after.weight.device
 
     def __call__(self, windows: Sequence[np.ndarray], longest_samples: Sequence[int]) -> list[Tensor]:
         """Return the features (M, 2T) of windows (S,).

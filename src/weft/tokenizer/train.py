@@ -47,6 +47,8 @@ def run(config: TokenizerConfig) -> Manifest | None:
         raise UserError(f"quantize_from_step is {config.quantize_from_step}: give less than {config.train.steps} steps")
     if config.model.encoder_only:
         raise UserError("encoder_only is true: set it to false, because training needs all layers")
+    if bool(config.noise) != (config.augment.recording_probability > 0):
+        raise UserError("noise and augment.recording_probability belong together: set both, or remove both")
     if config.dry_run:
         if launch.rank() == 0:
             progress.show(*estimate_lines(config))
@@ -56,11 +58,16 @@ def run(config: TokenizerConfig) -> Manifest | None:
     for paths, source in zip((config.speech, config.pseudo), sources, strict=True):
         if source and not any(u.text or u.problem for u in source):
             raise UserError(f"{', '.join(map(str, paths))} has no transcripts: add `text`, or use weft pseudo-label")
-    held_out = _read(config, config.held_out)
-    speech, pseudo, held_out_id = distributed.compute_once(lambda: [speech_id(us) for us in (*sources, held_out)])
+    held_out, noise = _read(config, config.held_out), read_manifest(*config.noise)
+    speech, pseudo, held_out_id, noise_id = distributed.compute_once(
+        lambda: [speech_id(us) for us in (*sources, held_out, noise)]
+    )
     parents = distributed.compute_once(lambda: {"base": base_manifest(config.base)} if config.base else {})
-    plan = Plan.of(KIND, config, parents, speech=speech, pseudo=pseudo, held_out=held_out_id)
-    return distributed.create(config.out, plan, lambda draft: _train(config, sources, held_out, draft), config.licence)
+    noises = {"noise": noise_id} if config.noise else {}  # not in the plans of earlier versions
+    plan = Plan.of(KIND, config, parents, speech=speech, pseudo=pseudo, held_out=held_out_id, **noises)
+    return distributed.create(
+        config.out, plan, lambda draft: _train(config, sources, held_out, noise, draft), config.licence
+    )
 
 
 def _read(config: TokenizerConfig, paths: Sequence[Path]) -> Utterances:
@@ -68,7 +75,11 @@ def _read(config: TokenizerConfig, paths: Sequence[Path]) -> Utterances:
 
 
 def _train(
-    config: TokenizerConfig, sources: Sequence[Sequence[Utterance]], held_out: Sequence[Utterance], draft: Draft
+    config: TokenizerConfig,
+    sources: Sequence[Sequence[Utterance]],
+    held_out: Sequence[Utterance],
+    noise: Sequence[Utterance],
+    draft: Draft,
 ) -> None:
     """Train a tokenizer and write it into the draft."""
     with torch.random.fork_rng():
@@ -80,7 +91,7 @@ def _train(
             tokenizer = from_scratch(config.whisper, config.model, texts)
         parallel.replicate_model(tokenizer.model, default_device())
         measured = _check_held_out(config, tokenizer, held_out, draft.folder / "log/skipped_held_out.jsonl")
-        with SpeechDataset(config, tokenizer, *sources) as speech:
+        with SpeechDataset(config, tokenizer, *sources, noise=noise) as speech:
             speech.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")
             speech.skipped.write(draft.folder / "log/skipped.jsonl")
             _fit(config, tokenizer, speech, draft)

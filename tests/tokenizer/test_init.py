@@ -86,3 +86,10 @@ def test_the_weights_of_a_whisper_are_kept(tmp_path: Path, dtype: torch.dtype) -
     whisper.save_pretrained(base)
     loaded = from_whisper(base, BottleneckConfig(layer=2)).model.whisper.state_dict()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in whisper.state_dict().items())
+
+
+def test_positions_after_the_quantizer_of_a_whisper_are_pooled_as_its_frames(tmp_path: Path) -> None:
+    model = from_whisper(save_whisper(tmp_path / "whisper"), BottleneckConfig(layer=1)).model
+    positions = model.whisper.model.encoder.embed_positions.weight
+    assert torch.allclose(model.positions_after.weight[3], positions[12:16].mean(0))
+    assert model.positions_after.weight.requires_grad

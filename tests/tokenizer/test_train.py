@@ -24,8 +24,9 @@ from weft.errors import UserError
 from weft.tokenizer import train
 from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.codebook import CodebookMonitor
-from weft.tokenizer.config import TokenizerConfig, WhisperShape
+from weft.tokenizer.config import PartLrRatios, TokenizerConfig, WhisperShape
 from weft.tokenizer.encoder import BottleneckConfig
+from weft.tokenizer.init import from_whisper
 from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.tokenizer.train import run
@@ -274,6 +275,23 @@ def test_a_whisper_is_a_base_and_its_weights_are_kept(
         run(replace(recipe, base=speech, out=tmp_path / "other"))
 
 
+def test_parts_have_their_learning_rates_and_a_part_with_0_keeps_its_weights(speech: Path, tmp_path: Path) -> None:
+    base = save_whisper(tmp_path / "whisper")
+    ratios = PartLrRatios(before=0.1, after=1.0, decoder=0.0)
+    settings = {"steps": 1, "warmup_steps": 0, "lr": 1e-3, "weight_decay": 0.0}
+    recipe = replace(config(speech, tmp_path / "out", **settings), base=base, quantize_from_step=0, lr_ratio=ratios)
+    run(replace(recipe, distillation_weight=1.0))
+    trained = dict(SpeechTokenizer.from_pretrained(tmp_path / "out").model.named_parameters())
+    model = from_whisper(base, recipe.model).model
+    largest = {"before": 0.0, "after": 0.0, "decoder": 0.0}
+    for name, p in model.named_parameters():
+        part = model.part_of(name)
+        largest[part] = max(largest[part], float((trained[name] - p).abs().max().detach()))
+    assert largest["decoder"] == 0
+    assert largest["after"] == pytest.approx(1e-3, rel=0.05)  # AdamW's first update is the learning rate
+    assert largest["before"] == pytest.approx(1e-4, rel=0.05)
+
+
 def test_a_base_in_fp16_trains_as_its_copy_in_fp32(speech: Path, tmp_path: Path) -> None:
     whisper = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "fp16"), dtype=torch.float16)
     shutil.copytree(tmp_path / "fp16", tmp_path / "fp32")
@@ -379,6 +397,10 @@ def test_contradicting_settings_are_rejected_before_anything_is_read(tmp_path: P
         run(replace(recipe, quantize_from_step=8))
     with pytest.raises(UserError, match="encoder_only is true: set it to false"):
         run(replace(recipe, model=replace(recipe.model, encoder_only=True)))
+    with pytest.raises(UserError, match="distillation_weight is set without base"):
+        run(replace(recipe, distillation_weight=1.0))
+    with pytest.raises(UserError, match="lr_ratio is 0 for all parts"):
+        run(replace(recipe, lr_ratio=PartLrRatios(0.0, 0.0, 0.0)))
 
 
 def test_a_collapsed_codebook_is_reported_with_the_settings_to_change(

@@ -74,3 +74,24 @@ def test_a_restored_optimizer_makes_the_same_update(optimizer: str) -> None:
     for o in optimizers:
         o.step()
     assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_ratio_multiplies_the_updates_of_its_parameters(optimizer: str) -> None:
+    config = TrainConfig(steps=1, lr=0.1, weight_decay=0.0, optimizer=optimizer)  # type: ignore[arg-type]
+
+    def moved(ratio: float) -> dict[str, torch.Tensor]:
+        model = Small()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizers = Optimizers.of(model, config, lambda name: 1.0 if name.startswith("conv") else ratio)
+        optimizers.set_lr(0.1)
+        torch.manual_seed(1)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p) if p.requires_grad else None
+        optimizers.step()
+        return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+    whole, half = moved(1.0), moved(0.5)
+    for name, update in whole.items():
+        expected = update if name.startswith("conv") else 0.5 * update
+        assert torch.allclose(half[name], expected, atol=1e-6), name

@@ -31,6 +31,18 @@ class WhisperShape:
 
 
 @dataclass(frozen=True)
+class PartLrRatios:
+    """Learning rates of the parts of a Whisper as multiples of `train.lr`; 0 keeps the weights of a part unchanged."""
+
+    before: NonNegativeFloat = 1.0
+    """Convolutions and encoder layers before the quantizer."""
+    after: NonNegativeFloat = 1.0
+    """Positions and encoder layers after the quantizer."""
+    decoder: NonNegativeFloat = 1.0
+    """Text decoder."""
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """Training of a speech tokenizer."""
 
@@ -57,10 +69,13 @@ class TokenizerConfig:
     model: BottleneckConfig = field(default_factory=BottleneckConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    lr_ratio: PartLrRatios = field(default_factory=PartLrRatios)
     batch_sec: PositiveFloat = 100.0
     """Seconds of speech per batch, padding included."""
     quantize_from_step: NonNegativeInt = 0
     """Number of initial steps without quantization."""
+    distillation_weight: NonNegativeFloat = 0.0
+    """Weight of the distance between the encoder's output and that of `base` for the same speech; 0: none."""
     ctc_outputs: NonNegativeInt = 0
     """Outputs per code of a CTC head, an auxiliary loss that makes training from random weights feasible; 0: none."""
     ctc_weight: NonNegativeFloat = 1.0

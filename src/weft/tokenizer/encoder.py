@@ -19,6 +19,7 @@ tokenizer (its speech_tokenizer/modeling_whisper.py).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -96,6 +97,13 @@ class BottleneckWhisper(nn.Module):
     @property
     def whisper_config(self) -> WhisperConfig:
         return self.whisper.config
+
+    def part_of(self, parameter: str) -> Literal["before", "after", "decoder"]:
+        """Return the part of the model that a parameter belongs to, by its name: before or after the quantizer."""
+        if parameter.startswith(("whisper.model.decoder.", "whisper.proj_out.")):
+            return "decoder"
+        layer = re.match(r"whisper\.model\.encoder\.(?:conv|embed_positions|layers\.(\d+))", parameter)
+        return "before" if layer and int(layer[1] or 0) < self.config.layer else "after"
 
     def to_bottleneck(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Encode log-mel features (B, M, 2T) into pooled hidden states (B, N, D).

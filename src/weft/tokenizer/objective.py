@@ -10,21 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft.tokenizer.dataset import Batch
+from weft.tokenizer.distillation import Teacher
 from weft.tokenizer.encoder import BottleneckWhisper
 
 
 class AsrObjective(nn.Module):
-    """The model and the CTC head, which is discarded after training."""
+    """The model, the CTC head, which is discarded after training, and the teacher of distillation, if any."""
 
-    def __init__(self, model: BottleneckWhisper, num_chars: int, ctc_outputs: int) -> None:
+    def __init__(
+        self, model: BottleneckWhisper, num_chars: int, ctc_outputs: int, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.teacher = model, teacher
         self.num_classes = 1 + num_chars
         width = model.whisper_config.d_model
         self.ctc_head = nn.Linear(width, ctc_outputs * self.num_classes) if ctc_outputs else None
 
     def losses(self, batch: Batch, ctc_weight: float) -> dict[str, Tensor]:
-        """Return "loss" and its parts: cross-entropy, commitment and CTC, means over text ids, codes and characters."""
+        """Return "loss" and its parts, means over text ids (cross-entropy), codes and characters (CTC)."""
         model = self.model
         hidden = model.to_bottleneck(batch.features, batch.valid_frames)
         out: dict[str, Tensor] = {}
@@ -34,6 +37,9 @@ class AsrObjective(nn.Module):
         encoded = model.from_bottleneck(hidden, batch.valid)
         out["cross_entropy"] = _cross_entropy(model, encoded, batch)
         total = out["cross_entropy"] + out.get("commitment", 0.0)
+        if self.teacher is not None:
+            out["distillation"] = batch.codes_weight * self.teacher.loss(encoded, batch)
+            total = total + self.teacher.weight * out["distillation"]
         if self.ctc_head is not None:
             out["ctc"] = batch.chars_weight * self._ctc(encoded, batch)
             total = total + ctc_weight * out["ctc"]

@@ -8,7 +8,7 @@ The first `quantize_from_step` steps are not quantized: the codebook is then ini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from weft.tokenizer.artifact import KIND
 from weft.tokenizer.codebook import CodebookMonitor
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.dataset import SpeechDataset
+from weft.tokenizer.distillation import Teacher
 from weft.tokenizer.estimate import estimate_lines
 from weft.tokenizer.init import from_scratch, from_whisper
 from weft.tokenizer.objective import AsrObjective
@@ -43,12 +44,7 @@ def run(config: TokenizerConfig) -> Manifest | None:
     Counts: parameters, utterances and, with `held_out`, error rates and codebook use. Raises UserError for missing
     speech, too much unreadable speech, and a base that is not a Whisper.
     """
-    if config.quantize_from_step >= config.train.steps:
-        raise UserError(f"quantize_from_step is {config.quantize_from_step}: give less than {config.train.steps} steps")
-    if config.model.encoder_only:
-        raise UserError("encoder_only is true: set it to false, because training needs all layers")
-    if bool(config.noise) != (config.augment.recording_probability > 0):
-        raise UserError("noise and augment.recording_probability belong together: set both, or remove both")
+    _check(config)
     if config.dry_run:
         if launch.rank() == 0:
             progress.show(*estimate_lines(config))
@@ -68,6 +64,20 @@ def run(config: TokenizerConfig) -> Manifest | None:
     return distributed.create(
         config.out, plan, lambda draft: _train(config, sources, held_out, noise, draft), config.licence
     )
+
+
+def _check(config: TokenizerConfig) -> None:
+    """Raise UserError for settings that contradict each other."""
+    if config.quantize_from_step >= config.train.steps:
+        raise UserError(f"quantize_from_step is {config.quantize_from_step}: give less than {config.train.steps} steps")
+    if config.model.encoder_only:
+        raise UserError("encoder_only is true: set it to false, because training needs all layers")
+    if bool(config.noise) != (config.augment.recording_probability > 0):
+        raise UserError("noise and augment.recording_probability belong together: set both, or remove both")
+    if config.distillation_weight and not config.base:
+        raise UserError("distillation_weight is set without base: set base to a Whisper, or remove distillation_weight")
+    if not any(asdict(config.lr_ratio).values()):
+        raise UserError("lr_ratio is 0 for all parts: give at least one part a ratio above 0")
 
 
 def _read(config: TokenizerConfig, paths: Sequence[Path]) -> Utterances:
@@ -129,8 +139,19 @@ def _check_held_out(
 
 def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechDataset, draft: Draft) -> None:
     """Train the tokenizer's model in place, and record the utterances and warnings."""
-    objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs)
+    teacher = None
+    if config.base and config.distillation_weight:
+        teacher = Teacher.of(config.base, config.model, config.distillation_weight, default_device())
+    objective = AsrObjective(tokenizer.model, len(speech.alphabet), config.ctc_outputs, teacher)
     objective.to(default_device())
+    ratios = asdict(config.lr_ratio)
+
+    def lr_ratio(name: str) -> float:
+        """Return the ratio of the part of a parameter; the CTC head, which starts from random weights, has 1."""
+        return ratios[tokenizer.model.part_of(name.removeprefix("model."))] if name.startswith("model.") else 1.0
+
+    for name, parameter in objective.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and lr_ratio(name) > 0)
     bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
     with Prefetch(speech.batch_at, config.train, speech.parts_of) as prefetch:
         fit(
@@ -143,6 +164,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
             bottleneck.after_step,
             bottleneck.before_step,
             speech.parts_of,
+            lr_ratio,
         )
     draft.counts["utterances"] = speech.skipped.num_good - speech.check_unreadable(bottleneck.unreadable)
     if bottleneck.monitor.warning:

@@ -28,7 +28,7 @@ from weft.training import checkpoint, distributed, parallel
 from weft.training.config import TrainConfig
 from weft.training.guard import StepGuard
 from weft.training.metrics import MetricLog
-from weft.training.optimizers import Optimizers
+from weft.training.optimizers import LrRatio, Optimizers
 
 BatchAt = Callable[[int, slice], Sized | None]
 LossOf = Callable[[nn.Module, Any], dict[str, Tensor]]
@@ -50,6 +50,7 @@ def fit(
     after_step: AfterStep = lambda step, updated: {},
     before_step: BeforeStep = lambda step: None,
     parts_of: PartsOf | None = None,
+    lr_ratio: LrRatio | None = None,
 ) -> float:
     """Train `model` in place and return the elapsed seconds of this call.
 
@@ -63,6 +64,7 @@ def fit(
         before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
         parts_of: `parts_of(step)` returns the micro-batches of this rank as slices of the step's items; by default
             `config.grad_accum_steps` of them.
+        lr_ratio: `lr_ratio(name)` returns the learning rate of a parameter as a multiple of the schedule's.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
     that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
@@ -71,7 +73,7 @@ def fit(
     start_sec = time.monotonic()
     distributed.init()
     parts_of = parts_of or (lambda step: distributed.rank_slices(config.grad_accum_steps))
-    optimizer, guard = Optimizers.of(model, config), StepGuard(config)
+    optimizer, guard = Optimizers.of(model, config, lr_ratio), StepGuard(config)
     first_step = checkpoint.restore(folder / "checkpoints", model, optimizer, guard)
     objective = parallel.wrap_ddp(_Objective(model, loss_of))
     model.train()

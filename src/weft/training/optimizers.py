@@ -10,13 +10,15 @@ arXiv 1711.05101; Muon, https://kellerjordan.github.io/posts/muon, with the scal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from weft.training.config import TrainConfig
+
+LrRatio = Callable[[str], float]
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,25 @@ class Optimizers:
     parts: tuple[tuple[torch.optim.Optimizer, float], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, config: TrainConfig) -> Optimizers:
-        """Create the optimizers of a model's trainable parameters."""
-        matrices = layer_matrices(model) if config.optimizer == "muon" else []
-        taken = set(map(id, matrices))
-        others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
-        parts: list[tuple[torch.optim.Optimizer, float]] = [(_adamw(others, config), 1.0)]
-        if matrices:
-            muon = torch.optim.Muon(
-                matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-            parts.append((muon, config.muon_lr_ratio))
+    def of(cls, model: nn.Module, config: TrainConfig, lr_ratio: LrRatio | None = None) -> Optimizers:
+        """Create the optimizers of a model's trainable parameters.
+
+        `lr_ratio` returns the learning rate of a parameter, given by name, as a multiple of the schedule's.
+        """
+        matrices = set(layer_matrices(model) if config.optimizer == "muon" else [])
+        parameters = [
+            (lr_ratio(name) if lr_ratio else 1.0, p) for name, p in model.named_parameters() if p.requires_grad
+        ]
+        parts: list[tuple[torch.optim.Optimizer, float]] = []
+        for ratio in dict.fromkeys(ratio for ratio, _ in parameters):
+            here = [p for r, p in parameters if r == ratio]
+            if others := [p for p in here if p not in matrices]:
+                parts.append((_adamw(others, config), ratio))
+            if here_matrices := [p for p in here if p in matrices]:
+                muon = torch.optim.Muon(
+                    here_matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
+                parts.append((muon, ratio * config.muon_lr_ratio))
         return cls(tuple(parts))
 
     def set_lr(self, lr: float) -> None:

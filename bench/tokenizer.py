@@ -1,6 +1,7 @@
 """Speed of the speech tokenizer: `SpeechTokenizer.encode`, compared with transformers' Whisper and padded batches.
 
     python bench/tokenizer.py [--audio MANIFEST] [--tokenizer DIR] [--json FILE] [--quick]
+    python bench/tokenizer.py --train [--base DIR] [--json FILE] [--quick]
 
 All are measured in turn in one process on the same speech, and the table has medians over rounds:
 
@@ -13,7 +14,8 @@ All are measured in turn in one process on the same speech, and the table has me
 
 The base model is a Whisper of base shape, cut after layer 3, with random weights and 16,384 random codes. The nano
 model has the shape of the demo's and encodes short utterances. `--tokenizer` is a trained one for the codes that bf16
-changes. Without `--audio`, the speech is noise with the lengths of LibriSpeech's train-clean-100.
+changes. Without `--audio`, the speech is noise with the lengths of LibriSpeech's train-clean-100. `--train` measures
+training instead (`tokenizer_training.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tokenizer_training
 import torch
 from figures import Figure, in_turn, show, write
 from torch import Tensor
@@ -317,8 +320,22 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="a trained tokenizer, for the codes that bf16 changes")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="less speech and fewer rounds")
+    parser.add_argument("--train", action="store_true", help="measure training instead")
+    parser.add_argument("--base", type=Path, help="with --train, a Whisper of base shape instead of random weights")
     arguments = parser.parse_args()
     torch.set_num_threads(NUM_THREADS)
+    figures = training(arguments) if arguments.train else inference(arguments)
+    show(figures)
+    if arguments.json:
+        write(arguments.json, figures)
+
+
+def training(arguments: argparse.Namespace) -> dict[str, Figure]:
+    rounds, num_steps, total_sec = (1, 1, 1000.0) if arguments.quick else (3, 6, 4000.0)
+    return tokenizer_training.compare(arguments.base, lengths_sec(LIBRISPEECH_SEC, total_sec), num_steps, rounds)
+
+
+def inference(arguments: argparse.Namespace) -> dict[str, Figure]:
     rounds, total_sec = (2, 60.0) if arguments.quick else (5, 300.0)
     audio = utterances(arguments.audio, total_sec)
     base = BASE.build()
@@ -339,9 +356,7 @@ def main() -> None:
     figures |= streaming("nano", nano, np.concatenate(short), rounds)
     if torch.cuda.is_available():
         figures |= on_gpu(half, audio, rounds)
-    show(figures)
-    if arguments.json:
-        write(arguments.json, figures)
+    return figures
 
 
 if __name__ == "__main__":

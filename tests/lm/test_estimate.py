@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig
 from weft import cli
 from weft.errors import UserError
 from weft.lm import pretrain
-from weft.lm.cross_entropy import GPU_BLOCK_LOGITS
 from weft.lm.estimate import config_of, estimate_lm, lora_parameters
 from weft.lm.lora import LoraConfig
 from weft.plan import Plan
@@ -19,6 +18,7 @@ from weft.text_to_token import train as text_to_token
 from weft.text_to_token.train import TextToTokenConfig
 from weft.training import estimate as training_estimate
 from weft.training.config import TrainConfig
+from weft.training.cross_entropy import GPU_BLOCK_LOGITS
 from weft.training.estimate import Memory
 
 from .conftest import TINY

@@ -26,9 +26,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.ranks import in_ranks
 from weft.errors import UserError
-from weft.lm import cross_entropy, packing
+from weft.lm import packing
 from weft.lm.packing import check_seq_len, pack, token_losses, training_mode
-from weft.training import distributed, parallel
+from weft.training import cross_entropy, distributed, parallel
 
 from .families import CASES, DOCUMENTS, all_cases, extended_lm
 

@@ -1,10 +1,15 @@
+from copy import deepcopy
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tests.tokenizer.conftest import shared_tokenizer
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.encoder import valid_frames
 from weft.tokenizer.objective import AsrObjective
+from weft.training import cross_entropy
 
 TEXT_IDS, CHARS = [[1, 7, 9], [1, 5]], [[1, 2, 2], [3]]
 NUM_FRAMES = [80, 48]  # 20 and 12 codes
@@ -58,3 +63,25 @@ def test_the_cross_entropy_is_that_of_the_next_ids_and_the_end() -> None:
         log_probs = model.text_logits(encoded, batch.valid, torch.tensor([[1, 7, 9]])).log_softmax(-1)[0]
     expected = -(log_probs[0, 7] + log_probs[1, 9] + log_probs[2, model.whisper_config.eos_token_id]) / 3
     assert losses(batch, ctc_outputs=0)["cross_entropy"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_gradients_are_those_of_the_plain_cross_entropy(is_tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of ids that are repeated, and with the vocabulary in several blocks."""
+    model, batch = deepcopy(shared_tokenizer(0).model), batch_of(0, 1, quantize=False)
+    if not is_tied:
+        model.whisper.proj_out.weight = nn.Parameter(model.whisper.proj_out.weight.detach().clone())
+
+    def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    monkeypatch.setattr(cross_entropy, "_BLOCK_LOGITS", {"cpu": 60})
+    monkeypatch.setattr(cross_entropy, "_MIN_BLOCK_IDS", 7)
+    found = gradients(AsrObjective(model, 3, 0).losses(batch, 0.0)["loss"])
+    encoded = model.from_bottleneck(model.to_bottleneck(batch.features, batch.valid_frames), batch.valid)
+    ids = torch.tensor([[1, 7, 9, model.whisper_config.eos_token_id], [1, 5, model.whisper_config.eos_token_id, -100]])
+    logits = model.text_logits(encoded, batch.valid, ids[:, :-1].clamp(min=0))
+    expected = gradients(F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
+    torch.testing.assert_close(found, expected)

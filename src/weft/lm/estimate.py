@@ -19,11 +19,11 @@ from transformers.pytorch_utils import Conv1D
 
 from weft import artifacts
 from weft.errors import UserError
-from weft.lm.cross_entropy import GPU_BLOCK_LOGITS
 from weft.lm.lora import LoraConfig, speech_ids
 from weft.lm.packing import check_seq_len
 from weft.pretrained import load_pretrained
 from weft.training.config import TrainConfig
+from weft.training.cross_entropy import GPU_BLOCK_LOGITS
 from weft.training.estimate import Estimate, Memory, ModelFlops
 from weft.vocab import SpeechVocab
 
@@ -117,7 +117,7 @@ def _speech_parameters(base: Path, model: PreTrainedModel) -> int:
 
 
 def _memory(model: PreTrainedModel, config: TrainConfig, max_seq_len: int, adapters: int) -> Memory:
-    """Measure the layers; the head and the loss are computed, as `weft.lm.cross_entropy` works on parts of them."""
+    """Measure the layers; head and loss are computed, because `weft.training.cross_entropy` works on parts of them."""
     inputs, outputs = _ends(model)
     num_rows, width = inputs.shape
     product_bytes = 4 if config.precision == "fp32" else 2

@@ -25,8 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from weft.data.batching import first_fit
 from weft.errors import UserError
 from weft.lm.attention import flash_attention_kwargs, segment_attention
-from weft.lm.cross_entropy import linear_cross_entropy
 from weft.training import distributed
+from weft.training.cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the negative log-likelihood of every target, (N,) float32, on the model's device.
 
     The head runs only at the N indices. If its products are the model's logits, they are never all in memory
-    (`weft.lm.cross_entropy`). If the model changes them (scaling, soft capping), or if the head is not a plain linear
-    layer, the N rows of logits are computed. Raises UserError for a model whose attention crosses documents.
+    (`weft.training.cross_entropy`). If the model changes them (scaling, soft capping), or if the head is not a plain
+    linear layer, the N rows of logits are computed. Raises UserError for a model whose attention crosses documents.
     """
     head = model.get_output_embeddings()
     indices, targets = batch.indices.to(model.device), batch.targets.to(model.device)

@@ -28,11 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, WhisperConfig, WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 from weft.audio import SAMPLE_RATE_HZ
 from weft.config import NonNegativeInt, PositiveInt
 from weft.errors import UserError
-from weft.tokenizer.attention import ATTENTION
+from weft.tokenizer.attention import ATTENTION, steps_of
 from weft.tokenizer.fsq import FiniteScalarQuantizer
 from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 
@@ -79,6 +80,11 @@ class BottleneckWhisper(nn.Module):
         self.config = config
         self.whisper = whisper
         whisper.set_attn_implementation(ATTENTION)
+        for module in whisper.model.modules():
+            if isinstance(module, WhisperEncoderLayer | WhisperDecoderLayer):
+                for norm in module.children():
+                    if isinstance(norm, nn.LayerNorm):
+                        norm.register_forward_hook(_cast_once)
         encoder = whisper.model.encoder
         encoder.embed_positions.requires_grad_(False)  # as in Whisper's own training; transformers' loading undoes it
         max_layer = len(encoder.layers) - (not config.encoder_only)
@@ -129,18 +135,23 @@ class BottleneckWhisper(nn.Module):
         """Apply the two convolutions: (B, M, 2T) to (B, T, D)."""
         encoder = self.whisper.model.encoder
         if not self.config.causal_convolution:
-            return F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-        x = F.gelu(F.conv1d(F.pad(features, (2, 0)), encoder.conv1.weight, encoder.conv1.bias))
-        return F.gelu(F.conv1d(F.pad(x, (2, 0)), encoder.conv2.weight, encoder.conv2.bias, stride=2)).transpose(1, 2)
+            x = encoder.conv2(F.gelu(encoder.conv1(features)))
+        else:
+            x = F.gelu(F.conv1d(F.pad(features, (2, 0)), encoder.conv1.weight, encoder.conv1.bias))
+            x = F.conv1d(F.pad(x, (2, 0)), encoder.conv2.weight, encoder.conv2.bias, stride=2)
+        return F.gelu(x.transpose(1, 2).contiguous())  # in the order of its gradient
 
     def _attend(self, x: Tensor, start: int, end: int, pooling: int, valid: Tensor | None) -> Tensor:
         """Apply encoder layers `start` to `end` to (B, positions, D), each position `pooling` frames long."""
-        mask = _bias(block_mask(x.shape[1], self.config.block_frames // pooling, valid, x.device))
+        block = self.config.block_frames // pooling
+        mask, steps = _bias(block_mask(x.shape[1], block, valid, x.device)), []
+        if x.device.type == "cpu":
+            steps = steps_of(x.shape[1], block, x.shape[1] if valid is None else int(valid.sum(1).min()))
         for layer in self.whisper.model.encoder.layers[start:end]:
-            x = layer(x, mask)
+            x = layer(x, mask, steps=steps)
         return x
 
-    def from_bottleneck(self, values: Tensor, valid: Tensor) -> Tensor:
+    def from_bottleneck(self, values: Tensor, valid: Tensor | None) -> Tensor:
         """Encode code vectors (B, N, D) for Whisper's decoder. Raises UserError for an `encoder_only` tokenizer."""
         encoder, config = self.whisper.model.encoder, self.config
         if config.encoder_only:
@@ -150,6 +161,10 @@ class BottleneckWhisper(nn.Module):
 
     def text_logits(self, encoded: Tensor, valid: Tensor, text_ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Return next-token logits (B, L, vocabulary) of Whisper's decoder, given the encoder output (B, N, D)."""
+        return self.whisper.proj_out(self.text_states(encoded, valid, text_ids, cache))
+
+    def text_states(self, encoded: Tensor, valid: Tensor, text_ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Return the states (B, L, D) of Whisper's decoder from which `proj_out` computes logits."""
         decoder = self.whisper.model.decoder
         past = cache.get_seq_length() if cache is not None else 0
         x = decoder.embed_tokens(text_ids) + decoder.embed_positions.weight[past : past + text_ids.shape[1]]
@@ -157,7 +172,7 @@ class BottleneckWhisper(nn.Module):
         mask, encoded_mask = _bias(causal[None, None]), _bias(valid[:, None, None, :].expand(-1, 1, x.shape[1], -1))
         for layer in decoder.layers:
             x = layer(x, mask, encoded, encoded_mask, past_key_values=cache, use_cache=cache is not None)
-        return self.whisper.proj_out(decoder.layer_norm(x))
+        return decoder.layer_norm(x)
 
 
 def new_quantizer(config: QuantizerConfig, width: int) -> Quantizer:
@@ -187,6 +202,12 @@ def block_mask(num_frames: int, block: int, valid: Tensor | None, device: torch.
     block_of = position // (block or num_frames)
     mask = (block_of[:, None] >= block_of[None, :])[None, None]
     return mask if valid is None else mask & (valid[:, None, None, :] | (position == 0))
+
+
+def _cast_once(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    """Return the output of a layer norm in the precision of autocast, which would cast it in every product."""
+    device = output.device.type
+    return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
 
 def _bias(mask: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -25,6 +24,7 @@ from weft.records import Utterance
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.encoder import ENCODER_HZ, BottleneckWhisper, encoder_parameters
 from weft.tokenizer.init import train_text_tokenizer, whisper_config_of
+from weft.training.cross_entropy import linear_cross_entropy
 from weft.training.estimate import Estimate, Memory
 
 _TEXT_TOKENS_PER_SEC = 4.0
@@ -126,6 +126,6 @@ def forward(model: BottleneckWhisper, num_utterances: int, seconds: float) -> No
     valid = torch.ones(num_utterances, num_codes, dtype=torch.bool)
     num_ids = min(4 + round(seconds * _TEXT_TOKENS_PER_SEC), whisper.max_target_positions)
     text_ids = torch.ones(num_utterances, num_ids, dtype=torch.int64)
-    encoded = model.from_bottleneck(model.to_bottleneck(features, valid), valid)
-    logits = model.text_logits(encoded, valid, text_ids)
-    F.cross_entropy(logits.float().flatten(0, 1), text_ids.flatten())
+    encoded = model.from_bottleneck(model.to_bottleneck(features), None)
+    states, head = model.text_states(encoded, valid, text_ids), model.whisper.proj_out
+    linear_cross_entropy(states.flatten(0, 1), head.weight, head.bias, text_ids.flatten())

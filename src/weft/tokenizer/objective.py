@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.distillation import Teacher
 from weft.tokenizer.encoder import BottleneckWhisper
+from weft.training.cross_entropy import linear_cross_entropy
 
 
 class AsrObjective(nn.Module):
@@ -61,5 +62,5 @@ def _cross_entropy(model: BottleneckWhisper, encoded: Tensor, batch: Batch) -> T
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0).to(encoded.device)
     lengths = torch.tensor([len(r) for r in rows], device=encoded.device)
     valid = torch.arange(1, ids.shape[1], device=encoded.device) < lengths[:, None]
-    logits = model.text_logits(encoded, batch.valid, ids[:, :-1])
-    return F.cross_entropy(logits[valid].float(), ids[:, 1:][valid])
+    states, head = model.text_states(encoded, batch.valid, ids[:, :-1]), model.whisper.proj_out
+    return linear_cross_entropy(states[valid], head.weight, head.bias, ids[:, 1:][valid]).mean()

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.ranks import in_ranks
-from weft.lm import cross_entropy
-from weft.lm.cross_entropy import linear_cross_entropy
-from weft.training import distributed, parallel
+from weft.training import cross_entropy, distributed, parallel
+from weft.training.cross_entropy import linear_cross_entropy
 
 
 def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def test_a_batch_depends_only_on_its_step(folder: Path, config: TokenizerConfig,
         steps = range(12)
         expected = {step: first.batch_at(step) for step in steps}
         assert all(same(other.batch_at(step), expected[step]) for step in reversed(steps))
-        assert sum(f.nbytes for f, _ in other._read._kept.values()) <= 1e9 * cache_gb
+        assert sum(s.data.nbytes for s in other._read._kept.values()) <= 1e9 * cache_gb
         assert (len(other._read._kept) > 0) == (cache_gb > 0)
 
 
@@ -129,6 +129,18 @@ def test_distortions_change_neither_speeds_nor_masks_nor_lengths(folder: Path) -
             assert torch.equal(other.valid_frames, expected.valid_frames)
             num_changed += not torch.allclose(other.features, expected.features, atol=0.1)
         assert num_changed > 4
+
+
+def test_the_clean_view_has_the_speed_and_the_masks_of_the_distorted_one(folder: Path) -> None:
+    never = replace(AUGMENTED, augment=replace(MASKED, noise_probability=1e-12))
+    with read(replace(DISTORTED, consistency_weight=1.0), folder) as speech, read(never, folder) as clean:
+        for step in range(4):
+            batch, expected = speech.batch_at(step), clean.batch_at(step)
+            assert batch is not None
+            assert batch.clean is not None
+            assert expected is not None
+            assert expected.clean is None
+            assert torch.equal(batch.clean, expected.features)
 
 
 def test_recordings_of_noise_are_added(folder: Path, tmp_path: Path) -> None:
@@ -301,8 +313,8 @@ def test_hidden_states_that_are_not_finite_are_left_out(folder: Path) -> None:
         model = speech._tokenizer.model
         whole = speech.hidden_states(model, at_least=10_000)
         first = min(speech._sources[0], key=lambda item: item.num_samples)
-        features, num_samples = speech._read._kept[first.number, 1.0]
-        speech._read._kept[first.number, 1.0] = features * torch.nan, num_samples
+        kept = speech._read._kept[first.number, 1.0]
+        speech._read._kept[first.number, 1.0] = replace(kept, data=kept.data * torch.nan)
         assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(
             first.num_samples, 1.0
         )

@@ -35,6 +35,9 @@ def test_codes_are_within_the_codebook_and_values_are_their_vectors(
     assert torch.equal(out.codes, q.encode(x))
     assert torch.allclose(out.values, q.decode(out.codes), atol=1e-5)
     assert out.loss == 0
+    flat, codes = x.flatten(0, 1), out.codes.flatten()
+    assert 0 <= float(q.distance(flat, codes)) <= 0.25  # half a step, squared
+    assert q.distance(flat, codes) <= q.distance(flat, codes.flip(0))
 
 
 @settings(max_examples=20)

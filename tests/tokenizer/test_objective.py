@@ -1,11 +1,12 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.tokenizer.conftest import shared_tokenizer
+from tests.tokenizer.conftest import make_tokenizer, shared_tokenizer
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.encoder import valid_frames
 from weft.tokenizer.objective import AsrObjective
@@ -85,3 +86,56 @@ def test_the_gradients_are_those_of_the_plain_cross_entropy(is_tied: bool, monke
     logits = model.text_logits(encoded, batch.valid, ids[:, :-1].clamp(min=0))
     expected = gradients(F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
     torch.testing.assert_close(found, expected)
+
+
+def with_noise(batch: Batch, scale: float, seed: int = 9) -> Batch:
+    """Noise in the upper half of the bands."""
+    noise = scale * torch.randn(batch.features.shape, generator=torch.Generator().manual_seed(seed))
+    noise[:, :40] = 0
+    return replace(batch, features=batch.features + noise, clean=batch.features)
+
+
+def test_the_consistency_is_the_distance_to_the_codes_of_clean_speech() -> None:
+    model, batch = make_tokenizer().model, with_noise(batch_of(0, 1, padding=8), 2.0)
+    objective = AsrObjective(model, 3, 0)
+    with torch.no_grad():
+        hidden, clean = (model.to_bottleneck(f, batch.valid_frames)[batch.valid] for f in (batch.features, batch.clean))
+        model.quantizer.initialize(clean, torch.Generator().manual_seed(0))
+        found = objective.losses(batch, 0.0, consistency_weight=2.0)
+        same = objective.losses(with_noise(batch_of(0, 1), 0.0), 0.0, 2.0)
+    codes = model.quantizer.encode(clean)
+    expected = (hidden - model.quantizer.decode(codes)).square().mean()
+    assert float(found["consistency"]) == pytest.approx(float(expected), rel=1e-5)
+    agreement = (codes == model.quantizer.encode(hidden)).float().mean()
+    assert float(found["code_agreement"]) == pytest.approx(float(agreement))
+    assert 0 < float(agreement) < 1
+    total = 2 * found["consistency"] + found["commitment"] + found["cross_entropy"]
+    assert float(found["loss"]) == pytest.approx(float(total), rel=1e-6)
+    assert float(same["consistency"]) == pytest.approx(float(same["commitment"]) / 10, rel=1e-5)
+    assert float(same["code_agreement"]) == 1.0
+
+
+def test_the_weight_raises_the_agreement_of_codes_and_keeps_their_use() -> None:
+    """With other noise than that of the training steps."""
+    clean = batch_of(0, 1)
+
+    def trained(weight: float) -> tuple[float, int]:
+        model = make_tokenizer().model
+        with torch.no_grad():
+            hidden = model.to_bottleneck(clean.features, clean.valid_frames)[clean.valid]
+        model.quantizer.initialize(hidden, torch.Generator().manual_seed(0))
+        objective = AsrObjective(model.train(), 3, 0)
+        optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
+        for step in range(20):
+            optimizer.zero_grad()
+            objective.losses(with_noise(clean, 1.0, step), 0.0, weight)["loss"].backward()
+            optimizer.step()
+            model.quantizer.update()
+        with torch.no_grad():
+            found = [objective.losses(with_noise(clean, 1.0, seed), 0.0, 1.0) for seed in range(100, 104)]
+            codes = model.quantizer.encode(model.to_bottleneck(clean.features, clean.valid_frames)[clean.valid])
+        return sum(float(f["code_agreement"]) for f in found) / 4, len(codes.unique())
+
+    (without, codes_without), (with_weight, codes_with) = trained(0.0), trained(50.0)
+    assert with_weight > without + 0.1
+    assert codes_with >= codes_without

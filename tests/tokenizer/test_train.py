@@ -222,6 +222,8 @@ def test_noise_resumes_exactly_and_belongs_to_the_plan(speech: Path, tmp_path: P
     write_speech(tmp_path / "noise", 1)
     with pytest.raises(UserError, match="other contents of noise"):
         run(replace(recipe, noise=(tmp_path / "noise",)))
+    with pytest.raises(UserError, match="consistency_weight needs distortions"):
+        run(replace(recipe, noise=(), augment=AugmentConfig(), consistency_weight=1.0))
     for bad in (replace(recipe, noise=()), replace(recipe, augment=AugmentConfig(babble_probability=0.5))):
         with pytest.raises(UserError, match="belong together"):
             run(bad)
@@ -239,7 +241,8 @@ def test_two_processes_train_on_augmented_speech_as_one_does(speech: Path, tmp_p
         held_out=(),
         pseudo=(speech,),
         supervised_fraction=0.5,
-        augment=AugmentConfig(1, 10, 1, 10, speeds=(0.9, 1.1)),
+        augment=AugmentConfig(1, 10, 1, 10, speeds=(0.9, 1.1), noise_probability=0.5, babble_probability=0.5),
+        consistency_weight=1.0,
         quantize_from_step=2,
     )
     alone = metrics_of(recipe)
@@ -249,7 +252,8 @@ def test_two_processes_train_on_augmented_speech_as_one_does(speech: Path, tmp_p
     assert alone[-1]["restarts"] > 0
     for expected, *others in zip(alone, in_parts, together, strict=True):
         assert {"cross_entropy", "ctc"} <= expected.keys()
-        assert ("commitment" in expected) == (expected["step"] >= 2)
+        for name in ("commitment", "consistency", "code_agreement"):
+            assert (name in expected) == (expected["step"] >= 2)
         for found in others:
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 

@@ -80,6 +80,9 @@ class TokenizerConfig:
     """Outputs per code of a CTC head, an auxiliary loss that makes training from random weights feasible; 0: none."""
     ctc_weight: NonNegativeFloat = 1.0
     """CTC loss weight."""
+    consistency_weight: NonNegativeFloat = 0.0
+    """Weight of the distance of distorted speech to the codes of clean speech, a loss that makes codes resist noise, in
+    quantized steps; 0: none. It needs distortions in `augment`."""
     max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
     """Fraction of unreadable utterances above which training stops."""
     cache_gb: Annotated[NonNegativeFloat, NOT_IN_PLAN] = 4.0

@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -43,7 +44,7 @@ from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.encoder import BottleneckWhisper
 from weft.tokenizer.items import Batches, Item, Items
 from weft.tokenizer.noise import Distortions, NoiseLoop
-from weft.tokenizer.reader import Features, Reader
+from weft.tokenizer.reader import Reader
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.training import distributed
 from weft.training.prefetch import data_threads
@@ -53,11 +54,14 @@ _MAX_NOISES = 1000  # utterances or recordings that noise is made from
 
 @dataclass(frozen=True)
 class _Augmentation:
-    """Augmentation of an item in a step: its speed, and the random numbers of masks and distortions, if any."""
+    """Augmentation of an item in a step: its speed, the random numbers of masks and distortions, if any, and whether
+    the item is needed without distortions too.
+    """
 
     speed: float = 1.0
     masks: np.random.Generator | None = None
     distortions: np.random.Generator | None = None
+    with_clean: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Batch:
     """Fraction of the step's codes in this part, divided by the fraction of its text ids."""
     chars_weight: float = 1.0
     """The same for characters."""
+    clean: Tensor | None = None
+    """The features without distortions (B, M, 2T), for the consistency loss in quantized steps."""
 
     def __len__(self) -> int:
         """Number of predicted text ids, over which the cross-entropy is a mean. It weights the parts of a step for all
@@ -91,6 +97,15 @@ class _Sizes:
     text_ids: int
     codes: int
     chars: int
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Features (M, 2T) of an item, and without distortions, if needed."""
+
+    features: Tensor
+    clean: Tensor | None
+    num_samples: int
 
 
 class SpeechDataset:
@@ -197,7 +212,7 @@ class SpeechDataset:
         """Fill the cache, and drop items whose audio cannot be read."""
         with progress.bar("features", sum(map(len, self._sources))) as advance:
             for source in self._sources:
-                for _ in self._threads.map(self._read.keep, source):
+                for _ in self._threads.map(self._read, source):
                     advance()
         self._sources = [source.kept(self._read.is_kept) for source in self._sources]
         self.skipped.bad += self._read.unreadable.items()
@@ -212,7 +227,7 @@ class SpeechDataset:
             babble = [source[int(row)] for source in self._sources for row in _some(len(source), rng)]
         if config.recording_probability:
             recordings = [noise[int(row)] for row in _some(len(noise), rng)]
-        voices = (samples for item in babble if (samples := self._read.samples(item)) is not None)
+        voices = (self._read.samples(found) for item in babble if (found := self._read(item)) is not None)
         return Distortions(
             config,
             NoiseLoop.of(voices, rng),
@@ -263,22 +278,24 @@ class SpeechDataset:
         rng = np.random.default_rng(key)
         speed = speeds[int(rng.integers(len(speeds)))]
         speed = speed if speed == 1.0 or not self._unusable(item, speed) else 1.0
-        return _Augmentation(speed, masks=rng, distortions=np.random.default_rng((*key, 1)))
+        with_clean = self._config.consistency_weight > 0 and step >= self._config.quantize_from_step
+        return _Augmentation(speed, rng, np.random.default_rng((*key, 1)), with_clean)
 
     def _collate(
         self, items: Sequence[Item], augmentations: Sequence[_Augmentation], whole: _Sizes | None, quantize: bool
     ) -> Batch | None:
         """Return a part of the step with sizes `whole`, or a whole step; None if nothing in it can be read."""
         found = self._threads.map(self._augmented, items, augmentations)
-        rows = [(f, item) for f, item in zip(found, items, strict=True) if f is not None]
+        rows = [(views, item) for views, item in zip(found, items, strict=True) if views is not None]
         if not rows:
             return None
-        features = [f for (f, _), _ in rows]
-        batch, frames = self._tokenizer.features.collate(features, [num_samples for (_, num_samples), _ in rows])
+        all_samples, collate = [views.num_samples for views, _ in rows], self._tokenizer.features.collate
+        batch, frames = collate([views.features for views, _ in rows], all_samples)
+        clean = [views.clean for views, _ in rows if views.clean is not None]
         with self._lock:  # text tokenizers are not safe for threads
             text_ids = [self._text_ids(item.utterance) for _, item in rows]
         chars = [self._chars(item.utterance) for _, item in rows]
-        num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for (_, num_samples), _ in rows)
+        num_codes = sum(-(-num_samples // self._tokenizer.samples_per_code) for num_samples in all_samples)
         part = _Sizes(sum(map(len, text_ids)), num_codes, sum(map(len, chars)))
         whole = whole or part
         return Batch(
@@ -290,16 +307,21 @@ class SpeechDataset:
             quantize=quantize,
             codes_weight=(part.codes * whole.text_ids) / (whole.codes * part.text_ids),
             chars_weight=(part.chars * whole.text_ids) / (whole.chars * part.text_ids),
+            clean=collate(clean, all_samples)[0] if clean else None,
         )
 
-    def _augmented(self, item: Item, augmentation: _Augmentation) -> Features | None:
-        """Return an item's augmented features (M, 2T) and its samples; None if its audio cannot be read."""
-        if (found := self._read(item, augmentation.speed, augmentation.distortions)) is None:
+    def _augmented(self, item: Item, augmentation: _Augmentation) -> _Views | None:
+        """Return an item's augmented features, and a clean view with the same masks; None if it cannot be read."""
+        if (speech := self._read(item, augmentation.speed)) is None:
             return None
-        features, num_samples = found[0].float(), found[1]
-        if augmentation.masks is not None:
-            features = mask(features, self._config.augment, augmentation.masks)
-        return features, num_samples
+        features, clean = self._read.features(speech, augmentation.distortions), None
+        if augmentation.with_clean:
+            clean = self._read.features(speech)
+        if masks := augmentation.masks:
+            same = deepcopy(masks)
+            features = mask(features, self._config.augment, masks)
+            clean = None if clean is None else mask(clean, self._config.augment, same)
+        return _Views(features, clean, speech.num_samples)
 
     @torch.no_grad()
     def hidden_states(self, model: BottleneckWhisper, at_least: int) -> Tensor:

@@ -38,9 +38,12 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """Return the mean of the encoder's output over the valid frames of each code, (B, N, D)."""
-        frames = batch.valid_frames
-        encoded = self.model.from_bottleneck(self.model.to_bottleneck(batch.features, frames), frames).float()
+        """Return the mean of the encoder's output over the valid frames of each code, (B, N, D).
+
+        The teacher gets the clean view of a batch, if there is one.
+        """
+        frames, features = batch.valid_frames, batch.features if batch.clean is None else batch.clean
+        encoded = self.model.from_bottleneck(self.model.to_bottleneck(features, frames), frames).float()
         shape = (batch.valid.shape[1], -1)
         sums = (encoded * frames[..., None]).unflatten(1, shape).sum(2)
         return sums / frames.unflatten(1, shape).sum(2).clamp(min=1)[..., None]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -63,6 +64,9 @@ def estimate(config: TokenizerConfig, whisper: WhisperConfig, seconds: Sequence[
         model = BottleneckWhisper(config.model, WhisperForConditionalGeneration(whisper))
         with FlopCounterMode(display=False) as counter:
             forward(model, 1, typical_sec)
+        with FlopCounterMode(display=False) as clean:
+            if config.consistency_weight:
+                encode(model, 1, typical_sec)
         memory = Memory.of(model, lambda utterances: forward(model, utterances, longest_sec), config.train)
     memory = replace(
         memory,
@@ -72,7 +76,10 @@ def estimate(config: TokenizerConfig, whisper: WhisperConfig, seconds: Sequence[
     return Estimate(
         parameters=sum(p.numel() for p in model.parameters()),
         memory=memory,
-        flops=3 * counter.get_total_flops() * config.batch_sec / typical_sec * config.train.steps,
+        flops=(3 * counter.get_total_flops() + clean.get_total_flops())
+        * config.batch_sec
+        / typical_sec
+        * config.train.steps,
         config=config.train,
         items=config.batch_sec / longest_sec,
         item=f"utterance of {longest_sec:.1f} s",
@@ -118,14 +125,21 @@ def _whisper_config(config: TokenizerConfig, texts: Sequence[str]) -> WhisperCon
     return whisper_config_of(shape, vocab_size)
 
 
+def encode(model: BottleneckWhisper, num_utterances: int, seconds: float) -> tuple[Tensor, Tensor]:
+    """Return the hidden states of utterances of some seconds before the quantizer, and their valid codes."""
+    num_codes = -(-round(seconds * ENCODER_HZ) // model.config.pooling)
+    num_mels = model.whisper_config.num_mel_bins
+    features = torch.zeros(num_utterances, num_mels, 2 * num_codes * model.config.pooling)
+    valid = torch.ones(num_utterances, num_codes, dtype=torch.bool)
+    return model.to_bottleneck(features), valid
+
+
 def forward(model: BottleneckWhisper, num_utterances: int, seconds: float) -> None:
     """Run the forward pass over utterances of some seconds, without the quantizer, whose cost is small."""
-    config, whisper = model.config, model.whisper_config
-    num_codes = -(-round(seconds * ENCODER_HZ) // config.pooling)
-    features = torch.zeros(num_utterances, whisper.num_mel_bins, 2 * num_codes * config.pooling)
-    valid = torch.ones(num_utterances, num_codes, dtype=torch.bool)
+    whisper = model.whisper_config
+    hidden, valid = encode(model, num_utterances, seconds)
     num_ids = min(4 + round(seconds * _TEXT_TOKENS_PER_SEC), whisper.max_target_positions)
     text_ids = torch.ones(num_utterances, num_ids, dtype=torch.int64)
-    encoded = model.from_bottleneck(model.to_bottleneck(features), None)
+    encoded = model.from_bottleneck(hidden, None)
     states, head = model.text_states(encoded, valid, text_ids), model.whisper.proj_out
     linear_cross_entropy(states.flatten(0, 1), head.weight, head.bias, text_ids.flatten())

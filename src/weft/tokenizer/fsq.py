@@ -14,6 +14,7 @@ ASR encoder. Our choice: the projections start as the principal directions of re
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft.tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
@@ -57,8 +58,10 @@ class FiniteScalarQuantizer(Quantizer):
         return self._to_codes(self._bound(hidden).round())
 
     def decode(self, codes: Tensor) -> Tensor:
-        digits = codes[..., None] // self.place_values % self.levels
-        return self._project_up((digits - self.levels // 2).to(self.up.weight.dtype))
+        return self._project_up(self._to_values(codes))
+
+    def distance(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        return F.mse_loss(self._bound(hidden), self._to_values(codes))
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor, generator: torch.Generator) -> None:
@@ -94,6 +97,10 @@ class FiniteScalarQuantizer(Quantizer):
     def _to_codes(self, rounded: Tensor) -> Tensor:
         digits = rounded.nan_to_num().long() + self.levels // 2  # the loss of a NaN is NaN, and its step is skipped
         return (digits * self.place_values).sum(-1)
+
+    def _to_values(self, codes: Tensor) -> Tensor:
+        digits = codes[..., None] // self.place_values % self.levels
+        return (digits - self.levels // 2).to(self.up.weight.dtype)
 
     def _project_up(self, rounded: Tensor) -> Tensor:
         with torch.autocast(rounded.device.type, enabled=False):

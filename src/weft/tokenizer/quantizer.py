@@ -114,6 +114,10 @@ class Quantizer(nn.Module, ABC):
         """Return the vectors (..., D) of codes (...)."""
 
     @abstractmethod
+    def distance(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Return the mean squared distance of hidden states (F, D) to codes (F,), where `encode` compares them."""
+
+    @abstractmethod
     def initialize(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Initialize from hidden states (F, D), of which at least one rank has some."""
 
@@ -165,7 +169,7 @@ class VectorQuantizer(Quantizer):
         codes = self.encode(hidden)
         values = self.decode(codes).to(hidden.dtype)
         frames, frame_codes = hidden[valid].float(), codes[valid]
-        loss = self.config.commitment * F.mse_loss(frames, self.decode(frame_codes))
+        loss = self.config.commitment * self.distance(frames, frame_codes)
         if self.training:
             self._accumulate(frames.detach(), frame_codes)
         return Quantized(hidden + (values - hidden).detach(), codes, loss)
@@ -178,6 +182,9 @@ class VectorQuantizer(Quantizer):
 
     def decode(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.codebook)
+
+    def distance(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        return F.mse_loss(hidden.float(), self.decode(codes))
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor, generator: torch.Generator, iterations: int = 10) -> None:

@@ -1,7 +1,8 @@
 """Reads utterances as log-mel features, with the audio of as many as fit in memory.
 
     read = Reader(config, tokenizer, distort)
-    features, num_samples = read(item, speed=1.0, rng=rng)
+    speech = read(item, speed=1.0)
+    features = read.features(speech), read.features(speech, rng)    # undistorted, and distorted by draws from rng
 
 Without distortions, features are kept. With them, clean samples are, and features are computed at every call. All of it
 runs on the CPU, in threads of the caller, so that it does not wait for the training step on a GPU.
@@ -10,6 +11,7 @@ runs on the CPU, in threads of the caller, so that it does not wait for the trai
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,12 +27,19 @@ from weft.tokenizer.items import Item
 from weft.tokenizer.noise import Distortions
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
-Features = tuple[Tensor, int]  # (M, 2T), and the number of samples
 _FULL_SCALE = 1 << 15
 
 
+@dataclass(frozen=True)
+class Speech:
+    """What is kept of an item: features (M, 2T) in half precision, or 16-bit samples (S,)."""
+
+    data: Tensor
+    num_samples: int
+
+
 class Reader:
-    """Reads items as features, from memory if possible. It can be called by several threads."""
+    """Reads items, and computes features, from memory if possible. It can be called by several threads."""
 
     def __init__(self, config: TokenizerConfig, tokenizer: SpeechTokenizer) -> None:
         self.unreadable = dict[str, str]()
@@ -39,7 +48,7 @@ class Reader:
         self._keeps_samples = config.augment.distorts
         self._extract = FeatureExtractor(tokenizer.model, "cpu")
         self._max_bytes, self._bytes = 1e9 * config.cache_gb, 0
-        self._kept, self._lock = dict[tuple[int, float], Features](), threading.Lock()
+        self._kept, self._lock = dict[tuple[int, float], Speech](), threading.Lock()
         num_mels = tokenizer.model.whisper_config.num_mel_bins
         self._bytes_per_frame = 2 * (HOP_SAMPLES if self._keeps_samples else num_mels)
 
@@ -51,26 +60,8 @@ class Reader:
         """Whether an item is in memory, at its own speed."""
         return (item.number, 1.0) in self._kept
 
-    def __call__(self, item: Item, speed: float = 1.0, rng: np.random.Generator | None = None) -> Features | None:
-        """Return an item's features (M, 2T) and its number of samples; None if its audio cannot be read.
-
-        With `rng`, the samples are distorted by draws from it.
-        """
-        kept = self.keep(item, speed)
-        if kept is None or not self._keeps_samples:
-            return kept
-        samples = _to_float(kept[0])
-        if rng is not None and self.distort is not None:
-            samples = self.distort(samples, rng)
-        return self._features(samples), len(samples)
-
-    def samples(self, item: Item) -> np.ndarray | None:
-        """Return an item's samples (S,), if distortions are used; None if its audio cannot be read."""
-        kept = self.keep(item)
-        return None if kept is None else _to_float(kept[0])
-
-    def keep(self, item: Item, speed: float = 1.0) -> Features | None:
-        """Return what is kept of an item: features in half precision, or 16-bit samples (S,). Keep it if it fits."""
+    def __call__(self, item: Item, speed: float = 1.0) -> Speech | None:
+        """Return an item at a speed, and keep it if there is room; None if its audio cannot be read."""
         if (found := self._kept.get((item.number, speed))) is not None:
             return found
         problem = Skipped()
@@ -79,15 +70,27 @@ class Reader:
             if len(samples) > item.num_samples + self._extract.samples_per_code:
                 raise UserError(f"{item.utterance.audio} is longer than its header says: convert it to WAV or FLAC")
             samples = at_speed(samples[: item.num_samples], speed)
-            found = (_to_int16(samples) if self._keeps_samples else self._features(samples).half()), len(samples)
+            data = _to_int16(samples) if self._keeps_samples else self._features(samples).half()
+            found = Speech(data, len(samples))
         if found is None:
             self.unreadable.update(problem.bad)
             return None
         with self._lock:
-            if self._bytes + found[0].nbytes <= self._max_bytes:
-                self._bytes += found[0].nbytes
+            if self._bytes + found.data.nbytes <= self._max_bytes:
+                self._bytes += found.data.nbytes
                 self._kept[item.number, speed] = found
         return found
+
+    def features(self, speech: Speech, rng: np.random.Generator | None = None) -> Tensor:
+        """Return the features (M, 2T) of an item. With `rng`, its samples are distorted by draws from it."""
+        if not self._keeps_samples:
+            return speech.data.float()
+        samples = self.samples(speech)
+        return self._features(self.distort(samples, rng) if self.distort and rng else samples)
+
+    def samples(self, speech: Speech) -> np.ndarray:
+        """Return the samples (S,) of an item that is kept as samples."""
+        return (speech.data.float() / _FULL_SCALE).numpy()
 
     def _features(self, samples: np.ndarray) -> Tensor:
         return self._extract([samples], [len(samples)])[0]
@@ -97,7 +100,3 @@ def _to_int16(samples: np.ndarray) -> Tensor:
     """Return samples as 16-bit integers, which lose nothing of 16-bit audio at 16 kHz."""
     scaled = torch.from_numpy(samples) * _FULL_SCALE
     return scaled.round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16)
-
-
-def _to_float(samples: Tensor) -> np.ndarray:
-    return (samples.float() / _FULL_SCALE).numpy()

@@ -74,6 +74,8 @@ def _check(config: TokenizerConfig) -> None:
         raise UserError("encoder_only is true: set it to false, because training needs all layers")
     if bool(config.noise) != (config.augment.recording_probability > 0):
         raise UserError("noise and augment.recording_probability belong together: set both, or remove both")
+    if config.consistency_weight and not config.augment.distorts:
+        raise UserError("consistency_weight needs distortions: set augment.noise_probability or others, or remove it")
     if config.distillation_weight and not config.base:
         raise UserError("distillation_weight is set without base: set base to a Whisper, or remove distillation_weight")
     if not any(asdict(config.lr_ratio).values()):
@@ -157,7 +159,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
         fit(
             objective,
             prefetch.batch_at,
-            lambda _, batch: objective.losses(batch, config.ctc_weight),
+            lambda _, batch: objective.losses(batch, config.ctc_weight, config.consistency_weight),
             config.train,
             draft.folder,
             "tokenizer",

@@ -9,8 +9,9 @@ import pickle
 import pytest
 
 from weft import files
+from weft.digests import file_digests
 from weft.errors import UserError
-from weft.files import content_id, file_digests, rows_id
+from weft.files import content_id, rows_id
 
 
 def names_in(folder):
@@ -61,32 +62,6 @@ def test_a_check_of_a_path_changes_no_other_file(tmp_path):
     files.check_writable(tmp_path / "page.html", ".html")
     assert (tmp_path / "page.html.tmp").read_text() == "mine"
     assert names_in(tmp_path) == ["page.html.tmp"]
-
-
-def test_digests_follow_contents_and_not_names(tmp_path):
-    for name, content in {"a": b"same", "b": b"same", "c": b"Same"}.items():
-        (tmp_path / name).write_bytes(content)
-    a, b, c, missing = (tmp_path / name for name in ("a", "b", "c", "missing"))
-    digests = file_digests([a, b, c, missing, a])
-    assert list(digests) == [a, b, c, missing]
-    assert digests[a] == digests[b] != digests[c]
-    assert digests[missing] == ""
-
-
-def test_large_files_are_sampled_at_fixed_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_HASHED_BYTES", 40_000)
-    monkeypatch.setattr(files, "_SAMPLE_BYTES", 1000)
-    path, other = tmp_path / "a", tmp_path / "b"
-    path.write_bytes(bytes(200_000))
-    other.write_bytes(b"small")
-    before = file_digests([path, other])
-    assert file_digests([path, other]) == before
-    path.write_bytes(bytes(200_001))
-    assert file_digests([path])[path] != before[path]  # the size counts
-    path.write_bytes(bytes(100_000) + bytes([1]) * 20_000 + bytes(80_000))
-    assert file_digests([path, other])[path] != before[path]
-    other.write_bytes(b"Small")
-    assert file_digests([path, other])[other] != before[other]
 
 
 def test_an_identity_notices_that_a_file_has_changed_since(tmp_path):

@@ -14,8 +14,9 @@ from weft.artifacts import MANIFEST, Manifest, fingerprint, read, read_parent
 from weft.config import FLAT, NOT_IN_PLAN
 from weft.data.job import JobConfig
 from weft.data.speech import read_manifest, speech_id
+from weft.digests import file_digests, sha256_of
 from weft.errors import UserError
-from weft.files import content_id, file_digests, sha256_of
+from weft.files import content_id
 from weft.plan import Plan, create, is_created, open_draft, save
 
 PARENTS = {"tokenizer": Manifest("tokenizer", "aaaa")}

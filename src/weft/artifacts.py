@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 
 from weft import listing
 from weft.config import reject_url
+from weft.digests import MAX_HASHED_BYTES, file_digests, sha256_of
 from weft.errors import UserError, is_of_machine, reason_of
-from weft.files import MAX_HASHED_BYTES, ContentId, content_id, file_digests, json_object, sha256_of
+from weft.files import ContentId, content_id, json_object
 
 FORMAT_VERSION = 2
 MANIFEST = listing.MANIFEST

@@ -2,7 +2,7 @@
 
 write_json(path, {"wer": 0.1})
 with atomic_writer(path) as f: f.write(...)
-digests = file_digests([Path("a.wav"), Path("b.wav")])
+digests = file_digests([Path("a.wav"), Path("b.wav")])              # of weft.digests
 identity = content_id([("a", digests[Path("a.wav")])], digests)     # "sha256:1b4f0e9851971998"
 identity.changed_file()                                             # None, or a file that has changed since
 """
@@ -14,18 +14,12 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from weft.digests import FileDigests, file_digests
 from weft.errors import UserError
-
-MAX_HASHED_BYTES = 4 << 30  # of all files together; larger sets of files are sampled
-_SAMPLE_BYTES = 4 << 10
-_MAX_SAMPLES = 4096  # per file
-_FILES_AT_ONCE = 4096
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -116,17 +110,6 @@ def check_writable(path: Path, suffix: str = "") -> None:
     probe.unlink()
 
 
-class Digest(str):
-    """A digest of the contents of a file, with the file's state (size, times, inode) before it was read."""
-
-    state: tuple[int, ...]
-
-    def __new__(cls, digest: str, state: tuple[int, ...]) -> Digest:
-        new = super().__new__(cls, digest)
-        new.state = state
-        return new
-
-
 class ContentId(str):
     """An identity of contents, with the digests of the files that they were read from.
 
@@ -148,7 +131,7 @@ class ContentId(str):
 
         Files are read again only if the size, a time or the inode of one of them has changed.
         """
-        if all(isinstance(digest, Digest) and digest.state == state_of(p) for p, digest in self.digests.items()):
+        if isinstance(self.digests, FileDigests) and self.digests.are_current():
             return None
         now = file_digests(self.digests)
         return next((path for path, digest in self.digests.items() if now[path] != digest), None)
@@ -170,51 +153,3 @@ def rows_id(rows: Iterable[Any], digests: Mapping[Path, str] | None = None) -> C
         total.update(f"{', ' if i else ''}{row!r}".encode(errors="surrogatepass"))
     total.update(b"]")
     return ContentId(f"sha256:{total.hexdigest()[:16]}", digests or {})
-
-
-def state_of(path: Path) -> tuple[int, ...]:
-    """Return size, times and inode of a file, which change when it is written or replaced; () if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return a digest of the contents of each file; the empty string for one that cannot be read, such as a pipe.
-
-    Up to 4 GiB in total, every byte is read (SHA-256). Of more, evenly spaced blocks of 4 KiB are read, about 4 GiB in
-    total and at least one per file, so that small edits of very large data may go unnoticed.
-    """
-    states = {path: state_of(path) if os.path.isfile(path) else () for path in dict.fromkeys(paths)}
-    fraction = min(1.0, MAX_HASHED_BYTES / max(1, sum(state[0] for state in states.values() if state)))
-    digests, paths_left = dict[Path, str](), iter(states)
-    with ThreadPoolExecutor(4) as threads:
-        while some := list(islice(paths_left, _FILES_AT_ONCE)):  # a task for each file needs memory
-            digests.update(zip(some, threads.map(lambda path: _digest(path, fraction), some), strict=True))
-    return {path: Digest(digest, states[path]) for path, digest in digests.items()}
-
-
-def _digest(path: Path, fraction: float) -> str:
-    if not os.path.isfile(path):  # opening a named pipe would wait for a writer
-        return ""
-    try:
-        if fraction == 1.0:
-            return sha256_of(path)
-        size_bytes = path.stat().st_size
-        total = hashlib.sha256(str(size_bytes).encode())
-        num_samples = min(_MAX_SAMPLES, max(1, int(size_bytes * fraction) // _SAMPLE_BYTES))
-        with path.open("rb") as f:
-            for i in range(num_samples):
-                f.seek((2 * i + 1) * max(0, size_bytes - _SAMPLE_BYTES) // (2 * num_samples))
-                total.update(f.read(_SAMPLE_BYTES))
-        return total.hexdigest()
-    except OSError:
-        return ""

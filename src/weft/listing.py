@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from weft.files import sha256_of
+from weft.digests import sha256_of
 
 MANIFEST = "manifest.json"
 CARD = "README.md"

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.data.corpora import ROWS, read_in_tasks, write_corpus
-from weft import files
+from weft import digests
 from weft.data.corpus import TextCorpus, read_texts
 from weft.errors import UserError
 
@@ -37,9 +37,9 @@ def test_the_identity_follows_names_and_contents_and_not_the_location(tmp_path):
     assert p == q != r
 
 
-@pytest.mark.parametrize("max_hashed_bytes", [files.MAX_HASHED_BYTES, 10_000])  # read completely, and sampled
+@pytest.mark.parametrize("max_hashed_bytes", [digests.MAX_HASHED_BYTES, 10_000])  # read completely, and sampled
 def test_the_identity_follows_contents_of_the_same_size(tmp_path, monkeypatch, max_hashed_bytes):
-    monkeypatch.setattr(files, "MAX_HASHED_BYTES", max_hashed_bytes)
+    monkeypatch.setattr(digests, "MAX_HASHED_BYTES", max_hashed_bytes)
     words = [f"word{i:09}" for i in range(2000)]
     (tmp_path / "a.txt").write_text(" ".join(words))
     before = TextCorpus.of(tmp_path).identity

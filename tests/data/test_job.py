@@ -13,8 +13,8 @@ from weft import progress
 from weft.data import job
 from weft.data.job import JobConfig, Report, task_range, tasks_for
 from weft.data.skipped import Skipped
+from weft.digests import sha256_of
 from weft.errors import UserError
-from weft.files import sha256_of
 from weft.plan import Draft
 
 NUM_TASKS = 6

@@ -44,8 +44,9 @@ from weft.config import Fraction, PositiveInt
 from weft.data import cluster
 from weft.data.cluster import Executor
 from weft.data.skipped import Skipped
+from weft.digests import sha256_of
 from weft.errors import UserError
-from weft.files import remove_temporary_files, sha256_of, sync, write_bytes
+from weft.files import remove_temporary_files, sync, write_bytes
 from weft.plan import Draft
 
 MAX_TASKS = 4096

@@ -23,8 +23,9 @@ from weft.data.skipped import MAX_LISTED, Skipped
 from weft.data.speech_formats.entries import Entry
 from weft.data.speech_formats.paths import read_path
 from weft.data.utterances import Utterances, utterances_of
+from weft.digests import file_digests
 from weft.errors import UserError
-from weft.files import ContentId, file_digests, rows_id
+from weft.files import ContentId, rows_id
 from weft.records import Utterance
 from weft.sound_files.address import file_of
 from weft.text.recase import recased
@@ -54,17 +55,34 @@ def _recased(entries: Iterable[Entry], language: str | None) -> Iterator[Entry]:
 
 def speech_id(utterances: Sequence[Utterance]) -> ContentId:
     """Return an identity of utterances: of the fields of the manifest but `seconds`, and the contents of the audio."""
-    digests = file_digests(file for _, file in _with_files(utterances) if file is not None)
+    digests = file_digests(_Files(utterances))
 
     def rows() -> Iterator[tuple[str | None, ...]]:
+        last, digest = None, ""
         for u, file in _with_files(utterances):
             if file is None:
                 yield ("bad entry",)
                 continue
+            if file is not last:
+                last, digest = file, digests[file]
             part = u.audio[len(str(file)) :]  # "#t=10,20", or nothing
-            yield u.id, u.text, u.speaker, u.language, u.source, part, digests[file]
+            yield u.id, u.text, u.speaker, u.language, u.source, part, digest
 
     return rows_id(rows(), digests)
+
+
+class _Files(Iterable[Path]):
+    """The audio files of utterances; one with several consecutive utterances is there once."""
+
+    def __init__(self, utterances: Iterable[Utterance]) -> None:
+        self._utterances = utterances
+
+    def __iter__(self) -> Iterator[Path]:
+        last = None
+        for _, file in _with_files(self._utterances):
+            if file is not None and file is not last:
+                last = file
+                yield file
 
 
 def _with_files(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, Path | None]]:

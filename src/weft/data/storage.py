@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 
 from weft import progress
+from weft.digests import file_digests
 from weft.errors import UserError, reason_of, without_secrets
-from weft.files import file_digests
 
 T = TypeVar("T")
 _MAX_ATTEMPTS = 5

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from weft.data.lines import TOO_LONG, lines_of
+from weft.digests import file_digests
 from weft.errors import UserError
-from weft.files import ContentId, content_id, file_digests
+from weft.files import ContentId, content_id
 from weft.interleave.word_times import TimedWord, ctm_word, json_word, words_of_text_grid
 from weft.records import Utterance
 from weft.text.inputs import BOM, decode, id_of, parse_json

@@ -20,8 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weft.digests import state_of
 from weft.errors import UserError, reason_of
-from weft.files import state_of
 from weft.parquet_pages import page_problem
 
 _BATCH_ROWS = 8

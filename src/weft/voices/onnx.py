@@ -8,8 +8,8 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weft.digests import state_of
 from weft.errors import UserError, reason_of
-from weft.files import state_of
 
 _T = TypeVar("_T")
 

@@ -24,8 +24,9 @@ from weft.artifacts import Manifest
 from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
+from weft.digests import file_digests
 from weft.errors import UserError
-from weft.files import content_id, file_digests, write_bytes
+from weft.files import content_id, write_bytes
 from weft.plan import Draft, Plan, create
 from weft.text.inputs import decode
 from weft.voices.choice import choose

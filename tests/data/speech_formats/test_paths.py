@@ -26,8 +26,8 @@ from tests.data.speech_formats.corpora import (
 )
 from weft.audio import load
 from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
+from weft.digests import file_digests
 from weft.errors import UserError
-from weft.files import file_digests
 from weft.sound_files.address import file_of
 
 

@@ -52,6 +52,18 @@ def test_a_list_of_utterances_equals_a_list_of_objects(num):
         found[num]
 
 
+@pytest.mark.parametrize("num", [0, 3, 23])
+def test_a_shared_list_is_pickled_without_its_contents(num, tmp_path):
+    objects = expected(num)
+    path = tmp_path / "job/utterances.arrow"
+    shared = utterances_of(Entry(u, "x") for u in objects)[1:].shared(path)
+    assert path.exists() == (num > 4)
+    for part in (slice(None), slice(2, None, 3)):
+        content = pickle.dumps(shared[part])
+        assert list(pickle.loads(content)) == list(shared[part]) == objects[1:][part]
+        assert num < 4 or objects[4].audio.encode("utf-8", "surrogatepass") not in content
+
+
 @pytest.mark.parametrize("num", [3, 30])
 def test_the_first_of_several_entries_with_one_id_is_kept(num):
     entries = [Entry(Utterance(f"u{i}", f"/{i}.wav"), f"line {i}") for i in range(num)]

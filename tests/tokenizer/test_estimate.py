@@ -35,7 +35,7 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def estimate_of(config: TokenizerConfig) -> Estimate:
     sources, whisper, window_sec = _inputs(config)
-    return estimate(config, whisper, [sec for source in sources.values() for sec in source.seconds], window_sec)
+    return estimate(config, whisper, sources.values(), window_sec)
 
 
 def values_of(lines: list[str]) -> dict[str, str]:

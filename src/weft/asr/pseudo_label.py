@@ -77,7 +77,8 @@ def run(config: PseudoLabelConfig) -> Manifest:
     plan = Plan.of(KIND, config, parents, audio=speech_id(utterances), tasks=tasks)
 
     def write(draft: Draft) -> None:
-        work = _PseudoLabel(config, utterances, draft.folder, tasks)
+        shared = utterances.shared(draft.folder / job.UTTERANCES)
+        work = _PseudoLabel(config, shared, draft.folder, tasks)
         report = job.run(work, draft, tasks, config.job, "pseudo-label")
         _merge_parts(draft.folder, tasks)
         draft.counts.update(_summary(report))

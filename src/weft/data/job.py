@@ -50,6 +50,9 @@ from weft.files import remove_temporary_files, sync, write_bytes
 from weft.plan import Draft
 
 MAX_TASKS = 4096
+_MARKERS = Path("log/job")
+UTTERANCES = _MARKERS / "utterances.arrow"
+"""Where a job in an artifact shares a list with its workers. `run` removes it when the job has finished."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def run(
     `tasks_per_process` tasks. Raises UserError when too many items are skipped and when a worker was killed.
     """
     folder = draft.folder.absolute()
-    markers, step = folder / "log/job", Step(work, folder)
+    markers, step = folder / _MARKERS, Step(work, folder)
     if config.executor.kind != "slurm" or not cluster.is_running(markers):
         remove_temporary_files(folder)
     local = _LocalExecutor([step], tasks=num_tasks, workers=config.workers, logging_dir=str(markers))
@@ -188,7 +191,7 @@ def _intact(folder: Path, done: list[int], title: str) -> dict[int, Report]:
                 found[task] = report
             else:
                 progress.note(f"weft: task {task} runs again: {report}")
-                (folder / f"log/job/completions/{task:05d}").unlink()
+                (folder / _MARKERS / f"completions/{task:05d}").unlink()
     return found
 
 

@@ -4,21 +4,24 @@
     utterances[7], utterances[100:200]              # Utterance objects are created when they are accessed
 
 A long list is in a file in the directory for temporary files (TMPDIR), about 0.4 kB per utterance. The file has no name
-and its space is free when the list is gone. A list is pickled with its contents.
+and its space is free when the list is gone. A list is pickled with its contents, or after `shared`, with the name of a
+file that other processes map.
 """
 
 from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 
 from weft.data.speech_formats.entries import Entry, bad
+from weft.files import atomic_writer
 from weft.records import Utterance
 
 _FIELDS = Utterance.__slots__
@@ -30,9 +33,23 @@ _BATCH_ROWS = 1 << 14
 class Utterances(Sequence[Utterance]):
     """Some rows of a list of utterances."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], rows: range) -> None:
-        """Use `rows` of batches of _BATCH_ROWS rows; the last one may be shorter."""
-        self._batches, self._rows = batches, rows
+    def __init__(self, batches: Sequence[pa.RecordBatch], rows: range, path: Path | None = None) -> None:
+        """Use `rows` of batches of _BATCH_ROWS rows, which are in the file `path`, if any; the last may be shorter."""
+        self._batches, self._rows, self._path = batches, rows, path
+
+    def shared(self, path: Path) -> Utterances:
+        """Return the same utterances as a list that is pickled as the name of the file `path`, which is written.
+
+        A short list is not written, and pickled with its contents.
+        """
+        if len(self._batches) < 2:
+            return self
+        with atomic_writer(path) as f:
+            _write(f, self._batches)
+        return _mapped(path.absolute(), self._rows)
+
+    def __reduce__(self) -> tuple[Callable[..., Utterances], tuple[Any, ...]]:
+        return (_mapped, (self._path, self._rows)) if self._path else (Utterances, (self._batches, self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -43,7 +60,7 @@ class Utterances(Sequence[Utterance]):
     def __getitem__(self, index: slice) -> Utterances: ...
     def __getitem__(self, index: int | slice) -> Utterance | Utterances:
         if isinstance(index, slice):
-            return Utterances(self._batches, self._rows[index])
+            return Utterances(self._batches, self._rows[index], self._path)
         number, row = divmod(self._rows[index], _BATCH_ROWS)
         return Utterance(*(column[0] for column in _columns(self._batches[number].slice(row, 1))[: len(_FIELDS)]))
 
@@ -100,12 +117,24 @@ def _written(entries: Iterable[Entry]) -> list[pa.RecordBatch]:
     if first is None or second is None:
         return [] if first is None else [first]
     with tempfile.NamedTemporaryFile(prefix="weft-utterances-") as f:
-        with pa.ipc.new_file(f, _SCHEMA) as file:
-            for batch in chain((first, second), batches):
-                file.write_batch(batch)
+        _write(f, chain((first, second), batches))
         f.flush()
-        reader = pa.ipc.open_file(pa.memory_map(f.name))
+        return _batches_of(Path(f.name))
+
+
+def _write(file: Any, batches: Iterable[pa.RecordBatch]) -> None:
+    with pa.ipc.new_file(file, _SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _batches_of(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
     return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _mapped(path: Path, rows: range) -> Utterances:
+    return Utterances(_batches_of(path), rows, path)
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[pa.RecordBatch]:

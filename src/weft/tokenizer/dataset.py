@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,9 @@ class SpeechDataset:
         self.skipped, self._read, self._lock = Skipped(), Reader(config, tokenizer), threading.Lock()
         self._threads = data_threads(config.load_threads)
         self._label = label_normalizer()
-        self.alphabet = sorted(set().union(*(self._label.normalize_str(u.text or "") for s in sources for u in s)))
+        self.alphabet = sorted(
+            set(chain.from_iterable(self._label.normalize_str(u.text or "") for s in sources for u in s))
+        )
         self._index_of = {char: 1 + i for i, char in enumerate(self.alphabet)}  # 0 is the CTC blank
         self._sources = [self._scan(source) for source in sources if source]
         if self._read.fits(sum(int(source.num_frames.sum()) for source in self._sources)):

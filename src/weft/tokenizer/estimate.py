@@ -8,9 +8,10 @@ The memory is that of the largest micro-batch that `SpeechDataset` allows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,7 +20,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from weft.asr.whisper import load_whisper_config
 from weft.audio import SAMPLE_RATE_HZ
-from weft.data.batching import batches_by_length
+from weft.data.batching import ends_of_batches
 from weft.data.speech import audio_lengths, read_manifest
 from weft.records import Utterance
 from weft.tokenizer.config import TokenizerConfig
@@ -38,7 +39,7 @@ _ALLOCATED_FRACTION = 1.35  # measured with whisper-base on a CPU
 class Source:
     """Speech of a recipe: the seconds of each utterance, and the number of steps per epoch."""
 
-    seconds: Sequence[float]
+    seconds: np.ndarray
     epoch_steps: float
 
 
@@ -50,16 +51,16 @@ def estimate_lines(config: TokenizerConfig) -> list[str]:
     sources, whisper, window_sec = _inputs(config)
     details = {"encoder_parameters": f"{encoder_parameters(config.model, whisper):,}"}
     for name, source in sources.items():
-        details[f"{name}_hours"] = f"{sum(source.seconds) / 3600:.2f} in {len(source.seconds):,} utterances"
+        details[f"{name}_hours"] = f"{source.seconds.sum() / 3600:.2f} in {len(source.seconds):,} utterances"
         details[f"{name}_epoch_steps"] = f"{source.epoch_steps:,.0f}"
-    all_seconds = [sec for source in sources.values() for sec in source.seconds]
-    return estimate(config, whisper, all_seconds, window_sec).lines(details)
+    return estimate(config, whisper, sources.values(), window_sec).lines(details)
 
 
-def estimate(config: TokenizerConfig, whisper: WhisperConfig, seconds: Sequence[float], window_sec: float) -> Estimate:
-    """Return the estimate of training on utterances of `seconds`, or if there are none, of up to `window_sec`."""
-    longest_sec = min(max(seconds, default=window_sec) / _slowest(config), window_sec)
-    typical_sec = sum(seconds) / len(seconds) if seconds else min(longest_sec, _TYPICAL_SEC)
+def estimate(config: TokenizerConfig, whisper: WhisperConfig, sources: Iterable[Source], window_sec: float) -> Estimate:
+    """Return the estimate of training on utterances, or if there are none, on those of up to `window_sec`."""
+    seconds = np.concatenate([np.zeros(0), *(source.seconds for source in sources)])
+    longest_sec = min(float(seconds.max(initial=0.0) or window_sec) / _slowest(config), window_sec)
+    typical_sec = float(seconds.mean()) if len(seconds) else min(longest_sec, _TYPICAL_SEC)
     with FakeTensorMode():
         model = BottleneckWhisper(config.model, WhisperForConditionalGeneration(whisper))
         with FlopCounterMode(display=False) as counter:
@@ -93,7 +94,7 @@ def _inputs(config: TokenizerConfig) -> tuple[dict[str, Source], WhisperConfig, 
     fractions = {"speech": config.supervised_fraction, "pseudo": 1 - config.supervised_fraction}
     if not config.pseudo:
         fractions["speech"] = 1.0
-    whisper = _whisper_config(config, [u.text or "" for utterances in speech.values() for u in utterances])
+    whisper = _whisper_config(config, list(speech.values()))
     pooling = config.model.pooling
     window_sec = whisper.max_source_positions // pooling * pooling / ENCODER_HZ
     sources = {
@@ -112,16 +113,19 @@ def _slowest(config: TokenizerConfig) -> float:
 def _source(
     config: TokenizerConfig, utterances: Sequence[Utterance], window_sec: float, fraction_of_steps: float
 ) -> Source:
-    usable = [n for n in audio_lengths(utterances) if isinstance(n, int) and n <= window_sec * SAMPLE_RATE_HZ]
-    batches = batches_by_length([int(n / _slowest(config)) for n in usable], int(config.batch_sec * SAMPLE_RATE_HZ))
-    return Source([n / SAMPLE_RATE_HZ for n in usable], len(batches) / fraction_of_steps)
+    lengths = audio_lengths(utterances).samples
+    usable = np.sort(lengths[(lengths >= 0) & (lengths <= window_sec * SAMPLE_RATE_HZ)])
+    slowest = (usable / _slowest(config)).astype(np.int64)
+    batches = ends_of_batches(slowest, int(config.batch_sec * SAMPLE_RATE_HZ))
+    return Source(usable / SAMPLE_RATE_HZ, len(batches) / fraction_of_steps)
 
 
-def _whisper_config(config: TokenizerConfig, texts: Sequence[str]) -> WhisperConfig:
+def _whisper_config(config: TokenizerConfig, sources: Sequence[Sequence[Utterance]]) -> WhisperConfig:
     if config.base:
         return load_whisper_config(config.base)
     shape = config.whisper
-    vocab_size = len(train_text_tokenizer(texts, shape.vocab_size)) if texts else shape.vocab_size
+    texts = (u.text or "" for source in sources for u in source)
+    vocab_size = len(train_text_tokenizer(texts, shape.vocab_size)) if any(map(len, sources)) else shape.vocab_size
     return whisper_config_of(shape, vocab_size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ def from_whisper(folder: Path, model: BottleneckConfig, on_meta: bool = False) -
     return tokenizer
 
 
-def from_scratch(shape: WhisperShape, model: BottleneckConfig, texts: Sequence[str]) -> SpeechTokenizer:
+def from_scratch(shape: WhisperShape, model: BottleneckConfig, texts: Iterable[str]) -> SpeechTokenizer:
     """Return a tokenizer with random weights, and a text tokenizer trained on `texts`."""
     text_tokenizer = train_text_tokenizer(texts, shape.vocab_size)
     whisper = WhisperForConditionalGeneration(whisper_config_of(shape, len(text_tokenizer)))
@@ -64,7 +64,7 @@ def whisper_config_of(shape: WhisperShape, vocab_size: int) -> WhisperConfig:
     )
 
 
-def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a BPE tokenizer on the label form of `texts`; with few distinct words, its tokens are whole words."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = label_normalizer()

@@ -67,7 +67,8 @@ def run(config: TokenizeConfig) -> Manifest:
     plan = Plan.of("codes", config, parents, audio=speech_id(utterances), tasks=tasks, precision=precision)
 
     def write(draft: Draft) -> None:
-        work = _Tokenize(config.tokenizer, utterances, draft.folder, tasks, precision)
+        shared = utterances.shared(draft.folder / job.UTTERANCES)
+        work = _Tokenize(config.tokenizer, shared, draft.folder, tasks, precision)
         report = job.run(work, draft, tasks, config.job, "tokenize")
         draft.counts.update(_summary(report, work.tokenizer.num_codes))
 

@@ -99,7 +99,7 @@ def _train(
         if config.base:
             tokenizer = from_whisper(config.base, config.model, on_meta=not distributed.is_main_process())
         else:
-            texts = [u.text or "" for source in sources for u in source]
+            texts = (u.text or "" for source in sources for u in source)
             tokenizer = from_scratch(config.whisper, config.model, texts)
         parallel.replicate_model(tokenizer.model, default_device())
         measured = _check_held_out(config, tokenizer, held_out, draft.folder / "log/skipped_held_out.jsonl")

@@ -107,3 +107,32 @@ def test_the_number_of_utterances_per_call_does_not_change_the_result(
     whole = measure(tokenizer, utterances)
     monkeypatch.setattr("weft.tokenizer.transcripts._UTTERANCES_PER_CALL", 3)
     assert measure(tokenizer, utterances) == whole
+
+
+def test_noise_is_measured_by_unit_edit_distance_and_error_rates(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer()
+    clean, noisy = [[1, 1, 2, 3], [4], [5, 6], [7, 8, 9]], [[1, 2, 3], [4], [6, 5, 5], [7, 0, 9]]
+    encoded = iter([clean, noisy])
+    monkeypatch.setattr(tokenizer, "encode", lambda audio: [np.array(c, np.uint16) for c in next(encoded)])
+    monkeypatch.setattr(tokenizer, "transcribe", lambda codes, languages: TEXTS if codes[0][1] == 1 else [""] * 4)
+    monkeypatch.setattr(tokenizer, "transcribe_unquantized", lambda audio, languages: TEXTS)
+    found = measure(tokenizer, utterances, noise_snr_db=(10.0,))
+    assert found["wer"]["rate"] == 0.0
+    assert list(found["noise"]) == ["10 dB"]
+    figures = found["noise"]["10 dB"]
+    assert figures["unit_edit_distance"]["rate"] == 4 / 10
+    assert figures["unit_edit_distance"]["num_units"] == 10
+    assert figures["unit_edit_distance"]["low"] < 0.4 < figures["unit_edit_distance"]["high"]
+    assert (figures["wer"]["rate"], figures["empty_share"]) == (1.0, 1.0)
+
+
+def test_more_noise_changes_more_codes_and_the_noise_is_always_the_same(utterances: list[Utterance]) -> None:
+    tokenizer, ratios = make_tokenizer(), (60.0, 0.0)
+    found = measure(tokenizer, utterances, noise_snr_db=ratios)["noise"]
+    quiet, loud = (found[name]["unit_edit_distance"]["rate"] for name in ("60 dB", "0 dB"))
+    assert quiet < loud
+    again = measure(tokenizer, utterances[::-1], noise_snr_db=ratios)["noise"]["0 dB"]
+    assert again["unit_edit_distance"]["rate"] == pytest.approx(loud)
+    assert "noise" not in measure(tokenizer, utterances)

@@ -36,7 +36,7 @@ def test_codes_are_within_the_codebook_and_values_are_their_vectors(
     assert torch.allclose(out.values, q.decode(out.codes), atol=1e-5)
     assert out.loss == 0
     flat, codes = x.flatten(0, 1), out.codes.flatten()
-    assert 0 <= float(q.distance(flat, codes)) <= 0.25  # half a step, squared
+    assert 0 <= q.distance(flat, codes) <= 0.25  # half a step, squared
     assert q.distance(flat, codes) <= q.distance(flat, codes.flip(0))
 
 

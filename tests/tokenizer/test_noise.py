@@ -3,7 +3,7 @@ import pytest
 
 from tests.tokenizer.conftest import noise
 from weft.tokenizer.augment import AugmentConfig
-from weft.tokenizer.noise import Distortions, NoiseLoop, at_snr, by_telephone, reverberate, synthetic_noise
+from weft.tokenizer.noise import Distortions, NoiseLoop, at_snr, by_telephone, reverberate, synthetic_noise, with_noise
 
 ALL = AugmentConfig(
     noise_probability=1.0,
@@ -73,6 +73,16 @@ def test_a_loop_repeats_equally_loud_parts_of_sounds() -> None:
     assert np.array_equal(whole[:50_000], whole[50_000:])
     powers = sorted(np.square(whole).reshape(10, -1).mean(1))
     assert powers[0] > 0.3 * powers[-1]
+
+
+def test_noise_for_evaluation_depends_on_the_name_and_is_none_of_training() -> None:
+    speech = noise(16_000)
+    found = [with_noise(speech, 10.0, name) for name in ("a", "a", "b")]
+    assert db(speech, found[0] - speech) == pytest.approx(10, abs=0.01)
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    training, evaluation = (synthetic_noise(1 << 16, np.random.default_rng(0), kind) for kind in (True, False))
+    assert abs(np.corrcoef(training, evaluation)[0, 1]) < 0.1
 
 
 def test_synthetic_noise_is_between_white_and_brown() -> None:

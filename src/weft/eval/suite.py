@@ -1,6 +1,6 @@
 """`weft eval SUITE ... --model BUNDLE --out results.json`: evaluate the models of a bundle.
 
-tokenizer      error rates with and without quantization, codebook use   --speech MANIFEST [--base WHISPER]
+tokenizer      error rates with and without quantization, codebook use   --speech MANIFEST [--noise-snr-db 10]
 resynth        word error rate after speech to codes and back            --speech MANIFEST
 text-to-token  errors compared with speech of the same words             --texts CORPUS, or --speech MANIFEST
 topic-cloze    accuracy of preferring the right ending: T, ST, TS, S     --pairs PAIRS.jsonl
@@ -20,7 +20,7 @@ import numpy as np
 from weft import progress
 from weft.artifacts import MANIFEST, base_manifest, read, read_bundle
 from weft.audio import resample
-from weft.config import MODEL, NonNegativeInt, PositiveInt
+from weft.config import MODEL, Decibels, NonNegativeInt, PositiveInt
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable
 from weft.decoder.decoder import SpeechDecoder
@@ -59,6 +59,9 @@ class EvalConfig:
     base: Annotated[Path | None, MODEL] = None
     """Whisper that the tokenizer was trained from, a directory or a name on the Hub: `tokenizer` reports its error
     rates as well."""
+    noise_snr_db: tuple[Decibels, ...] = ()
+    """Ratios of speech to noise in dB, such as 10: `tokenizer` reports unit edit distance and error rates of the same
+    speech with synthetic noise."""
     texts: tuple[Path, ...] = ()
     """Corpora of sentences for text-to-token, compared with `voice`; not set: the transcripts of `speech`, with it."""
     num_sentences: PositiveInt | None = None
@@ -128,7 +131,7 @@ def _load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
 
 def _tokenizer(config: EvalConfig) -> dict[str, Any]:
     utterances, skipped = _speech(config)
-    return tokenizer.measure(_load_tokenizer(config), utterances, config.base) | skipped
+    return tokenizer.measure(_load_tokenizer(config), utterances, config.base, config.noise_snr_db) | skipped
 
 
 def _resynth(config: EvalConfig) -> dict[str, Any]:

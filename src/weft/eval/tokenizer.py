@@ -8,6 +8,9 @@ Errors are counted twice with the same weights: of transcripts from codes, and o
 states without quantization. The difference is the cost of quantization for this model. It is not the
 difference to the base Whisper: pooling, blocks and fine-tuning are in both, and the later layers were trained on codes.
 With `base`, the error rates of that Whisper are a reference.
+
+The unit edit distance is that of StableToken (arXiv 2509.22220): edits between the codes of clean and noisy speech over
+the number of clean codes.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from weft.asr.transcribe import Transcriber
 from weft.audio import load
 from weft.errors import UserError
 from weft.records import Utterance
-from weft.text.error_rate import character_error_rate, split_by_words, word_error_rate
+from weft.text.error_rate import character_error_rate, code_errors, pooled, split_by_words, word_error_rate
 from weft.text.normalize import comparison_form
 from weft.tokenizer.codebook import codebook_metrics, collapse_warning
 from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -32,14 +35,20 @@ from weft.tokenizer.transcripts import Transcripts, transcribe_utterances
 _UTTERANCES_PER_CALL = 16  # between two updates of the progress bar
 
 
-def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: Path | None = None) -> dict[str, Any]:
+def measure(
+    tokenizer: SpeechTokenizer,
+    utterances: Sequence[Utterance],
+    base: Path | None = None,
+    noise_snr_db: Sequence[float] = (),
+) -> dict[str, Any]:
     """Return error rates with and without quantization, and codebook use, as results.json has them.
 
     `wer` and `cer` are pooled, with 95 % bootstrap intervals over utterances; `empty_share` is the fraction of
     transcripts without a word. `bits_per_sec` is the entropy of the codes times their rate, `nominal_bits_per_sec` its
     maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Utterances whose
     transcripts have no words are left out, and listed in `left_out_ids`. `base` is the directory of the Whisper that
-    the tokenizer was trained from, or of another. Raises UserError if no utterance is left, for unreadable audio, and
+    the tokenizer was trained from, or of another. `noise` has the figures of the same speech with noise at each of the
+    ratios of speech to noise `noise_snr_db`. Raises UserError if no utterance is left, for unreadable audio, and
     if the tokenizer cannot transcribe.
     """
     utterances, left_out = split_by_words(utterances, lambda u: u.text)
@@ -57,9 +66,22 @@ def measure(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: P
         **{f"{name}_unquantized": value for name, value in unquantized.items()},
         **(_reference(tokenizer, utterances, base) if base else {}),
         **codebook_metrics(found.counts, tokenizer.frame_rate_hz),
+        **({"noise": _noise(tokenizer, utterances, found, noise_snr_db)} if noise_snr_db else {}),
         "speakers": _speakers(utterances, found),
         "warnings": [warning] if warning else [],
     }
+
+
+def _noise(
+    tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], clean: Transcripts, noise_snr_db: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+    """Return unit edit distance and error rates of noisy speech, by the ratio of speech to noise, such as "10 dB"."""
+    figures = {}
+    for snr_db in noise_snr_db:
+        noisy = transcribe_utterances(tokenizer, utterances, snr_db=snr_db)
+        edits = [code_errors(a.tolist(), b.tolist()) for a, b in zip(clean.codes, noisy.codes, strict=True)]
+        figures[f"{snr_db:g} dB"] = {"unit_edit_distance": asdict(pooled(edits)), **_rates(utterances, noisy.texts)}
+    return figures
 
 
 def _reference(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: Path) -> dict[str, Any]:

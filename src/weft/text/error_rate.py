@@ -90,6 +90,11 @@ def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     return _errors(_characters(reference), _characters(hypothesis))
 
 
+def code_errors(reference: Sequence[int], codes: Sequence[int]) -> tuple[int, int]:
+    """Return (substitutions + deletions + insertions, reference codes) of one utterance; repeated codes count."""
+    return _errors(" ".join(map(str, reference)), " ".join(map(str, codes)))
+
+
 def align(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
     """Return the index in `others` of each of `words` in an alignment with the fewest errors; None if it is missing."""
     indices: list[int | None] = [None] * len(words)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -106,16 +107,25 @@ def at_snr(noise: np.ndarray, speech: np.ndarray, snr_db: float) -> np.ndarray:
     return (scale * noise).astype(np.float32)
 
 
-def synthetic_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
+def with_noise(samples: np.ndarray, snr_db: float, name: str) -> np.ndarray:
+    """Return samples (S,) with synthetic noise at a ratio, for evaluation.
+
+    The noise is a function of `name`, that of the utterance, and training never contains it.
+    """
+    rng = np.random.default_rng(crc32(name.encode()))
+    return samples + at_snr(synthetic_noise(len(samples), rng, for_training=False), samples, snr_db)
+
+
+def synthetic_noise(num_samples: int, rng: np.random.Generator, for_training: bool = True) -> np.ndarray:
     """Return noise (num_samples,) of unit power, a random mixture of white, pink and brown noise."""
-    weights = rng.dirichlet(np.ones(3)) ** 0.5
-    return np.sum([w * loop.part(num_samples, rng) for w, loop in zip(weights, _loops(), strict=True)], axis=0)
+    weights, loops = rng.dirichlet(np.ones(3)) ** 0.5, _loops(seed=0 if for_training else 1)
+    return np.sum([w * loop.part(num_samples, rng) for w, loop in zip(weights, loops, strict=True)], axis=0)
 
 
 @cache
-def _loops() -> tuple[NoiseLoop, ...]:
+def _loops(seed: int) -> tuple[NoiseLoop, ...]:
     """Return white, pink and brown noise of unit power: their power falls by 0, 3 and 6 dB per octave above 20 Hz."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     hz = np.fft.rfftfreq(_LOOP_SAMPLES, 1 / SAMPLE_RATE_HZ)
     loops = []
     for exponent in (0, 1, 2):

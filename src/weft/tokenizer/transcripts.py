@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from weft.audio import SAMPLE_RATE_HZ, load
 from weft.records import Utterance
 from weft.text.error_rate import character_error_rate, word_error_rate
 from weft.tokenizer.codebook import usage_of
+from weft.tokenizer.noise import with_noise
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 _UTTERANCES_PER_CALL = 32  # between two updates of the progress bar
@@ -26,29 +28,37 @@ _UTTERANCES_PER_CALL = 32  # between two updates of the progress bar
 class Transcripts:
     """Transcripts of utterances, through the codes and (if requested) from unquantized hidden states.
 
-    `seconds` has the duration of each utterance, and `counts` (K,) the uses of each code by all of them.
+    `seconds` has the duration and `codes` the codes of each utterance, and `counts` (K,) the uses of each code by all.
     """
 
     texts: list[str]
     texts_unquantized: list[str]
     seconds: list[float]
     counts: Tensor
+    codes: list[np.ndarray]
 
 
 def transcribe_utterances(
-    tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], unquantized: bool = False
+    tokenizer: SpeechTokenizer,
+    utterances: Sequence[Utterance],
+    unquantized: bool = False,
+    snr_db: float | None = None,
 ) -> Transcripts:
     """Encode utterances and transcribe their codes, in the languages of the manifest.
 
+    With `snr_db`, synthetic noise is added to the audio at this ratio of speech to noise.
     Raises UserError for unreadable audio, an unsupported language, and a tokenizer that cannot transcribe.
     """
-    found = Transcripts([], [], [], torch.zeros(tokenizer.num_codes, dtype=torch.long))
+    found = Transcripts([], [], [], torch.zeros(tokenizer.num_codes, dtype=torch.long), [])
     with progress.bar("transcribe", len(utterances)) as advance:
         for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
             chunk = utterances[first : first + _UTTERANCES_PER_CALL]
             languages = [u.language for u in chunk]
             audio = [load(u.audio) for u in chunk]
+            if snr_db is not None:
+                audio = [with_noise(x, snr_db, u.id) for x, u in zip(audio, chunk, strict=True)]
             codes = tokenizer.encode(audio)
+            found.codes.extend(codes)
             for c in codes:
                 found.counts.add_(torch.bincount(torch.from_numpy(c.astype("int64")), minlength=tokenizer.num_codes))
             found.seconds.extend(len(samples) / SAMPLE_RATE_HZ for samples in audio)

@@ -158,9 +158,8 @@ def with_trainer(
         features = batch.features
         if method == "30 s windows":
             features = nn.functional.pad(features, (0, 3000 - features.shape[2]))
-        labels = [
-            torch.tensor([*i[1:], 50257]) for i in batch.text_ids
-        ]  # decoder_start_token_id is the first of the prompt
+        # The first id of the prompt is not a label, because it is the decoder's start token.
+        labels = [torch.tensor([*ids[1:], 50257]) for ids in batch.text_ids]
         return {
             "input_features": features,
             "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),

@@ -47,6 +47,16 @@ def test_threads_spin_briefly_unless_the_environment_says_otherwise(
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
+@pytest.mark.parametrize("given", [{}, {"THP_MEM_ALLOC_ENABLE": "0"}])
+def test_pytorch_has_large_pages_unless_the_environment_says_otherwise(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    monkeypatch.setattr(cli, "_dispatch", lambda arguments: None)
+    assert cli.run([]) == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == given.get("THP_MEM_ALLOC_ENABLE", "1")
+
+
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([name, "--help"]) == 0

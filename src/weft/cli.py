@@ -93,6 +93,9 @@ def run(arguments: Sequence[str]) -> int:
         # PyTorch's threads spin for milliseconds by default when they wait for each other. Beside two busy processes on
         # two cores, steps then took 2.8 times as long as with a shorter spin, which costs nothing on idle cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # PyTorch on a CPU then has 2 MiB pages for large tensors: a tenth less time per training step, whose tensors are
+    # allocated anew, and less fragmentation, because these tensors have their own pages.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         _dispatch(list(arguments))
         sys.stdout.flush()

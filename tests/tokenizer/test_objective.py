@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.tokenizer.conftest import make_tokenizer, shared_tokenizer
+from weft.tokenizer import encoder
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.encoder import valid_frames
 from weft.tokenizer.objective import AsrObjective
@@ -139,3 +140,19 @@ def test_the_weight_raises_the_agreement_of_codes_and_keeps_their_use() -> None:
     (without, codes_without), (with_weight, codes_with) = trained(0.0), trained(50.0)
     assert with_weight > without + 0.1
     assert codes_with >= codes_without
+
+
+@pytest.mark.parametrize("padding", [0, 24])
+def test_rows_and_blocks_change_neither_losses_nor_gradients(padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = deepcopy(shared_tokenizer(0).model).double(), batch_of(0, 1, padding=padding, quantize=False)
+    batch = replace(batch, features=batch.features.double())
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        AsrObjective(model, 3, 0).losses(batch, 0.0)["loss"].backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    found = gradients()
+    monkeypatch.setattr(encoder, "_trains_on_cpu", lambda x: False)
+    monkeypatch.setattr(encoder, "steps_of", lambda *_: [])
+    torch.testing.assert_close(found, gradients(), rtol=1e-6, atol=1e-9)

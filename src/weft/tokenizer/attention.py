@@ -3,6 +3,7 @@
     whisper.set_attn_implementation(ATTENTION)
     layer(x, bias)                                      # a mask as a bias of the scores
     layer(x, bias, steps=steps_of(700, 100, 700))       # block-causal, on a CPU
+    from_rows(layer(in_rows(x), bias), *x.shape[:2])    # with other batches' shapes of products, on a CPU
 
 On a CPU, block-causal attention is computed block by block, with the visible keys of each, and without a mask where
 nothing is masked. The kernel of the forward pass saves no scores; the backward pass computes them again by products,
@@ -24,6 +25,7 @@ from transformers import AttentionInterface
 
 ATTENTION = "weft_by_blocks"
 _MIN_KEYS = 400  # of the kernel on a CPU; both take about the same time at 288, and the kernel 0.6 times at 508
+_ROW_MULTIPLE = 64
 _MIN_QUERIES = 100  # of a step; smaller blocks are computed together
 
 
@@ -48,6 +50,20 @@ def steps_of(num_positions: int, block: int, min_valid: int) -> list[Step]:
     return [Step(size * i, end, end, size > block or end > min_valid) for i, end in enumerate(ends)]
 
 
+def in_rows(x: Tensor) -> Tensor:
+    """Return (B, T, D) as rows (1, R, D), a multiple of 64 with zeros at the end, which share shapes between batches.
+
+    On a CPU, products of a new shape are prepared by oneDNN, which took up to a third of a training step.
+    """
+    num_rows = x.shape[0] * x.shape[1]
+    return F.pad(x.flatten(0, 1), (0, 0, 0, -num_rows % _ROW_MULTIPLE))[None]
+
+
+def from_rows(rows: Tensor, batch: int, positions: int) -> Tensor:
+    """Return the recordings (B, T, ...) of rows (1, R, ...)."""
+    return rows[0, : batch * positions].unflatten(0, (batch, positions))
+
+
 def _attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -61,8 +77,18 @@ def _attention_forward(
 ) -> tuple[Tensor, None]:
     """Return the attention of queries (B, H, Q, E) over keys and values (B, H, K, E), as (B, Q, H, E).
 
-    `attention_mask` (B or 1, 1, Q, K) is added to the scores.
+    `attention_mask` (B or 1, 1, Q, K) is added to the scores. Its shape is that of queries and keys unless these are
+    `in_rows`, (1, H, R, E).
     """
+    if attention_mask is not None and attention_mask.shape[2] != query.shape[2]:
+        (batch, _one, *lengths), num_rows = attention_mask.shape, query.shape[2]
+        query, key, value = (
+            from_rows(x.transpose(1, 2), batch, n).transpose(1, 2)
+            for x, n in ((query, lengths[0]), (key, lengths[1]), (value, lengths[1]))
+        )
+        found, _none = _attention_forward(module, query, key, value, attention_mask, scaling, dropout, steps)
+        found = found.flatten(0, 1)
+        return F.pad(found, (0, 0, 0, 0, 0, num_rows - len(found)))[None], None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if steps and not dropout:
         output: Tensor = _BySteps.apply(query if scale == 1 else query * scale, key, value, attention_mask, steps)
@@ -86,6 +112,7 @@ class _BySteps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, steps: Sequence[Step]) -> Tensor:
+        bias = bias.to(torch.promote_types(bias.dtype, query.dtype))  # the kernel misreads an fp32 bias of doubles
         ctx.save_for_backward(query, key, value, bias)
         ctx.steps = steps
         output = _empty(query)

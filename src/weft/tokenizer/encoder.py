@@ -33,7 +33,7 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, Wh
 from weft.audio import SAMPLE_RATE_HZ
 from weft.config import NonNegativeInt, PositiveInt
 from weft.errors import UserError
-from weft.tokenizer.attention import ATTENTION, steps_of
+from weft.tokenizer.attention import ATTENTION, from_rows, in_rows, steps_of
 from weft.tokenizer.fsq import FiniteScalarQuantizer
 from weft.tokenizer.quantizer import Quantizer, QuantizerConfig, VectorQuantizer
 
@@ -143,13 +143,15 @@ class BottleneckWhisper(nn.Module):
 
     def _attend(self, x: Tensor, start: int, end: int, pooling: int, valid: Tensor | None) -> Tensor:
         """Apply encoder layers `start` to `end` to (B, positions, D), each position `pooling` frames long."""
-        block = self.config.block_frames // pooling
+        shape, block = x.shape[:2], self.config.block_frames // pooling
         mask, steps = _bias(block_mask(x.shape[1], block, valid, x.device)), []
         if x.device.type == "cpu":
             steps = steps_of(x.shape[1], block, x.shape[1] if valid is None else int(valid.sum(1).min()))
+        if has_rows := _trains_on_cpu(x):
+            x, mask = in_rows(x), mask.expand(shape[0], -1, -1, -1)
         for layer in self.whisper.model.encoder.layers[start:end]:
             x = layer(x, mask, steps=steps)
-        return x
+        return from_rows(x, *shape) if has_rows else x
 
     def from_bottleneck(self, values: Tensor, valid: Tensor | None) -> Tensor:
         """Encode code vectors (B, N, D) for Whisper's decoder. Raises UserError for an `encoder_only` tokenizer."""
@@ -168,11 +170,14 @@ class BottleneckWhisper(nn.Module):
         decoder = self.whisper.model.decoder
         past = cache.get_seq_length() if cache is not None else 0
         x = decoder.embed_tokens(text_ids) + decoder.embed_positions.weight[past : past + text_ids.shape[1]]
+        shape = x.shape[:2]
         causal = torch.ones(x.shape[1], past + x.shape[1], dtype=torch.bool, device=x.device).tril(past)
         mask, encoded_mask = _bias(causal[None, None]), _bias(valid[:, None, None, :].expand(-1, 1, x.shape[1], -1))
+        if has_rows := cache is None and _trains_on_cpu(x):
+            x, encoded, mask = in_rows(x), in_rows(encoded), mask.expand(shape[0], -1, -1, -1)
         for layer in decoder.layers:
             x = layer(x, mask, encoded, encoded_mask, past_key_values=cache, use_cache=cache is not None)
-        return decoder.layer_norm(x)
+        return decoder.layer_norm(from_rows(x, *shape) if has_rows else x)
 
 
 def new_quantizer(config: QuantizerConfig, width: int) -> Quantizer:
@@ -202,6 +207,10 @@ def block_mask(num_frames: int, block: int, valid: Tensor | None, device: torch.
     block_of = position // (block or num_frames)
     mask = (block_of[:, None] >= block_of[None, :])[None, None]
     return mask if valid is None else mask & (valid[:, None, None, :] | (position == 0))
+
+
+def _trains_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and torch.is_grad_enabled()
 
 
 def _cast_once(_: nn.Module, __: object, output: Tensor) -> Tensor:

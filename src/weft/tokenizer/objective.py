@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.tokenizer.attention import in_rows
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.distillation import Teacher
 from weft.tokenizer.encoder import BottleneckWhisper
@@ -89,4 +90,6 @@ def _cross_entropy(model: BottleneckWhisper, encoded: Tensor, batch: Batch) -> T
     lengths = torch.tensor([len(r) for r in rows], device=encoded.device)
     valid = torch.arange(1, ids.shape[1], device=encoded.device) < lengths[:, None]
     states, head = model.text_states(encoded, batch.valid, ids[:, :-1]), model.whisper.proj_out
-    return linear_cross_entropy(states[valid], head.weight, head.bias, ids[:, 1:][valid]).mean()
+    predicted, targets = in_rows(states[valid][None])[0], ids[:, 1:][valid]
+    losses = linear_cross_entropy(predicted, head.weight, head.bias, F.pad(targets, (0, len(predicted) - len(targets))))
+    return losses[: len(targets)].mean()

@@ -23,6 +23,7 @@ GPU_BLOCK_LOGITS = 1 << 26
 """Logits per block. A GPU needs large products."""
 _BLOCK_LOGITS = {"cpu": 1 << 22}  # 16 MiB in fp32, about the size of a cache
 _GPU_ID_MULTIPLE = 256  # products of other matrices are several times slower
+_CPU_ID_MULTIPLE = 1024  # few shapes of blocks, because products of a new shape have to be prepared
 _MIN_BLOCK_IDS = 512  # smaller blocks would spend their time on sums
 
 
@@ -46,7 +47,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
 def _block_ids(device_type: str, num_targets: int) -> int:
     """Return the number of ids of a block; on a GPU, a multiple for which rows of logits are aligned in memory."""
     num_ids = max(_MIN_BLOCK_IDS, _BLOCK_LOGITS.get(device_type, GPU_BLOCK_LOGITS) // max(1, num_targets))
-    return num_ids if device_type == "cpu" else num_ids // _GPU_ID_MULTIPLE * _GPU_ID_MULTIPLE
+    multiple = _GPU_ID_MULTIPLE if device_type != "cpu" else min(num_ids, _CPU_ID_MULTIPLE)
+    return num_ids // multiple * multiple
 
 
 class _InBlocks(torch.autograd.Function):

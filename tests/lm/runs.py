@@ -6,6 +6,7 @@ import pytest
 
 from weft.lm import monitor, pretrain
 from weft.lm.mixture import Mixture
+from weft.training.metrics import read_metrics
 
 
 def skip_plot_and_peak(patch):
@@ -47,3 +48,8 @@ def run_jobs(*jobs):
         for function, *arguments in jobs:
             function(*arguments)
     return True
+
+
+def metrics_without_speed(out):
+    """Return the logged metrics of a run without those that measure time."""
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_sec", "mfu")} for line in read_metrics(out / "log")]

@@ -13,6 +13,7 @@ that before the model, and compared with the estimate of `weft train-tokenizer -
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import time
@@ -37,7 +38,7 @@ from weft.device import has_native_bf16
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.encoder import SAMPLES_PER_FRAME, BottleneckConfig, BottleneckWhisper, valid_frames
-from weft.tokenizer.estimate import estimate
+from weft.tokenizer.estimate import Source, estimate
 from weft.tokenizer.objective import AsrObjective
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.training.config import TrainConfig
@@ -109,7 +110,7 @@ def measure(method: Method, base: Path | None, lengths_sec: Sequence[float], num
     seconds = sum(map(sum, steps[WARM_UP_STEPS:])) / FRAME_RATE_HZ
     elapsed = sum(b - a for a, b in pairwise(ends[WARM_UP_STEPS - 1 :]))
     config = TokenizerConfig(Path(), (), model=MODEL, batch_sec=BATCH_SEC, train=TrainConfig(len(steps)))
-    expected = estimate(config, shape, lengths_sec, 30.0)
+    expected = estimate(config, shape, [Source(np.array(lengths_sec), 1.0)], 30.0)
     gb = expected.memory.on_device(expected.items_on_device(1)) / 1e9
     return Measurement(seconds / elapsed, peak_gb() - before_gb, gb)
 
@@ -204,6 +205,7 @@ def compare(base: Path | None, lengths_sec: Sequence[float], num_steps: int, rou
     found: dict[Method, list[Measurement]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
+            os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(method == "weft"))  # as the weft command sets it
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 found[method].append(process.submit(measure, method, base, lengths_sec, num_steps).result())
     speed = {method: statistics.median(m.sec_per_sec for m in runs) for method, runs in found.items()}

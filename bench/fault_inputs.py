@@ -10,6 +10,7 @@ from pathlib import Path
 import fault_audio
 import fault_dialogues
 import fault_eval
+import fault_formats
 import fault_manifests
 import fault_models
 import fault_settings
@@ -25,7 +26,16 @@ _PROGRAM_STRIDE = 25  # every so many cases run as a program
 def inputs(world: World, folder: Path, options: Options) -> Iterator[Trial]:
     """Run every case in a directory of its own, which it may not leave."""
     folder.mkdir()
-    modules = (fault_audio, fault_manifests, fault_texts, fault_dialogues, fault_settings, fault_models, fault_eval)
+    modules = (
+        fault_audio,
+        fault_formats,
+        fault_manifests,
+        fault_texts,
+        fault_dialogues,
+        fault_settings,
+        fault_models,
+        fault_eval,
+    )
     cases = [case for module in modules for case in module.cases(world)]
     if options.is_quick:
         cases = [case for case in cases if not re.search(" [MG]B|hour", case.name)][::_QUICK_STRIDE]

@@ -117,8 +117,9 @@ STYLE = np.zeros((510, 1, 256), np.float32)
         (lambda f: (f / "kokoro.onnx").unlink(), r"needs one Kokoro model \(\*.onnx\) and has none"),
         (lambda f: shutil.copy(f / "kokoro.onnx", f / "b.onnx"), r"has 2 \(b.onnx, kokoro.onnx\): add or remove"),
         (lambda f: (f / "voices.npz").unlink(), "needs one Kokoro file of voices .* and has none"),
-        (lambda f: (f / "voices.npz").write_bytes(b"PK\3\4 truncated"), "voices.npz cannot be read"),
+        (lambda f: (f / "voices.npz").write_bytes(b"PK\3\4 truncated"), "voices.npz is not a complete archive"),
         (lambda f: save_voices(f, {"af_heart": np.array([print], object)}), "voices.npz cannot be read"),
+        (lambda f: (f / "voices.npz").write_bytes(b"\x80\x04N."), "voices.npz is not a complete archive"),
         (lambda f: save_voices(f, {"af_heart": np.zeros((511, 1, 256), np.float32)}), "not a file of voices of Kokoro"),
         (lambda f: save_voices(f, {"af_heart": STYLE, "af": STYLE}), "not a file of voices of Kokoro 1.0: 'af' is"),
         (

@@ -77,7 +77,7 @@ def test_an_invalid_voice_is_rejected_with_one_line(voice, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, "is not the configuration of a Piper voice"),
+        (None, "json does not exist: download both files of the voice"),
         ("{", "is not the configuration"),
         ("[]", "is not a JSON object"),
         (json.dumps(CONFIG | {"audio": {}}), "missing 'sample_rate'"),

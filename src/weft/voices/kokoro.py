@@ -15,6 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -44,7 +45,8 @@ def voice(spec: str, name: str | None) -> Voice:
     found = _styles(voices)
     check_known("kokoro has no voice", own, found, _LISTED)
     if own[0] in _OTHERS:
-        raise UserError(f"kokoro:{own} speaks {_OTHERS[own[0]]}, which espeak-ng cannot convert to its phonemes")
+        problem = f"kokoro:{own} speaks {_OTHERS[own[0]]}, which espeak-ng cannot convert to its phonemes"
+        raise UserError(f"{problem}: choose another voice")
     identity, language = joined(f"kokoro:{own}", settings), _LANGUAGES[own[0]]
     speak = partial(_speak, kokoro=_load(model, voices), style=found[own], language=language, speed=speed)
     return Voice(speak, name or identity, language, identity, (model, voices))
@@ -108,6 +110,8 @@ def _only(folder: Path, what: str, found: Any) -> Path:
 @loaded_once
 def _styles(path: Path) -> dict[str, np.ndarray]:
     """Read the styles of all voices. Raises UserError for other files, such as those of another version of Kokoro."""
+    if path.is_file() and not is_zipfile(path):
+        raise UserError(f"{path} is not a complete archive of NumPy arrays: download it again")
     try:
         with np.load(path, allow_pickle=False) as file:
             styles = {name: file[name] for name in file.files}

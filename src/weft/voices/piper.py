@@ -83,6 +83,8 @@ def _load(model: Path, path: Path) -> tuple[Any, str]:
         raise UserError(
             f"Piper voices need piper-tts ({reason_of(e)}): pip install weft-speech[piper], or choose other voices"
         ) from e
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: download both files of the voice")
     logging.getLogger("piper").setLevel(logging.ERROR)  # it warns about every unknown phoneme
     try:
         content = json_object(path.read_bytes(), path.name)

@@ -26,6 +26,7 @@ from tests.data.speech_formats.corpora import (
 )
 from weft.audio import load
 from weft.data.speech import audio_lengths, load_speech, read_manifest, speech_id
+from weft.data.speech_formats import entries
 from weft.digests import file_digests
 from weft.errors import UserError
 from weft.sound_files.address import file_of
@@ -119,6 +120,35 @@ def test_much_lost_data_is_many_bad_items(folder, rows):
     problems = [u.problem for u in read_manifest(folder)]
     assert 35 <= sum(p is not None for p in problems) <= 45
     assert problems.count(None) <= 41
+
+
+def write_empty_parquet(folder, rows):
+    pq.write_table(table(rows).slice(0, 0), folder / "a.parquet")
+
+
+def write_empty_arrow(folder, rows):
+    write_arrow_stream(folder / "a.arrow", table(rows).slice(0, 0))
+
+
+def write_empty_tar(folder, rows):
+    write_tar(folder / "a.tar", [])
+
+
+@pytest.mark.parametrize("write", [write_empty_parquet, write_empty_arrow, write_empty_tar])
+def test_intact_files_without_utterances_are_named(folder, rows, write):
+    write(folder, rows)
+    for path in (folder, *folder.iterdir()):
+        with pytest.raises(UserError, match=f"{path} contains no utterances: give files with speech"):
+            read_manifest(path)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_text_of_the_size_of_a_book_is_a_bad_item(folder, rows, write, monkeypatch):
+    monkeypatch.setattr(entries, "MAX_DOCUMENT_BYTES", 100)
+    rows[1]["text"] *= 100
+    found = read_manifest(write(folder, rows) or folder)
+    assert [u.id for u in found if u.problem is None] == [row["id"] for row in rows if row is not rows[1]]
+    assert [u.problem for u in found if u.problem] == ["its `text` is longer than 64 MiB: split it"]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from weft.data.lines import MAX_DOCUMENT_BYTES, TOO_LONG
 from weft.records import Utterance
 
 MAX_LOST = 1 << 20  # entries for one damaged file
@@ -68,6 +69,8 @@ def checked_texts(fields: Mapping[str, Any]) -> dict[str, Any]:
     for field, text in fields.items():
         if not isinstance(text, str | None):
             raise ValueError(f"its `{field}` is {text!r}: give a string, or leave it out")
+        if text and len(text) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"its `{field}` is {TOO_LONG}")
     return {**fields, "speaker": " ".join((fields.get("speaker") or "").split()) or None}
 
 

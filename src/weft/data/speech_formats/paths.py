@@ -70,11 +70,17 @@ _NEEDED = (
 
 def read_path(path: Path) -> Iterator[Entry]:
     """Yield each utterance of a file or directory. Raises UserError for a path without any."""
+    is_empty = True
+    for entry in _read_folder(path) if path.is_dir() else _read_file(path):
+        is_empty = False
+        yield entry
+    if is_empty:
+        raise UserError(f"{path} contains no utterances: give files with speech")
+
+
+def _read_file(path: Path) -> Iterator[Entry]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give {_NEEDED}")
-    if path.is_dir():
-        yield from _read_folder(path)
-        return
     found = next((f for f in (*_FORMATS, _MANIFEST) if f.matches(path)), None)
     if found is None:
         if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.zst")):

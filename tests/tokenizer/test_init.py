@@ -1,5 +1,7 @@
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from weft.errors import UserError
 from weft.text.normalize import label_form
 from weft.tokenizer.config import WhisperShape
 from weft.tokenizer.encoder import BottleneckConfig
-from weft.tokenizer.init import from_scratch, from_whisper, train_text_tokenizer, whisper_config_of
+from weft.tokenizer.init import from_scratch, from_tokenizer, from_whisper, train_text_tokenizer, whisper_config_of
+from weft.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
+from weft.tokenizer.tokenizer import SpeechTokenizer
 
 TEXTS = {
     "en": ["The cat's hat, no. 3!", "Ought cats to sit?"],
@@ -93,3 +97,42 @@ def test_positions_after_the_quantizer_of_a_whisper_are_pooled_as_its_frames(tmp
     positions = model.whisper.model.encoder.embed_positions.weight
     assert torch.allclose(model.positions_after.weight[3], positions[12:16].mean(0))
     assert model.positions_after.weight.requires_grad
+
+
+def tokenizer_at(folder: Path, encoder_only: bool) -> Path:
+    """Save a tokenizer of the tiny Whisper with a random codebook."""
+    model = BottleneckConfig(layer=1, encoder_only=encoder_only, quantizer=QuantizerConfig(num_codes=8))
+    tokenizer = from_whisper(save_whisper(folder / "whisper"), model)
+    tokenizer.model.quantizer.codebook.normal_()
+    if encoder_only:
+        tokenizer = SpeechTokenizer(tokenizer.model, None)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_a_tokenizer_is_continued_with_its_weights_and_codes(tmp_path: Path, encoder_only: bool) -> None:
+    folder = tokenizer_at(tmp_path, encoder_only)
+    config = BottleneckConfig(layer=1, quantizer=QuantizerConfig(num_codes=8, decay=0.5, commitment=2.0))
+    tokenizer = from_tokenizer(folder, config, tmp_path / "whisper")
+    saved = SpeechTokenizer.from_pretrained(folder, device="cpu")
+    state = tokenizer.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in saved.model.state_dict().items())
+    assert tokenizer.model.config == config
+    assert tokenizer.transcribe([[0, 1, 2]], ["en"])
+    quantizer = tokenizer.model.quantizer
+    assert isinstance(quantizer, VectorQuantizer)
+    if encoder_only:
+        assert torch.allclose(quantizer.ema_sum / quantizer.ema_count[:, None], quantizer.codebook)
+        with pytest.raises(UserError, match="is encoder_only: give the Whisper that it was trained from as base"):
+            from_tokenizer(folder, config, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"pooling": 2}, "pooling = 4, but model.pooling is 2"), ({"quantizer": QuantizerConfig(num_codes=4)}, "8")],
+)
+def test_a_tokenizer_with_other_settings_is_rejected(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    config = BottleneckConfig(layer=1, quantizer=QuantizerConfig(num_codes=8))
+    with pytest.raises(UserError, match=problem):
+        from_tokenizer(tokenizer_at(tmp_path, False), replace(config, **change), None)

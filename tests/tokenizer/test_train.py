@@ -296,6 +296,24 @@ def test_parts_have_their_learning_rates_and_a_part_with_0_keeps_its_weights(spe
     assert largest["before"] == pytest.approx(1e-4, rel=0.05)
 
 
+def test_training_continues_from_a_tokenizer_and_keeps_codes_whose_layers_are_fixed(
+    trained: tuple[TokenizerConfig, Manifest], speech: Path, tmp_path: Path
+) -> None:
+    first = trained[0].out
+    recipe = replace(config(speech, tmp_path / "out", steps=4), init=first, quantize_from_step=0)
+    run(replace(recipe, lr_ratio=PartLrRatios(before=0.0)))
+    before, after = (SpeechTokenizer.from_pretrained(folder) for folder in (first, tmp_path / "out"))
+    samples = [load(u.audio) for u in read_manifest(speech)]
+    assert all(map(np.array_equal, before.encode(samples), after.encode(samples)))
+    changed = {n for n, p in after.model.named_parameters() if not torch.equal(p, before.model.get_parameter(n))}
+    assert {after.model.part_of(name) for name in changed} == {"after", "decoder"}
+    run(replace(recipe, out=tmp_path / "other"))
+    other = SpeechTokenizer.from_pretrained(tmp_path / "other").model.quantizer
+    assert not torch.equal(other.decode(torch.arange(16)), after.model.quantizer.decode(torch.arange(16)))
+    with pytest.raises(UserError, match="init has a codebook: remove quantize_from_step"):
+        run(replace(recipe, quantize_from_step=2))
+
+
 def test_a_base_in_fp16_trains_as_its_copy_in_fp32(speech: Path, tmp_path: Path) -> None:
     whisper = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "fp16"), dtype=torch.float16)
     shutil.copytree(tmp_path / "fp16", tmp_path / "fp32")

@@ -35,7 +35,7 @@ class PartLrRatios:
     """Learning rates of the parts of a Whisper as multiples of `train.lr`; 0 keeps the weights of a part unchanged."""
 
     before: NonNegativeFloat = 1.0
-    """Convolutions and encoder layers before the quantizer."""
+    """Convolutions and encoder layers before the quantizer; 0 also keeps the codebook after its initialization."""
     after: NonNegativeFloat = 1.0
     """Positions and encoder layers after the quantizer."""
     decoder: NonNegativeFloat = 1.0
@@ -61,6 +61,8 @@ class TokenizerConfig:
     base: Annotated[Path | None, MODEL] = None
     """Hugging Face Whisper to start from, a directory or a name on the Hub; not set: random weights of the shape
     `whisper`."""
+    init: Path | None = None
+    """Tokenizer to continue from, with the same `model`. Layers that an `encoder_only` one lacks come from `base`."""
     language: str | None = None
     """Language of utterances whose manifest names none, such as en. A multilingual `base` needs a language."""
     recase: bool = False

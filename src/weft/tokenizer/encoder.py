@@ -105,10 +105,10 @@ class BottleneckWhisper(nn.Module):
         return self.whisper.config
 
     def part_of(self, parameter: str) -> Literal["before", "after", "decoder"]:
-        """Return the part of the model that a parameter belongs to, by its name: before or after the quantizer."""
+        """Return the part of the model that a parameter belongs to, by its name; the quantizer is before."""
         if parameter.startswith(("whisper.model.decoder.", "whisper.proj_out.")):
             return "decoder"
-        layer = re.match(r"whisper\.model\.encoder\.(?:conv|embed_positions|layers\.(\d+))", parameter)
+        layer = re.match(r"quantizer|whisper\.model\.encoder\.(?:conv|embed_positions|layers\.(\d+))", parameter)
         return "before" if layer and int(layer[1] or 0) < self.config.layer else "after"
 
     def to_bottleneck(self, features: Tensor, valid: Tensor | None = None) -> Tensor:

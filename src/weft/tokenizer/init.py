@@ -1,19 +1,22 @@
-"""The untrained tokenizer that training starts from: a Hugging Face Whisper, or random weights."""
+"""The tokenizer that training starts from: a Hugging Face Whisper, random weights, or another tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 
+from weft.artifacts import loading
 from weft.asr.whisper import load_whisper
 from weft.errors import UserError
 from weft.text.normalize import label_normalizer
 from weft.tokenizer.config import WhisperShape
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
+from weft.tokenizer.quantizer import VectorQuantizer
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # the first ids of a text tokenizer trained here
@@ -33,6 +36,36 @@ def from_whisper(folder: Path, model: BottleneckConfig, on_meta: bool = False) -
         with torch.no_grad():
             after.copy_(torch.stack([rows.mean(0) for rows in frames.split(model.pooling)]))
     return tokenizer
+
+
+def from_tokenizer(folder: Path, model: BottleneckConfig, base: Path | None) -> SpeechTokenizer:
+    """Return a tokenizer with the weights and codes of another, and the layers that it lacks from the Whisper `base`.
+
+    Raises UserError for one with other settings of the bottleneck, and for an `encoder_only` one without `base`.
+    """
+    other = SpeechTokenizer.from_pretrained(folder, device="cpu")
+    found = other.model.config
+    for name, value in _architecture(model).items():
+        if (has := _architecture(found)[name]) != value:
+            raise UserError(f"{folder} has {name} = {has}, but model.{name} is {value}: give the same value")
+    if not found.encoder_only:
+        tokenizer = SpeechTokenizer(BottleneckWhisper(model, other.model.whisper), other.text_tokenizer)
+    elif base:
+        tokenizer = from_whisper(base, model)
+    else:
+        raise UserError(f"{folder} is encoder_only: give the Whisper that it was trained from as base")
+    with loading(folder, "a tokenizer"):
+        tokenizer.model.load_state_dict(other.model.state_dict(), strict=False)
+    if found.encoder_only and isinstance(tokenizer.model.quantizer, VectorQuantizer):
+        tokenizer.model.quantizer.reset_averages()
+    return tokenizer
+
+
+def _architecture(config: BottleneckConfig) -> dict[str, object]:
+    """Return the settings that the weights of a tokenizer depend on, by name."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("quantizer", "encoder_only")}
+    quantizer = {f"quantizer.{name}": getattr(config.quantizer, name) for name in ("kind", "num_codes", "levels")}
+    return settings | quantizer
 
 
 def from_scratch(shape: WhisperShape, model: BottleneckConfig, texts: Iterable[str]) -> SpeechTokenizer:

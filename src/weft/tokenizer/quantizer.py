@@ -99,6 +99,8 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.num_codes = config.num_codes
+        self.is_fixed = False
+        """Whether `update` changes nothing, because the layers before are not trained."""
         self._counts: Tensor | None = None  # (K,), uses of each code since the last update
 
     @abstractmethod
@@ -170,7 +172,9 @@ class VectorQuantizer(Quantizer):
         values = self.decode(codes).to(hidden.dtype)
         frames, frame_codes = hidden[valid].float(), codes[valid]
         loss = self.config.commitment * self.distance(frames, frame_codes)
-        if self.training:
+        if self.training and self.is_fixed:
+            self._count(frame_codes)
+        elif self.training:
             self._accumulate(frames.detach(), frame_codes)
         return Quantized(hidden + (values - hidden).detach(), codes, loss)
 
@@ -193,6 +197,10 @@ class VectorQuantizer(Quantizer):
         self.codebook.copy_(_sample(flat, self.num_codes, generator))
         if self.config.init == "kmeans":
             self._k_means(flat, generator, iterations)
+        self.reset_averages()
+
+    def reset_averages(self) -> None:
+        """Start the moving averages at the codebook."""
         self.ema_count.fill_(1.0)
         self.ema_sum.copy_(self.codebook)
 
@@ -217,6 +225,8 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def update(self) -> CodebookUsage:
         """Update the moving averages and the codebook, and restart unused codes if it is time to."""
+        if self.is_fixed:
+            return super().update()
         config = self.config
         counts = torch.zeros_like(self.ema_count) if self._counts is None else self._counts
         sums = torch.zeros_like(self.ema_sum) if self._sums is None else self._sums

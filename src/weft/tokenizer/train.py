@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from weft import launch, progress
-from weft.artifacts import Manifest, base_manifest
+from weft.artifacts import Manifest, base_manifest, read
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable, speech_id
 from weft.data.utterances import Utterances
@@ -29,7 +29,7 @@ from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.dataset import SpeechDataset
 from weft.tokenizer.distillation import Teacher
 from weft.tokenizer.estimate import estimate_lines
-from weft.tokenizer.init import from_scratch, from_whisper
+from weft.tokenizer.init import from_scratch, from_tokenizer, from_whisper
 from weft.tokenizer.objective import AsrObjective
 from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.tokenizer.transcripts import measure
@@ -58,12 +58,17 @@ def run(config: TokenizerConfig) -> Manifest | None:
     speech, pseudo, held_out_id, noise_id = distributed.compute_once(
         lambda: [speech_id(us) for us in (*sources, held_out, noise)]
     )
-    parents = distributed.compute_once(lambda: {"base": base_manifest(config.base)} if config.base else {})
+    parents = distributed.compute_once(lambda: _parents(config))
     noises = {"noise": noise_id} if config.noise else {}  # not in the plans of earlier versions
     plan = Plan.of(KIND, config, parents, speech=speech, pseudo=pseudo, held_out=held_out_id, **noises)
     return distributed.create(
         config.out, plan, lambda draft: _train(config, sources, held_out, noise, draft), config.licence
     )
+
+
+def _parents(config: TokenizerConfig) -> dict[str, Manifest]:
+    parents = {"base": base_manifest(config.base)} if config.base else {}
+    return parents | ({"init": read(config.init, KIND)} if config.init else {})
 
 
 def _check(config: TokenizerConfig) -> None:
@@ -80,6 +85,8 @@ def _check(config: TokenizerConfig) -> None:
         raise UserError("distillation_weight is set without base: set base to a Whisper, or remove distillation_weight")
     if not any(asdict(config.lr_ratio).values()):
         raise UserError("lr_ratio is 0 for all parts: give at least one part a ratio above 0")
+    if config.init and config.quantize_from_step:
+        raise UserError("init has a codebook: remove quantize_from_step, whose codebook is initialized anew")
 
 
 def _read(config: TokenizerConfig, paths: Sequence[Path]) -> Utterances:
@@ -96,11 +103,7 @@ def _train(
     """Train a tokenizer and write it into the draft."""
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
-        if config.base:
-            tokenizer = from_whisper(config.base, config.model, on_meta=not distributed.is_main_process())
-        else:
-            texts = (u.text or "" for source in sources for u in source)
-            tokenizer = from_scratch(config.whisper, config.model, texts)
+        tokenizer = _untrained(config, sources)
         parallel.replicate_model(tokenizer.model, default_device())
         measured = _check_held_out(config, tokenizer, held_out, draft.folder / "log/skipped_held_out.jsonl")
         with SpeechDataset(config, tokenizer, *sources, noise=noise) as speech:
@@ -116,6 +119,14 @@ def _train(
             if left_out := [u.id for u in held_out if u.id not in ids]:
                 draft.counts["wer_left_out"] = left_out
         discard_checkpoints(draft.folder)
+
+
+def _untrained(config: TokenizerConfig, sources: Sequence[Sequence[Utterance]]) -> SpeechTokenizer:
+    if config.init:
+        return from_tokenizer(config.init, config.model, config.base)
+    if config.base:
+        return from_whisper(config.base, config.model, on_meta=not distributed.is_main_process())
+    return from_scratch(config.whisper, config.model, (u.text or "" for source in sources for u in source))
 
 
 def _check_held_out(
@@ -154,6 +165,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
 
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and lr_ratio(name) > 0)
+    tokenizer.model.quantizer.is_fixed = not config.lr_ratio.before
     bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
     with Prefetch(speech.batch_at, config.train, speech.parts_of) as prefetch:
         fit(
@@ -186,7 +198,7 @@ class _Bottleneck:
 
     def before_step(self, step: int) -> None:
         """Initialize the quantizer from the current hidden states before the first step that uses it."""
-        if step != self.config.quantize_from_step:
+        if step != self.config.quantize_from_step or self.config.init:
             return
         model = self.tokenizer.model
         hidden = self.speech.hidden_states(model, at_least=16 * model.quantizer.num_codes)

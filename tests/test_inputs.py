@@ -120,6 +120,7 @@ CASES = {
     "import-glm": (
         "import-glm", {"folder": "glm"}, {"glm/model.safetensors": LAST_BYTE}, {"glm": "source"},
     ),
+    "export-encoder": ("export-encoder", {"tokenizer": "tokenizer"}, TOKENIZER, {}),
     "tokenize": (
         "tokenize", {"audio": ("speech",), "tokenizer": "tokenizer"}, {**SPEECH, **TOKENIZER}, {"speech": "audio"},
     ),

@@ -142,8 +142,11 @@ def base_manifest(folder: Path) -> Manifest:
 
 
 def require_parent(child: Manifest, name: str, parent: Manifest, folder: Path | None = None) -> None:
-    """Raise UserError unless `child`, the artifact in `folder`, was made from `parent`."""
-    if child.parents.get(name) != parent.fingerprint:
+    """Raise UserError unless `child`, the artifact in `folder`, was made from `parent`.
+
+    A tokenizer with a parent `encoder` has its codes, so that it can take its place.
+    """
+    if child.parents.get(name) not in (parent.fingerprint, parent.parents.get("encoder", parent.fingerprint)):
         what, found = folder or f"this {kind_name(child.kind)}", child.parents.get(name)
         raise UserError(
             f"{what} was made with {name} {found}, not with {parent.fingerprint}: use that {name}, or create it again"

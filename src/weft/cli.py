@@ -47,6 +47,9 @@ COMMANDS = {
     "train-tokenizer": Command("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", True),
     "pseudo-label": Command("weft.asr.pseudo_label", "PseudoLabelConfig", "Transcribe speech with a Whisper."),
     "import-glm": Command("weft.tokenizer.glm", "ImportConfig", "Convert a released GLM-4-Voice tokenizer."),
+    "export-encoder": Command(
+        "weft.tokenizer.export", "ExportConfig", "Keep the part of a tokenizer that computes codes."
+    ),
     "tokenize": Command("weft.tokenizer.tokenize", "TokenizeConfig", "Encode speech as codes."),
     "train-decoder": Command("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", True),
     "resynth": Command(

@@ -30,6 +30,8 @@ _HUB_LICENCES = re.compile(
 _METRICS = ("wer", "cer")  # counts that are metrics of the Hub
 _PARENTS = {
     "base": "model that it started from",
+    "init": "tokenizer that it started from",
+    "encoder": "tokenizer with the same codes",
     "source": "released model that was converted",
     "tokenizer": "speech tokenizer",
     "codes": "codes, for training",

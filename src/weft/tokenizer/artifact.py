@@ -42,7 +42,7 @@ def load_codebook(folder: str | Path) -> Tensor:
         names = [name for name in weights.keys() if name.startswith("quantizer.")]  # noqa: SIM118 - not a mapping
         state = {name.removeprefix("quantizer."): weights.get_tensor(name) for name in names}
         if "codebook" in state:
-            return state["codebook"]
+            return state["codebook"].float()
         quantizer = new_quantizer(config.quantizer, len(state["up.weight"]))
         quantizer.load_state_dict(state)
         with torch.no_grad():

@@ -128,10 +128,12 @@ class SpeechTokenizer:
         """Save the tokenizer as a new artifact. Raises UserError if `folder` exists."""
         return plan.save(Path(folder), KIND, self.write_files, self._manifest)
 
-    def write_files(self, folder: Path) -> None:
-        """Write weights, configurations and the text tokenizer into the directory of an artifact."""
+    def write_files(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights in `dtype`, configurations and the text tokenizer into the directory of an artifact."""
         self._require_fp32()
-        save_weights({k: v for k, v in self.model.state_dict().items() if k not in _TIED}, folder / WEIGHTS)
+        weights = {k: v for k, v in self.model.state_dict().items() if k not in _TIED}
+        weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+        save_weights(weights, folder / WEIGHTS)
         self.model.whisper_config.save_pretrained(folder / "whisper")
         if self._text_tokenizer is not None:
             self._text_tokenizer.save_pretrained(folder / "text_tokenizer")

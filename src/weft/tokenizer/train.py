@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from weft import launch, progress
-from weft.artifacts import Manifest, base_manifest, read
+from weft.artifacts import Manifest, base_manifest, read_parent
 from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable, speech_id
 from weft.data.utterances import Utterances
@@ -67,8 +67,10 @@ def run(config: TokenizerConfig) -> Manifest | None:
 
 
 def _parents(config: TokenizerConfig) -> dict[str, Manifest]:
+    """Return the models that training starts from. A tokenizer whose codes stay the same is the `encoder`."""
     parents = {"base": base_manifest(config.base)} if config.base else {}
-    return parents | ({"init": read(config.init, KIND)} if config.init else {})
+    name = "init" if config.lr_ratio.before else "encoder"
+    return parents | ({name: read_parent(config.init, KIND)} if config.init else {})
 
 
 def _check(config: TokenizerConfig) -> None:

@@ -6,7 +6,7 @@
 All of them keep the length, and no sound moves in time, so that codes of distorted speech align with those of the
 original. Noise is prepared once, and a random part of it is added to an utterance.
 
-Sources: the distortions are those of StableToken (arXiv 2509.22220) and of Ko et al. 2017 (A study on data augmentation
+Sources: StableToken (arXiv 2509.22220), for noisy views of speech; Ko et al. 2017 (A study on data augmentation
 of reverberant speech for robust speech recognition). Babble as in MUSAN (arXiv 1510.08484): 3 to 7 talkers. Impulse
 responses are exponentially decaying noise (Moorer 1979, About this reverberation business). Telephones: ITU-T G.711.
 

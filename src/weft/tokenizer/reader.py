@@ -64,14 +64,19 @@ class Reader:
         """Return an item at a speed, and keep it if there is room; None if its audio cannot be read."""
         if (found := self._kept.get((item.number, speed))) is not None:
             return found
+        if self._keeps_samples and speed != 1.0:  # resampling takes a tenth of the time of reading
+            kept = self(item)
+            return kept and _from_samples(at_speed(self.samples(kept), speed))
         problem = Skipped()
         with problem.on_error(item.utterance.id):
             samples = load(item.utterance.audio)
             if len(samples) > item.num_samples + self._extract.samples_per_code:
                 raise UserError(f"{item.utterance.audio} is longer than its header says: convert it to WAV or FLAC")
             samples = at_speed(samples[: item.num_samples], speed)
-            data = _to_int16(samples) if self._keeps_samples else self._features(samples).half()
-            found = Speech(data, len(samples))
+            if self._keeps_samples:
+                found = _from_samples(samples)
+            else:
+                found = Speech(self._features(samples).half(), len(samples))
         if found is None:
             self.unreadable.update(problem.bad)
             return None
@@ -96,7 +101,7 @@ class Reader:
         return self._extract([samples], [len(samples)])[0]
 
 
-def _to_int16(samples: np.ndarray) -> Tensor:
-    """Return samples as 16-bit integers, which lose nothing of 16-bit audio at 16 kHz."""
+def _from_samples(samples: np.ndarray) -> Speech:
+    """Keep samples as 16-bit integers, which lose nothing of 16-bit audio at 16 kHz."""
     scaled = torch.from_numpy(samples) * _FULL_SCALE
-    return scaled.round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16)
+    return Speech(scaled.round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16), len(samples))

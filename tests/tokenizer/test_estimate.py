@@ -13,7 +13,7 @@ from weft import cli
 from weft.audio import save
 from weft.data.speech import read_manifest
 from weft.tokenizer.augment import AugmentConfig
-from weft.tokenizer.config import TokenizerConfig, WhisperShape
+from weft.tokenizer.config import PartLrRatios, TokenizerConfig, WhisperShape
 from weft.tokenizer.dataset import SpeechDataset
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper, encoder_parameters
 from weft.tokenizer.estimate import _inputs, estimate, estimate_lines, forward
@@ -148,3 +148,11 @@ def test_micro_batches_reduce_activations_and_muon_reduces_the_optimizer_state()
     assert parts.memory.on_device(2) == pytest.approx(whole.memory.on_device(8) - 6 * whole.memory.item)
     assert muon.memory.optimizer < whole.memory.optimizer == 2 * whole.memory.gradients
     assert whole.flops == parts.flops == 10 * whole.step_flops
+
+
+def test_parts_that_are_not_trained_have_no_gradients_and_optimizer_state() -> None:
+    whole, part = (estimate_of(replace(CONFIG, lr_ratio=PartLrRatios(decoder=d))).memory for d in (1.0, 0.0))
+    decoder = WhisperForConditionalGeneration(_inputs(CONFIG)[1]).model.decoder
+    trained = sum(p.numel() for p in decoder.parameters() if p.requires_grad)
+    assert part.weights == whole.weights
+    assert whole.optimizer - part.optimizer == 8 * trained

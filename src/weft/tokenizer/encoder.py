@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -110,6 +110,13 @@ class BottleneckWhisper(nn.Module):
             return "decoder"
         layer = re.match(r"quantizer|whisper\.model\.encoder\.(?:conv|embed_positions|layers\.(\d+))", parameter)
         return "before" if layer and int(layer[1] or 0) < self.config.layer else "after"
+
+    def fix_parts(self, lr_ratios: Mapping[str, float]) -> None:
+        """Do not train parts whose learning rate is 0."""
+        for name, parameter in self.named_parameters():
+            if not lr_ratios[self.part_of(name)]:
+                parameter.requires_grad_(False)
+        self.quantizer.is_fixed = not lr_ratios["before"]
 
     def to_bottleneck(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Encode log-mel features (B, M, 2T) into pooled hidden states (B, N, D).

@@ -9,7 +9,7 @@ The memory is that of the largest micro-batch that `SpeechDataset` allows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ def estimate(config: TokenizerConfig, whisper: WhisperConfig, sources: Iterable[
     typical_sec = float(seconds.mean()) if len(seconds) else min(longest_sec, _TYPICAL_SEC)
     with FakeTensorMode():
         model = BottleneckWhisper(config.model, WhisperForConditionalGeneration(whisper))
+        model.fix_parts(asdict(config.lr_ratio))
         with FlopCounterMode(display=False) as counter:
             forward(model, 1, typical_sec)
         with FlopCounterMode(display=False) as clean:

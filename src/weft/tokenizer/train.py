@@ -165,9 +165,7 @@ def _fit(config: TokenizerConfig, tokenizer: SpeechTokenizer, speech: SpeechData
         """Return the ratio of the part of a parameter; the CTC head, which starts from random weights, has 1."""
         return ratios[tokenizer.model.part_of(name.removeprefix("model."))] if name.startswith("model.") else 1.0
 
-    for name, parameter in objective.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and lr_ratio(name) > 0)
-    tokenizer.model.quantizer.is_fixed = not config.lr_ratio.before
+    tokenizer.model.fix_parts(ratios)
     bottleneck = _Bottleneck(tokenizer, speech, config, draft.folder / "log/unreadable.jsonl")
     with Prefetch(speech.batch_at, config.train, speech.parts_of) as prefetch:
         fit(

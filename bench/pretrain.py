@@ -35,6 +35,7 @@ from figures import Figure, show, write
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
+from trainer import trainer_arguments
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
@@ -43,10 +44,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 
-from weft.device import has_native_bf16
 from weft.lm.packing import Batch, pack, token_losses
 from weft.training.config import TrainConfig
 from weft.training.loop import fit
@@ -137,21 +136,7 @@ def with_trainer(model: PreTrainedModel, steps: Sequence[Sequence[Row]], method:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append(time.perf_counter())
 
-    args = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=len(steps),
-        per_device_train_batch_size=1,  # an item of the dataset has the documents of a step
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        bf16=has_native_bf16("cpu"),
-        use_cpu=True,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",
-    )
+    args = trainer_arguments(folder, len(steps), lr=1e-3)
     collator = DataCollatorForLanguageModeling(blank_tokenizer(), mlm=False)
 
     def padded(items: list[Sequence[Row]]) -> Any:

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from figures import Figure
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperConfig, WhisperForConditionalGeneration
+from trainer import trainer_arguments
+from transformers import Trainer, TrainerCallback, WhisperConfig, WhisperForConditionalGeneration
 
 from weft.data.batching import batches_by_length
-from weft.device import has_native_bf16
 from weft.tokenizer.config import TokenizerConfig
 from weft.tokenizer.dataset import Batch
 from weft.tokenizer.encoder import SAMPLES_PER_FRAME, BottleneckConfig, BottleneckWhisper, valid_frames
@@ -168,21 +168,7 @@ def with_trainer(
 
     if method == "weft's batches":
         accept_any_length(whisper)
-    args = TrainingArguments(
-        output_dir=folder,
-        max_steps=len(steps),
-        per_device_train_batch_size=1,
-        learning_rate=1e-5,
-        weight_decay=0.01,
-        bf16=has_native_bf16("cpu"),
-        use_cpu=True,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",
-    )
+    args = trainer_arguments(folder, len(steps), lr=1e-5)
     Trainer(whisper, args, data_collator=collate, train_dataset=list(enumerate(steps)), callbacks=[Timer()]).train()
     return ends
 

@@ -1,6 +1,6 @@
 """Reads utterances as log-mel features, with the audio of as many as fit in memory.
 
-    read = Reader(config, tokenizer, distort)
+    read = Reader(config, tokenizer)
     speech = read(item, speed=1.0)
     features = read.features(speech), read.features(speech, rng)    # undistorted, and distorted by draws from rng
 

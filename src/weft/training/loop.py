@@ -58,13 +58,12 @@ def fit(
         batch_at: `batch_at(step, part)` returns the data of a slice of the step's items, or None if it is empty.
         loss_of: `loss_of(model, batch)` returns scalars. "loss" is minimized and all are logged. They should be means
             over `len(batch)` of something, because parts of a step are weighted by it.
-        folder: `folder/log` receives the metrics. A run resumes from `folder/checkpoints`.
+        folder: `log` in it receives the metrics. A run resumes from its `checkpoints`.
         after_step: `after_step(step, updated)` is called once per step on every rank and may return more metrics.
             `updated` is false after a skipped step; what the forward passes have collected must then be discarded.
         before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
-        parts_of: `parts_of(step)` returns the micro-batches of this rank as slices of the step's items; by default
-            `config.grad_accum_steps` of them.
-        lr_ratio: `lr_ratio(name)` returns the learning rate of a parameter as a multiple of the schedule's.
+        parts_of: the micro-batches of this rank in a step, as slices of its items; by default `grad_accum_steps`.
+        lr_ratio: the learning rate of a parameter, given by name, as a multiple of the schedule's.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
     that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.

@@ -9,11 +9,13 @@ import torch
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
+from tests.tokenizer.training import SENTENCES
 from weft.audio import save
 from weft.tokenizer.encoder import BottleneckConfig, BottleneckWhisper
 from weft.tokenizer.init import train_text_tokenizer
 from weft.tokenizer.quantizer import QuantizerConfig
 from weft.tokenizer.tokenizer import SpeechTokenizer
+from weft.voices.speak import Line, speak_lines
 
 TEXTS = ["the cat", "cat sat", "on the mat", "mat", "the hat", "sat on", "a mat", "that cat sat on the hat"]
 
@@ -113,3 +115,11 @@ def write_speech(folder: Path, num: int, seed: int = 0, rate_hz: int = 16_000) -
 @pytest.fixture
 def tokenizer() -> SpeechTokenizer:
     return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Spoken sentences to train on."""
+    folder = tmp_path_factory.mktemp("corpus") / "speech"
+    speak_lines([Line(f"u{i}", text, "espeak:en-us") for i, text in enumerate(SENTENCES)], folder)
+    return folder

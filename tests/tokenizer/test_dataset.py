@@ -193,16 +193,6 @@ def test_any_failure_of_one_utterance_leaves_it_out(
             assert speech.skipped.bad == [("speech-3", "not enough memory")]
 
 
-@pytest.mark.parametrize(("ctc_outputs", "max_chars"), [(3, 6), (0, 8)])
-def test_a_transcript_too_long_for_its_audio_is_left_out(tmp_path: Path, ctc_outputs: int, max_chars: int) -> None:
-    save(tmp_path / "two_codes.wav", np.full(2 * 1280, 0.1, np.float32), 16_000)
-    texts = {"fits": "tatatata"[:max_chars], "too long": "tatatatat"[: max_chars + 1]}
-    rows = [{"id": id, "audio": "two_codes.wav", "text": text} for id, text in texts.items()]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with read(replace(CONFIG, ctc_outputs=ctc_outputs), tmp_path) as speech:
-        assert speech.skipped.bad == [("too long", "its transcript is too long for its duration")]
-
-
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.4, 1.0])
 def test_supervised_and_pseudo_labelled_speech_alternate_by_the_fraction(tmp_path: Path, fraction: float) -> None:
     folders = write_speech(tmp_path / "supervised", 6), write_speech(tmp_path / "pseudo", 9, seed=1)
@@ -315,6 +305,6 @@ def test_hidden_states_that_are_not_finite_are_left_out(folder: Path) -> None:
         first = min(speech._sources[0], key=lambda item: item.num_samples)
         kept = speech._read._kept[first.number, 1.0]
         speech._read._kept[first.number, 1.0] = replace(kept, data=kept.data * torch.nan)
-        assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._num_codes(
-            first.num_samples, 1.0
+        assert len(speech.hidden_states(model, at_least=10_000)) == len(whole) - speech._scan.num_codes(
+            first.num_samples
         )

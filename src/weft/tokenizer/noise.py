@@ -62,7 +62,7 @@ class NoiseLoop:
         start = int(rng.integers(len(self._samples)))
         part = self._samples[start : start + num_samples]
         if len(part) < num_samples:
-            part = np.take(self._samples, range(start, start + num_samples), mode="wrap")
+            part = np.take(self._samples, np.arange(start, start + num_samples), mode="wrap")
         return torch.from_numpy(part).float().numpy()  # numpy converts more slowly
 
 

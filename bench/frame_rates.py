@@ -2,7 +2,7 @@
 
     python bench/frame_rates.py [--quantizer fsq] [--json FILE]          # speech of the demo, by espeak
     python bench/frame_rates.py --audio train/manifest.jsonl --held-out test/manifest.jsonl --steps 2000
-    python bench/frame_rates.py --audio .. --recipe whisper-small/tokenizer --base DIR   # from a Whisper, as the paper
+    python bench/frame_rates.py --audio .. --recipe laptop/tokenizer --base DIR --hz 25 12.5 6.25    # from a Whisper
     python bench/frame_rates.py --quick                                  # a few steps, to test the script
 
 All tokenizers are trained on the same speech with the same recipe (nano's by default, from random weights). Each is
@@ -78,9 +78,10 @@ def main() -> int:
     speech, held_out = speech_of(arguments)
     quantizers = ["vq", "fsq"] if arguments.quantizer == "both" else [arguments.quantizer]
     figures: dict[str, Any] = {}
+    rates = [rate for rate in RATES if rate.hz in arguments.hz]
     for quantizer in quantizers:
         rows = []
-        for rate in RATES:
+        for rate in rates:
             tokenizer = train(rate, quantizer, speech, held_out, arguments)
             found = measure(SpeechTokenizer.from_pretrained(tokenizer), read_manifest(held_out))
             found.pop("speakers")
@@ -88,7 +89,7 @@ def main() -> int:
             rows.append(row(rate, found))
         print(f"\n{quantizer}, {found['utterances']} held-out utterances, {found['seconds'] / 60:.1f} min")
         show([COLUMNS, *rows])
-        print(*(f"{r.hz:g}/s: {w}" for r in RATES for w in figures[f"{quantizer}.{r.hz:g}hz"]["warnings"]), sep="\n")
+        print(*(f"{r.hz:g}/s: {w}" for r in rates for w in figures[f"{quantizer}.{r.hz:g}hz"]["warnings"]), sep="\n")
     if arguments.json:
         write(arguments.json, figures)
     return 0
@@ -101,6 +102,14 @@ def parse_arguments() -> argparse.Namespace:
     p.add_argument("--recipe", default="nano/tokenizer", help="recipe of all tokenizers")
     p.add_argument("--base", type=Path, help="directory of a Hugging Face Whisper to start from; not set: random")
     p.add_argument("--quantizer", choices=("vq", "fsq", "both"), default="vq")
+    p.add_argument(
+        "--hz",
+        type=float,
+        nargs="+",
+        choices=[r.hz for r in RATES],
+        default=[r.hz for r in RATES],
+        help="codes per second",
+    )
     p.add_argument("--steps", type=int, help="training steps; not set: those of the recipe")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("runs/frame_rates"), help="directory for speech and tokenizers")
@@ -144,10 +153,13 @@ def train(rate: Rate, quantizer: str, speech: list[Path], held_out: Path, argume
         # relative to the mean use of a code: the paper's threshold depends on the codes per step, which differ here
         "model.quantizer.restart-fraction": 0.1,
     }
-    # the CTC loss is for training from random weights
+    # the CTC loss is for training from random weights, as is the long start without quantization
     flags |= {"base": arguments.base, "ctc-outputs": 0} if arguments.base else {"ctc-outputs": rate.ctc_outputs}
     if arguments.steps:
-        flags |= {"train.steps": arguments.steps, "quantize-from-step": arguments.steps // 3}
+        flags |= {
+            "train.steps": arguments.steps,
+            "quantize-from-step": arguments.steps // (30 if arguments.base else 3),
+        }
     command = ["train-tokenizer", str(recipe_path(arguments.recipe)), "--speech", *map(str, speech)]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     if quantizer == "fsq":

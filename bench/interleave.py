@@ -42,7 +42,7 @@ from weft import artifacts
 from weft.data.job import JobConfig
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
-from weft.decoder.vocoder import MelConfig
+from weft.decoder.mel import MelConfig
 from weft.demo.world import World
 from weft.device import has_native_bf16, inference_dtype
 from weft.engine.generate import Engine

@@ -52,6 +52,7 @@ COMMANDS = {
     ),
     "tokenize": Command("weft.tokenizer.tokenize", "TokenizeConfig", "Encode speech as codes."),
     "train-decoder": Command("weft.decoder.train", "DecoderConfig", "Train a speech decoder.", True),
+    "train-vocoder": Command("weft.decoder.train_vocoder", "VocoderConfig", "Train a vocoder.", True),
     "resynth": Command(
         "weft.eval.resynth", "ResynthConfig", "Resynthesize speech through tokenizer and decoder and report WER."
     ),

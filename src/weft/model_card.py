@@ -34,6 +34,7 @@ _PARENTS = {
     "encoder": "tokenizer with the same codes",
     "source": "released model that was converted",
     "tokenizer": "speech tokenizer",
+    "vocoder": "vocoder",
     "codes": "codes, for training",
     "tokens": "token shards, for training",
     "held_out": "token shards, for evaluation",
@@ -82,6 +83,21 @@ decoder = weft.SpeechDecoder.from_pretrained(".")  # the directory of this file
 samples = decoder.synthesize([1, 2, 3], seed=0)  # codes of the speech tokenizer
 """,
         limits="It converts codes of no other tokenizer. Its voices are those of its training data.",
+    ),
+    "vocoder": _Kind(
+        name="Vocoder",
+        library="weft",
+        tags=("speech", "vocoder"),
+        about="It converts mel spectrograms to audio, as a part of speech decoders.",
+        snippet="""
+import torch
+from weft.decoder.vocoder import Vocoder
+
+vocoder = Vocoder.from_pretrained(".")  # the directory of this file
+samples = torch.zeros(1, 100 * vocoder.hop_samples)
+samples = vocoder(vocoder.spectrogram(samples))
+""",
+        limits="Voices and sounds that differ from its training data are less accurate.",
     ),
     "text_to_token": _Kind(
         name="Text-to-token model",

@@ -9,7 +9,7 @@ from weft.artifacts import Manifest
 from weft.chat.bundle import Bundle
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
-from weft.decoder.vocoder import MelConfig
+from weft.decoder.mel import MelConfig
 from weft.lm.model import KIND, LanguageModel, LmConfig, new_lm
 from weft.vocab import SpeechVocab, extend_tokenizer, train_text_tokenizer
 

@@ -12,8 +12,8 @@ from weft.audio import save
 from weft.data.datasets import write_codes_part
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
+from weft.decoder.mel import MelConfig
 from weft.decoder.train import DecoderConfig
-from weft.decoder.vocoder import MelConfig
 from weft.files import write_json
 from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance

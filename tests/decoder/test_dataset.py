@@ -13,8 +13,8 @@ from weft.data.datasets import Rows
 from weft.data.speech import read_manifest
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.mel import SILENCE
 from weft.decoder.train import DecoderConfig
-from weft.decoder.vocoder import SILENCE
 from weft.errors import UserError
 
 

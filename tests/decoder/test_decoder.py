@@ -10,6 +10,7 @@ from tests.decoder.conftest import NUM_CODES, make_decoder
 from tests.format1 import as_format_1
 from weft.artifacts import read
 from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.vocoder import Vocoder, VocoderShape
 from weft.errors import UserError
 
 DECODER = make_decoder()  # the properties below hold for any weights
@@ -119,3 +120,29 @@ def test_a_saved_decoder_gives_the_same_audio_and_manifest(tmp_path: Path) -> No
 
 def test_a_decoder_has_the_rates_of_its_spectrogram() -> None:
     assert (DECODER.mel_frames_per_code, DECODER.samples_per_code, DECODER.sample_rate_hz) == (5, 1280, 16_000)
+
+
+def with_vocoder(look_ahead: int) -> SpeechDecoder:
+    torch.manual_seed(0)
+    shape = VocoderShape(width=16, layers=1, look_ahead_frames=look_ahead)
+    return SpeechDecoder(DECODER.flow, DECODER.mel, vocoder=Vocoder(shape, DECODER.mel).eval())
+
+
+@pytest.mark.parametrize("look_ahead", [0, 2, 6])
+@pytest.mark.parametrize("num_codes", [0, 1, 2, 9])
+def test_a_trained_vocoder_gives_every_code_its_samples_in_any_division(look_ahead: int, num_codes: int) -> None:
+    """Also when its delay is longer than a code."""
+    decoder = with_vocoder(look_ahead)
+    whole = decoder.synthesize(CODES[:num_codes], seed=1)
+    assert whole.shape == (num_codes * 1280,)
+    stream = decoder.stream(seed=1)
+    parts = [stream.push([int(c)]) for c in CODES[:num_codes]]
+    assert np.array_equal(np.concatenate([*parts, stream.finish()]), whole)
+
+
+def test_a_decoder_is_saved_with_its_vocoder(tmp_path: Path) -> None:
+    decoder = with_vocoder(2)
+    decoder.save_pretrained(tmp_path / "decoder")
+    loaded = SpeechDecoder.from_pretrained(tmp_path / "decoder")
+    assert isinstance(loaded.vocoder, Vocoder)
+    assert np.array_equal(loaded.synthesize(CODES), decoder.synthesize(CODES))

@@ -11,9 +11,11 @@ from weft import artifacts
 from weft.decoder import train
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowDecoder
+from weft.decoder.mel import MelConfig
 from weft.decoder.train import DecoderConfig, run
-from weft.decoder.vocoder import MelConfig
+from weft.decoder.vocoder import Vocoder, VocoderShape
 from weft.errors import UserError
+from weft.plan import Plan, open_draft
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -141,3 +143,17 @@ def test_a_skipped_step_changes_neither_model_nor_optimizer(config: DecoderConfi
     config = replace(config, train=replace(config.train, grad_accum_steps=2))
     changed = changed_steps(train, lambda: run(config), {(1, 0, 0), (3, 1, 0)})
     assert changed == [step not in (1, 3) for step in range(config.train.steps)]
+
+
+def test_a_decoder_is_trained_for_its_vocoder(config: DecoderConfig, tmp_path: Path) -> None:
+    mel = MelConfig(24_000, 1024, 240, 100)
+    with open_draft(tmp_path / "vocoder", Plan("vocoder", {})) as draft:
+        Vocoder(VocoderShape(width=16, layers=1), mel).write_files(draft.folder)
+    manifest = run(replace(config, vocoder=tmp_path / "vocoder"))
+    assert manifest is not None
+    assert manifest.parents["vocoder"] == artifacts.read(tmp_path / "vocoder").fingerprint
+    decoder = SpeechDecoder.from_pretrained(config.out)
+    assert decoder.sample_rate_hz == 24_000
+    assert len(decoder.synthesize([1, 2, 3])) == 3 * 1920
+    with pytest.raises(UserError, match="vocoder"):
+        run(replace(config, out=tmp_path / "other", vocoder=config.tokenizer))

@@ -8,7 +8,7 @@ from weft import artifacts, cli
 from weft.audio import load
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
-from weft.decoder.vocoder import MelConfig
+from weft.decoder.mel import MelConfig
 from weft.errors import UserError
 from weft.plan import Plan, open_draft
 from weft.text_to_token.say import SayConfig, run

@@ -22,7 +22,7 @@ from weft.data.skipped import Skipped
 from weft.data.speech import load_speech
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowBatch
-from weft.decoder.vocoder import SILENCE, MelSpectrogram
+from weft.decoder.mel import SILENCE, MelSpectrogram
 from weft.errors import UserError
 from weft.records import CodedUtterance, Utterance
 

@@ -6,7 +6,7 @@
     stream = decoder.stream(seed=0)
     samples = stream.push(codes)                       # the audio of every block that is complete
 
-It has two parts: `flow` (codes to mel spectrogram, trained) and `vocoder` (mel spectrogram to audio).
+It has two parts: `flow` (codes to mel spectrogram) and `vocoder` (mel spectrogram to audio: trained, or Griffin-Lim).
 
 Shapes: S samples, N codes, C context codes, P mel values of a code (frames per code * bands).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from torch import Tensor
 from weft import plan
 from weft.artifacts import Manifest, loading, read
 from weft.decoder.flow import FlowConfig, FlowDecoder
-from weft.decoder.vocoder import SILENCE, MelConfig, Vocoder
+from weft.decoder.griffin_lim import GriffinLim
+from weft.decoder.mel import SILENCE, MelConfig
+from weft.decoder.vocoder import Vocoder
 from weft.device import default_device
 from weft.errors import UserError
 from weft.files import read_json_object, write_json
@@ -38,10 +41,13 @@ _CONFIG, _WEIGHTS = "decoder.json", "model.safetensors"
 class SpeechDecoder:
     """A `FlowDecoder` with its vocoder. Every code is a whole number of mel frames."""
 
-    def __init__(self, flow: FlowDecoder, mel: MelConfig, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self, flow: FlowDecoder, mel: MelConfig, manifest: Manifest | None = None, vocoder: Vocoder | None = None
+    ) -> None:
+        assert vocoder is None or vocoder.spectrogram.config == mel, "the vocoder is for another mel spectrogram"
         self.flow = flow
         self.mel = mel
-        self.vocoder = Vocoder(mel)
+        self.vocoder: Vocoder | GriffinLim = vocoder or GriffinLim(mel)
         self._manifest = manifest
         self.num_codes = flow.num_codes
         self.sample_rate_hz = mel.sample_rate_hz
@@ -80,7 +86,8 @@ class SpeechDecoder:
             values_per_code = config["mel_frames_per_code"] * mel.num_mels
             flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code)
             load_weights(flow, folder / _WEIGHTS)
-            return cls(flow.eval(), mel, manifest).to(device or default_device())
+            vocoder = Vocoder.from_files(folder) if config.get("has_vocoder", False) else None
+            return cls(flow.eval(), mel, manifest, vocoder).to(device or default_device())
 
     def save_pretrained(self, folder: str | Path) -> Manifest:
         """Save the decoder as a new artifact. Raises UserError if `folder` exists."""
@@ -94,7 +101,10 @@ class SpeechDecoder:
             "mel": asdict(self.mel),
             "num_codes": self.num_codes,
             "mel_frames_per_code": self.mel_frames_per_code,
+            "has_vocoder": isinstance(self.vocoder, Vocoder),
         }
+        if isinstance(self.vocoder, Vocoder):
+            self.vocoder.write_files(folder)
         write_json(folder / _CONFIG, config)
 
     def stream(self, seed: int = 0) -> DecoderStream:
@@ -122,7 +132,7 @@ class DecoderStream:
 
     Blocks begin at fixed codes, so any division into pushes gives the same bits as a single one, and the audio that is
     out never changes. The cost of a block does not depend on its position. The audio of a block ends
-    `decoder.vocoder.delay_samples` (12 ms) before the block does, and `finish` returns the rest.
+    `decoder.vocoder.delay_samples` before the block does, and `finish` returns the rest.
     """
 
     def __init__(self, decoder: SpeechDecoder, seed: int) -> None:
@@ -131,9 +141,10 @@ class DecoderStream:
         self._pending: list[int] = []  # codes of an incomplete block
         self._codes = torch.full((1, context), decoder.num_codes, device=mean.device)  # (1, C) before the next block
         self._mel = mean.new_full((1, context, len(mean)), SILENCE)  # (1, C, P) of these codes
-        self._vocoder = decoder.vocoder.new_state(batch_size=1)
+        self._vocoder: Any = decoder.vocoder.new_state(batch_size=1)
         self._generator = torch.Generator().manual_seed(seed)  # of the noise, which is drawn in the order of the codes
         self._num_decoded = 0
+        self._num_early = decoder.vocoder.delay_samples  # samples to come that precede the utterance
         self._finished = False
 
     def push(self, codes: Codes) -> np.ndarray:
@@ -148,6 +159,7 @@ class DecoderStream:
             audio.append(self._decode(size))
         return np.concatenate(audio)
 
+    @torch.no_grad()
     def finish(self) -> np.ndarray:
         """Return the remaining samples and end the stream."""
         assert not self._finished, "this stream is finished: start another"
@@ -156,9 +168,10 @@ class DecoderStream:
         if self._pending:
             audio.append(self._decode(len(self._pending)))
         if self._num_decoded:
-            audio.append(self._decoder.vocoder.flush(self._vocoder)[0].cpu().numpy())
+            audio.append(self._decoder.vocoder.flush(self._vocoder)[0, self._num_early :].cpu().numpy())
         return np.concatenate(audio)
 
+    @torch.no_grad()
     def _decode(self, num_codes: int) -> np.ndarray:
         """Decode the next `num_codes` pending codes as one block."""
         decoder = self._decoder
@@ -168,11 +181,12 @@ class DecoderStream:
         mel = decoder.flow.sample(window, self._mel, self._noise(1, num_codes, self._mel.shape[2]))
         frames = mel.unflatten(2, (decoder.mel_frames_per_code, -1)).flatten(1, 2)
         samples = decoder.vocoder.push(self._vocoder, frames, self._noise(1, num_codes * decoder.samples_per_code))
-        start = 0 if self._num_decoded else decoder.vocoder.delay_samples  # the delay precedes the utterance
+        audio = samples[0, self._num_early :].cpu().numpy()
+        self._num_early -= samples.shape[1] - len(audio)
         self._codes = window[:, num_codes:]
         self._mel = torch.cat([self._mel, mel], dim=1)[:, num_codes:]
         self._num_decoded += num_codes
-        return samples[0, start:].cpu().numpy()
+        return audio
 
     def _noise(self, *shape: int) -> Tensor:
         """Return normal noise, the same on any device."""

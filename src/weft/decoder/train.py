@@ -6,7 +6,7 @@ manifest = run(DecoderConfig(out=..., codes=(...,), audio=(...,), tokenizer=...,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +16,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft import launch, progress
-from weft.artifacts import Manifest
+from weft.artifacts import Manifest, read_parent
 from weft.config import NOT_IN_PLAN, Fraction, PositiveInt
 from weft.data.datasets import codes_parents
 from weft.data.speech import read_manifest, speech_id
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import KIND, SpeechDecoder
 from weft.decoder.flow import FlowBatch, FlowConfig, FlowDecoder
-from weft.decoder.vocoder import MelConfig
+from weft.decoder.mel import MelConfig
+from weft.decoder.vocoder import KIND as VOCODER
+from weft.decoder.vocoder import Vocoder
 from weft.device import default_device
 from weft.errors import UserError
 from weft.plan import Draft, Plan
@@ -48,8 +50,11 @@ class DecoderConfig:
     """Manifests (or directories) of the recordings, which are matched to codes by id."""
     tokenizer: Path
     """Directory of the speech tokenizer that computed the codes."""
+    vocoder: Path | None = None
+    """Directory of a trained vocoder, which becomes a part of the decoder; not set: Griffin-Lim."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     mel: MelConfig = field(default_factory=MelConfig)
+    """The mel spectrogram, not used with `vocoder`, which has its own."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000, lr=4e-3))
     batch_windows: PositiveInt = 32
     """Windows per batch: each is a block and its context, 1.28 s."""
@@ -70,17 +75,20 @@ def run(config: DecoderConfig) -> Manifest | None:
             progress.show(*estimate(config).lines({}))
         return None
     distributed.init()
+    config, vocoder = with_vocoder(config)
     parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))
+    if path := config.vocoder:
+        parents |= {"vocoder": distributed.compute_once(lambda: read_parent(path, VOCODER))}
     audio = read_manifest(*config.audio)
     plan = Plan.of(KIND, config, parents, audio=distributed.compute_once(lambda: speech_id(audio)))
-    return distributed.create(config.out, plan, lambda draft: _train(config, audio, draft))
+    return distributed.create(config.out, plan, lambda draft: _train(config, audio, vocoder, draft))
 
 
-def _train(config: DecoderConfig, audio: Sequence[Utterance], draft: Draft) -> None:
+def _train(config: DecoderConfig, audio: Sequence[Utterance], vocoder: Vocoder | None, draft: Draft) -> None:
     """Train a decoder and write it into the draft."""
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
-        decoder = SpeechDecoder(new_flow_decoder(config), config.mel)
+        decoder = SpeechDecoder(new_flow_decoder(config), config.mel, vocoder=vocoder)
         dataset = DecoderDataset(
             decoder, config.codes, audio, config.batch_windows, config.train.seed, config.max_bad_fraction
         )
@@ -98,6 +106,14 @@ def _train(config: DecoderConfig, audio: Sequence[Utterance], draft: Draft) -> N
         draft.counts["seconds"] = dataset.num_codes * decoder.samples_per_code / decoder.sample_rate_hz
 
 
+def with_vocoder(config: DecoderConfig) -> tuple[DecoderConfig, Vocoder | None]:
+    """Return a configuration with the mel spectrogram of its vocoder, and the vocoder."""
+    if config.vocoder is None:
+        return config, None
+    vocoder = Vocoder.from_pretrained(config.vocoder)
+    return replace(config, mel=vocoder.spectrogram.config), vocoder
+
+
 def new_flow_decoder(config: DecoderConfig) -> FlowDecoder:
     """Return a model with random weights. Raises UserError if a code is not a whole number of mel frames."""
     mel, bottleneck = config.mel, load_bottleneck_config(config.tokenizer)
@@ -113,6 +129,7 @@ def new_flow_decoder(config: DecoderConfig) -> FlowDecoder:
 
 def estimate(config: DecoderConfig) -> Estimate:
     """Return the estimate of training by `config`."""
+    config, _ = with_vocoder(config)
     with FakeTensorMode():
         flow = new_flow_decoder(config)
 

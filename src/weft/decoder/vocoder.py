@@ -1,166 +1,174 @@
-"""Mel spectrogram to audio as a stream, without a trained model: Griffin-Lim over blocks.
+"""Mel spectrogram to audio as a stream, by a trained network of frames.
 
-    vocoder = Vocoder(MelConfig())
+    vocoder = Vocoder(VocoderShape(), MelConfig())
     state = vocoder.new_state(batch_size=1)
-    samples = vocoder.push(state, mel, noise)          # as many samples as the frames last, `delay_samples` late
+    samples = vocoder.push(state, mel)                 # as many samples as the frames last, `delay_samples` late
     last = vocoder.flush(state)                        # the last `delay_samples`
 
-Each block is inverted given the audio that is already out and stays unchanged (real-time iterative spectrogram
-inversion: Zhu, Beauregard, Wyse 2007), with the momentum of fast Griffin-Lim (Perraudin et al. 2013). The result is
-intelligible and keeps the pitch, but sounds slightly metallic. A trained vocoder can replace it.
+ConvNeXt blocks at the rate of the frames predict the spectrum of every frame, and an inverse STFT adds the frames up.
+The first convolution looks a few frames ahead; all others are causal. Training runs the same code as a stream does, so
+no frame is computed twice and nothing differs at the ends of blocks.
 
-Shapes: B batch, S samples, T frames, M mel bands, F linear bands.
+Shapes: B batch, S samples, T frames, M mel bands, D width, F linear bands.
+
+Sources: Vocos (arXiv 2306.00814) for the network and its head; ConvNeXt (arXiv 2201.03545). Our choices: causality with
+a bounded look-ahead, and frames that are added up with the window sum of the middle of an utterance at its ends too.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.config import PositiveInt
+from weft.artifacts import loading, read
+from weft.config import NonNegativeInt, PositiveInt
+from weft.decoder.mel import SILENCE, MelConfig, MelSpectrogram
 from weft.errors import UserError
+from weft.files import read_json_object, write_json
+from weft.weights import load_weights, save_weights
 
-_MIN_MAGNITUDE = 1e-5
-SILENCE = math.log(_MIN_MAGNITUDE)  # log-mel of silence
+KIND = "vocoder"
+_CONFIG, _WEIGHTS = "vocoder.json", "vocoder.safetensors"
+_KERNEL = 7
+_CONTEXT = _KERNEL - 1  # frames
+_MAX_LOG_MAGNITUDE = 5.0
 
 
 @dataclass(frozen=True)
-class MelConfig:
-    """The mel spectrogram that the decoder predicts."""
+class VocoderShape:
+    """Shape of the vocoder."""
 
-    sample_rate_hz: PositiveInt = 16_000
-    """Sample rate."""
-    window_samples: PositiveInt = 640
-    """Analysis window: 40 ms resolves the harmonics of a low voice and keeps onsets sharp."""
-    hop_samples: PositiveInt = 256
-    """Samples between frames."""
-    num_mels: PositiveInt = 80
-    """Mel bands, from 0 Hz up to half the sample rate."""
+    width: PositiveInt = 256
+    """Width of the ConvNeXt blocks."""
+    layers: PositiveInt = 6
+    """ConvNeXt blocks."""
+    expansion: PositiveInt = 3
+    """Width of the inner layer of a block, as a multiple of `width`."""
+    look_ahead_frames: NonNegativeInt = 2
+    """Frames after a frame that its audio depends on, up to 6. They delay the audio."""
 
     def __post_init__(self) -> None:
-        if self.window_samples <= self.hop_samples or (self.window_samples - self.hop_samples) % 2:
-            raise UserError(
-                f"mel.window_samples is {self.window_samples}: give hop_samples {self.hop_samples} plus an even number"
-            )
-
-
-class MelSpectrogram(nn.Module):
-    """Natural logarithm of mel magnitudes. Frame t is centred on the middle of samples [t, t + 1) * hop."""
-
-    filters: Tensor
-    window: Tensor
-
-    def __init__(self, config: MelConfig) -> None:
-        super().__init__()
-        from transformers.audio_utils import mel_filter_bank
-
-        self.config = config
-        rate_hz, bands = config.sample_rate_hz, 1 + config.window_samples // 2
-        filters = mel_filter_bank(bands, config.num_mels, 0.0, rate_hz / 2, rate_hz, norm="slaney", mel_scale="slaney")
-        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
-        self.register_buffer("window", torch.hann_window(config.window_samples), persistent=False)
-
-    @property
-    def margin_samples(self) -> int:
-        """Samples by which a frame extends beyond its hop on each side."""
-        return (self.config.window_samples - self.config.hop_samples) // 2
-
-    def forward(self, samples: Tensor) -> Tensor:
-        """Return the log-mel (B, T, M) of samples (B, S), S a multiple of the hop, padded with silence at both ends."""
-        padded = F.pad(samples, (self.margin_samples, self.margin_samples))
-        magnitude = self.stft(padded).abs()
-        return (magnitude @ self.filters).clamp(min=_MIN_MAGNITUDE).log()
-
-    def stft(self, samples: Tensor) -> Tensor:
-        """Return the spectrum (B, T, F) of every complete window of samples (B, S)."""
-        frames = samples.unfold(-1, self.config.window_samples, self.config.hop_samples)
-        return torch.fft.rfft(frames * self.window)
-
-    def overlap_add(self, spectrum: Tensor) -> Tensor:
-        """Return the samples (B, S) whose windows have the least squared error to `spectrum` (B, T, F)."""
-        frames = torch.fft.irfft(spectrum, n=self.config.window_samples) * self.window
-        weight = self.window.square().expand(1, *frames.shape[1:])
-        return self._add(frames) / self._add(weight).clamp(min=1e-3)
-
-    def _add(self, frames: Tensor) -> Tensor:
-        window, hop = self.config.window_samples, self.config.hop_samples
-        num_samples = (frames.shape[1] - 1) * hop + window
-        columns = frames.transpose(1, 2)
-        return F.fold(columns, (1, num_samples), (1, window), stride=(1, hop))[:, 0, 0]
+        if self.look_ahead_frames > _CONTEXT:
+            raise UserError(f"look_ahead_frames is {self.look_ahead_frames}: give at most {_CONTEXT}")
 
 
 @dataclass
 class VocoderState:
-    """State between blocks: `mel` (B, carried frames, M), the frames whose audio is not completely out, and `samples`
-    (B, S) under them, first what is out, then an estimate that the next block improves."""
+    """State between calls: `mel` (B, 6, M), the last frames; `hidden` (B, D, 6) of each block, its last inputs; and
+    `tail` (B, S), the sum so far of samples that later frames add to."""
 
     mel: Tensor
-    samples: Tensor
+    hidden: list[Tensor]
+    tail: Tensor
 
 
 class Vocoder(nn.Module):
-    """Streaming Griffin-Lim. It is deterministic, given the noise that initializes the phases."""
+    """The vocoder. Audio of a frame does not change when more frames are pushed, and is exact in any division."""
 
-    ITERATIONS = 32
-    MOMENTUM = 0.99
-    MEL_ITERATIONS = 30
-    START_LEVEL = 1e-3  # low, so that the estimate dominates where noise overlaps it
+    window: Tensor
+    scale: Tensor
 
-    def __init__(self, config: MelConfig) -> None:
+    def __init__(self, shape: VocoderShape, mel: MelConfig) -> None:
         super().__init__()
-        self.spectrogram = MelSpectrogram(config)
-        self.hop_samples = config.hop_samples
-        self.delay_samples = self.spectrogram.margin_samples
-        self.carried_frames = -(-config.window_samples // config.hop_samples) - 1
+        self.shape, self.spectrogram = shape, MelSpectrogram(mel)
+        self.hop_samples = mel.hop_samples
+        self.delay_samples = self.spectrogram.margin_samples + shape.look_ahead_frames * mel.hop_samples
+        self.input = nn.Conv1d(mel.num_mels, shape.width, _KERNEL)
+        self.input_norm = nn.LayerNorm(shape.width)
+        self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.width)
+        self.head = nn.Linear(shape.width, mel.window_samples + 2)
+        window = self.spectrogram.window
+        sums = F.pad(window.square(), (0, -len(window) % mel.hop_samples)).view(-1, mel.hop_samples).sum(0)
+        self.register_buffer("scale", 1 / sums, persistent=False)  # (hop,), of the window sum at any sample
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Vocoder:
+        """Load a vocoder artifact. Raises UserError if it is not complete."""
+        read(Path(folder), KIND)
+        return cls.from_files(Path(folder))
+
+    @classmethod
+    def from_files(cls, folder: Path) -> Vocoder:
+        """Load what `write_files` wrote. Raises UserError for invalid files."""
+        with loading(folder, "a vocoder"):
+            config = read_json_object(folder / _CONFIG)
+            vocoder = cls(VocoderShape(**config["shape"]), MelConfig(**config["mel"]))
+            load_weights(vocoder, folder / _WEIGHTS)
+            return vocoder.eval()
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights and configuration into the directory of an artifact."""
+        save_weights(self.state_dict(), folder / _WEIGHTS)
+        write_json(folder / _CONFIG, {"shape": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
 
     def new_state(self, batch_size: int) -> VocoderState:
         """Return the state before the first frame: silence."""
-        config = self.spectrogram.config
-        num_samples = self.carried_frames * config.hop_samples + config.window_samples - config.hop_samples
-        filters = self.spectrogram.filters
-        mel = filters.new_full((batch_size, self.carried_frames, config.num_mels), SILENCE)
-        return VocoderState(mel, filters.new_zeros(batch_size, num_samples))
+        weight, mel = self.head.weight, self.spectrogram.config
+        return VocoderState(
+            weight.new_full((batch_size, _CONTEXT, mel.num_mels), SILENCE),
+            [weight.new_zeros(batch_size, self.shape.width, _CONTEXT) for _ in self.blocks],
+            weight.new_zeros(batch_size, mel.window_samples - mel.hop_samples),
+        )
 
-    @torch.no_grad()
-    def push(self, state: VocoderState, mel: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, mel: Tensor) -> Tensor:
+        """Return the samples (B, T * hop) of whole utterances (B, T, M)."""
+        state = self.new_state(len(mel))
+        return torch.cat([self.push(state, mel), self.flush(state)], dim=1)[:, self.delay_samples :]
+
+    def push(self, state: VocoderState, mel: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the audio (B, T * hop) of the next frames (B, T, M), which ends `delay_samples` before they do.
 
-        Normal `noise` (B, T * hop) initializes the iteration.
+        `noise`, which Griffin-Lim needs, is not used.
         """
-        num_fixed, num_new = self.carried_frames * self.hop_samples, noise.shape[1]
-        fixed = state.samples[:, :num_fixed]
         frames = torch.cat([state.mel, mel], dim=1)
-        start = torch.cat([state.samples, self.START_LEVEL * noise], dim=1)
-        samples = self._invert(self._linear(frames), start, fixed)
-        state.mel, state.samples = frames[:, -self.carried_frames :], samples[:, num_new:]
-        return samples[:, num_fixed : num_fixed + num_new]
+        state.mel = frames[:, -_CONTEXT:]
+        x = self.input_norm(self.input(frames.transpose(1, 2)).transpose(1, 2))
+        for i, block in enumerate(self.blocks):
+            x, state.hidden[i] = block(x, state.hidden[i])
+        return self._add(state, self._frames(self.head(self.norm(x))))
 
     def flush(self, state: VocoderState) -> Tensor:
         """Return the last `delay_samples` of an utterance."""
-        num_fixed = self.carried_frames * self.hop_samples
-        return state.samples[:, num_fixed : num_fixed + self.delay_samples]
+        silence = state.mel.new_full((len(state.mel), self.shape.look_ahead_frames, state.mel.shape[2]), SILENCE)
+        late = [self.push(state, silence)] if self.shape.look_ahead_frames else []
+        rest = state.tail * self.scale.repeat(-(-state.tail.shape[1] // self.hop_samples))[: state.tail.shape[1]]
+        return torch.cat([*late, rest[:, : self.spectrogram.margin_samples]], dim=1)
 
-    def _linear(self, mel: Tensor) -> Tensor:
-        """Return linear magnitudes (B, T, F) of log-mel (B, T, M) by non-negative least squares."""
-        filters = self.spectrogram.filters
-        target = mel.exp() @ filters.T
-        gram = filters @ filters.T
-        x = target.clamp(min=1e-8)
-        for _ in range(self.MEL_ITERATIONS):
-            x = x * target / (x @ gram).clamp(min=1e-8)
-        return x
+    def _frames(self, predicted: Tensor) -> Tensor:
+        """Return the windowed samples (B, T, window) of log magnitudes and phases (B, T, 2F)."""
+        magnitude, phase = predicted.float().chunk(2, dim=-1)
+        spectrum = torch.polar(magnitude.clamp(max=_MAX_LOG_MAGNITUDE).exp(), phase)
+        window = self.spectrogram.window
+        return torch.fft.irfft(spectrum, n=len(window)) * window
 
-    def _invert(self, magnitude: Tensor, samples: Tensor, fixed: Tensor) -> Tensor:
-        """Return samples near `samples` whose spectrum has `magnitude`; the `fixed` ones at the start do not change."""
-        last = torch.zeros_like(magnitude, dtype=torch.complex64)
-        for _ in range(self.ITERATIONS):
-            spectrum = self.spectrogram.stft(samples)
-            ahead = spectrum - self.MOMENTUM / (1 + self.MOMENTUM) * last
-            last = spectrum
-            phased = magnitude * ahead / ahead.abs().clamp(min=1e-8)
-            samples = torch.cat([fixed, self.spectrogram.overlap_add(phased)[:, fixed.shape[1] :]], dim=1)
-        return samples
+    def _add(self, state: VocoderState, frames: Tensor) -> Tensor:
+        """Add frames (B, T, window) to the tail; return the samples (B, T * hop) that are complete."""
+        num, hop = frames.shape[1], self.hop_samples
+        total = num * hop + state.tail.shape[1]
+        added = F.fold(frames.transpose(1, 2), (1, total), (1, frames.shape[2]), stride=(1, hop))[:, 0, 0]
+        added = added + F.pad(state.tail, (0, num * hop))
+        state.tail = added[:, num * hop :]
+        return added[:, : num * hop] * self.scale.repeat(num)
+
+
+class _Block(nn.Module):
+    """A ConvNeXt block whose convolution is causal."""
+
+    def __init__(self, shape: VocoderShape) -> None:
+        super().__init__()
+        width, inner = shape.width, shape.expansion * shape.width
+        self.conv = nn.Conv1d(width, width, _KERNEL, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand, self.contract = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.gain = nn.Parameter(torch.full((width,), 1 / shape.layers))
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, T, D) for inputs (B, T, D) after `before` (B, D, 6), and the last inputs."""
+        inputs = torch.cat([before, x.transpose(1, 2)], dim=2)
+        hidden = self.norm(self.conv(inputs).transpose(1, 2))
+        return x + self.gain * self.contract(F.gelu(self.expand(hidden))), inputs[:, :, -_CONTEXT:]

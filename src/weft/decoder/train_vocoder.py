@@ -1,0 +1,135 @@
+"""Training of a vocoder on recordings of any voices: `weft train-vocoder`.
+
+manifest = run(VocoderConfig(out=..., audio=(...,), train=TrainConfig(steps=20_000, lr=5e-4)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from weft.artifacts import Manifest
+from weft.config import NOT_IN_PLAN, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from weft.data.speech import load_speech, read_manifest, speech_id
+from weft.decoder.clips import Clips
+from weft.decoder.discriminators import DiscriminatorShape
+from weft.decoder.mel import MelConfig
+from weft.decoder.vocoder import KIND, Vocoder, VocoderShape
+from weft.decoder.vocoder_loss import LossConfig, VocoderTraining
+from weft.device import default_device
+from weft.errors import UserError
+from weft.plan import Draft, Plan
+from weft.records import Utterance
+from weft.training import distributed, parallel
+from weft.training.config import TrainConfig
+from weft.training.loop import discard_checkpoints, fit
+from weft.training.prefetch import Prefetch
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Training of a vocoder."""
+
+    out: Path
+    """Output directory of the vocoder."""
+    audio: tuple[Path, ...]
+    """Manifests (or directories) of recordings. Transcripts are not needed."""
+    held_out: tuple[Path, ...] = ()
+    """Manifests (or directories) of recordings to measure the result on."""
+    shape: VocoderShape = field(default_factory=VocoderShape)
+    mel: MelConfig = field(default_factory=MelConfig)
+    discriminators: DiscriminatorShape = field(default_factory=DiscriminatorShape)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100_000, lr=5e-4))
+    adversarial_from_step: NonNegativeInt = 5000
+    """Number of initial steps with the distance of mel spectrograms only."""
+    batch_clips: PositiveInt = 16
+    """Clips per batch."""
+    clip_sec: PositiveFloat = 0.8
+    """Duration of a clip in seconds, rounded to whole frames."""
+    cache_gb: Annotated[NonNegativeFloat, NOT_IN_PLAN] = 4.0
+    """Memory for audio in GB; the rest is read when a step needs it."""
+    max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
+    """Fraction of unreadable recordings above which training stops."""
+
+
+def run(config: VocoderConfig) -> Manifest:
+    """Create the artifact `config.out`.
+
+    Counts: parameters, utterances, seconds and, with `held_out`, the mel distance. Raises UserError for missing or too
+    much unreadable audio.
+    """
+    distributed.init()
+    audio, held_out = read_manifest(*config.audio), read_manifest(*config.held_out)
+    if config.held_out and not held_out:
+        raise UserError("held_out has no recordings: add some, or remove held_out")
+    ids = distributed.compute_once(lambda: [speech_id(us) for us in (audio, held_out)])
+    plan = Plan.of(KIND, config, {}, audio=ids[0], held_out=ids[1])
+    return distributed.create(config.out, plan, lambda draft: _train(config, audio, held_out, draft))
+
+
+def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence[Utterance], draft: Draft) -> None:
+    """Train a vocoder and write the average of its weights into the draft."""
+    num_frames = max(1, round(config.clip_sec * config.mel.sample_rate_hz / config.mel.hop_samples))
+    report = draft.folder / "log/skipped.jsonl"
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        training = VocoderTraining(Vocoder(config.shape, config.mel), config.discriminators, config.loss)
+        parallel.replicate_model(training, default_device())
+        with Clips(audio, config.mel, num_frames, config.batch_clips, config.train.seed, config.cache_gb) as clips:
+            clips.skipped.check(config.max_bad_fraction, report)
+            clips.skipped.write(report)
+            fit_vocoder(training, clips, config, draft.folder)
+            clips.check_unreadable(config.max_bad_fraction, draft.folder / "log/unreadable.jsonl")
+        vocoder = training.average.eval()
+        draft.counts["parameters"] = sum(p.numel() for p in vocoder.parameters())
+        draft.counts["utterances"] = clips.skipped.num_good
+        draft.counts["skipped_utterances"] = clips.skipped.num_bad
+        draft.counts["seconds"] = clips.seconds
+        if distributed.is_main_process():
+            vocoder.write_files(draft.folder)
+            if held_out:
+                draft.counts["mel_distance"] = mel_distance(training, held_out)
+        discard_checkpoints(draft.folder)
+
+
+def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, folder: Path) -> None:
+    """Train in place."""
+    device = next(training.parameters()).device
+    current = 0
+
+    def before_step(step: int) -> None:
+        nonlocal current
+        current = step
+
+    def losses(model: nn.Module, samples: Tensor) -> dict[str, Tensor]:
+        assert isinstance(model, VocoderTraining)
+        return model.losses(samples.to(device), adversarial=current >= config.adversarial_from_step)
+
+    def after_step(_: int, updated: bool) -> dict[str, float]:
+        if updated:
+            training.update_average()
+        return {}
+
+    with Prefetch(clips.batch_at, config.train) as prefetch:
+        fit(
+            training, prefetch.batch_at, losses, config.train, folder, "vocoder",
+            after_step=after_step, before_step=before_step,
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def mel_distance(training: VocoderTraining, utterances: Sequence[Utterance]) -> float:
+    """Return the mean distance of the mel spectrograms of whole recordings and their resynthesis."""
+    vocoder, distances = training.average, []
+    rate_hz, hop = vocoder.spectrogram.config.sample_rate_hz, vocoder.hop_samples
+    for utterance in utterances:
+        samples = torch.from_numpy(load_speech(utterance, rate_hz)).to(vocoder.scale.device)[None]
+        samples = samples[:, : samples.shape[1] // hop * hop]
+        distances.append(float(training.distance(vocoder(vocoder.spectrogram(samples)), samples)))
+    return sum(distances) / len(distances)

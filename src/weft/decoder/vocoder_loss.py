@@ -1,0 +1,107 @@
+"""Losses of a vocoder: distance of mel spectrograms, and adversarial losses.
+
+    training = VocoderTraining(vocoder, DiscriminatorShape(), LossConfig())
+    losses = training.losses(samples, adversarial=True)
+    training.update_average()                          # after a step; `training.average` is the result
+
+Generator and discriminators are trained by one backward pass of one sum. The discriminators see generated audio without
+its gradient, and the generator's losses come from discriminators without theirs, so neither part receives the
+gradients of the other's losses.
+
+Sources: Vocos (arXiv 2306.00814) for the losses and their weights, with hinge losses; the distance of several mel
+spectrograms as in DAC (arXiv 2306.06546). Our choice: both parts are updated in the same step.
+
+Shapes: B batch, S samples.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weft.config import Decay, NonNegativeFloat
+from weft.decoder.discriminators import Discriminators, DiscriminatorShape
+from weft.decoder.mel import MelConfig, MelSpectrogram
+from weft.decoder.vocoder import Vocoder
+
+_WINDOWS_SEC, _BANDS = (0.008, 0.016, 0.032, 0.064, 0.128), (20, 40, 80, 120, 160)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the vocoder's losses."""
+
+    mel_weight: NonNegativeFloat = 45.0
+    """Weight of the distance of mel spectrograms."""
+    feature_weight: NonNegativeFloat = 1.0
+    """Weight of the distance of the discriminators' features."""
+    adversarial_weight: NonNegativeFloat = 1.0
+    """Weight of the discriminators' scores."""
+    average_decay: Decay = 0.999
+    """Decay of the moving average of the weights, which is the result."""
+
+
+class MelDistance(nn.Module):
+    """The mean absolute difference of log-mel spectrograms with windows from 8 to 128 ms."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        super().__init__()
+        sizes = [4 * round(sample_rate_hz * sec / 4) for sec in _WINDOWS_SEC]
+        self.spectrograms = nn.ModuleList(
+            MelSpectrogram(MelConfig(sample_rate_hz, size, size // 4 + size // 4 % 2, bands))
+            for size, bands in zip(sizes, _BANDS, strict=True)
+        )
+
+    def forward(self, found: Tensor, expected: Tensor) -> Tensor:
+        """Return the distance of samples (B, S)."""
+        return torch.stack([(of(found) - of(expected)).abs().mean() for of in self.spectrograms]).mean()
+
+
+class VocoderTraining(nn.Module):
+    """A vocoder, the average of its weights, and its discriminators."""
+
+    def __init__(self, vocoder: Vocoder, discriminators: DiscriminatorShape, config: LossConfig) -> None:
+        super().__init__()
+        self.config, self.vocoder = config, vocoder
+        self.average = deepcopy(vocoder).requires_grad_(False)
+        self.discriminators = Discriminators(discriminators)
+        self.distance = MelDistance(vocoder.spectrogram.config.sample_rate_hz)
+
+    def losses(self, samples: Tensor, adversarial: bool) -> dict[str, Tensor]:
+        """Return the losses of recorded samples (B, S); "loss" is their weighted sum."""
+        config = self.config
+        generated = self.vocoder(self.vocoder.spectrogram(samples))
+        mel = self.distance(generated, samples)
+        if not adversarial:
+            return {"loss": config.mel_weight * mel, "mel": mel}
+        scores, features = self.discriminators(samples)
+        wrong, _ = self.discriminators(generated.detach())
+        parts = [(1 - real).relu().mean() + (1 + fake).relu().mean() for real, fake in zip(scores, wrong, strict=True)]
+        discriminator = torch.stack(parts).mean()
+        fixed = {name: p.detach() for name, p in self.discriminators.named_parameters()}
+        fooled, imitated = functional_call(self.discriminators, fixed, (generated,))
+        generator = torch.stack([(1 - score).relu().mean() for score in fooled]).mean()
+        pairs = [
+            (real.detach() - fake).abs().mean()
+            for of_real, of_fake in zip(features, imitated, strict=True)
+            for real, fake in zip(of_real, of_fake, strict=True)
+        ]
+        matching = torch.stack(pairs).mean()
+        loss = config.mel_weight * mel + config.feature_weight * matching + config.adversarial_weight * generator
+        return {
+            "loss": loss + discriminator,
+            "mel": mel,
+            "discriminator": discriminator,
+            "generator": generator,
+            "features": matching,
+        }
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the weights."""
+        for average, weight in zip(self.average.parameters(), self.vocoder.parameters(), strict=True):
+            average.lerp_(weight, 1 - self.config.average_decay)

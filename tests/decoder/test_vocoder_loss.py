@@ -49,15 +49,6 @@ def test_without_adversarial_losses_the_discriminators_are_not_used() -> None:
     assert not gradients(training, "discriminators")
 
 
-def test_the_average_follows_the_weights() -> None:
-    training = new_training(average_decay=0.5)
-    with torch.no_grad():
-        training.vocoder.head.bias += 1.0
-    before = training.average.head.bias.clone()
-    training.update_average()
-    assert torch.allclose(training.average.head.bias, before + 0.5)
-
-
 @pytest.mark.parametrize("rate_hz", [16_000, 22_050, 24_000])
 def test_the_mel_distance_grows_with_the_difference(rate_hz: int) -> None:
     distance, samples = MelDistance(rate_hz), speech(num_frames=40)

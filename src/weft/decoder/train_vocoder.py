@@ -86,7 +86,7 @@ def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence
             clips.skipped.write(report)
             fit_vocoder(training, clips, config, draft.folder)
             clips.check_unreadable(config.max_bad_fraction, draft.folder / "log/unreadable.jsonl")
-        vocoder = training.average.eval()
+        vocoder = training.average.model.eval()
         draft.counts["parameters"] = sum(p.numel() for p in vocoder.parameters())
         draft.counts["utterances"] = clips.skipped.num_good
         draft.counts["skipped_utterances"] = clips.skipped.num_bad
@@ -113,7 +113,7 @@ def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, 
 
     def after_step(_: int, updated: bool) -> dict[str, float]:
         if updated:
-            training.update_average()
+            training.average.update(training.vocoder, config.loss.average_decay)
         return {}
 
     with Prefetch(clips.batch_at, config.train) as prefetch:
@@ -126,7 +126,7 @@ def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, 
 @torch.no_grad()
 def mel_distance(training: VocoderTraining, utterances: Sequence[Utterance]) -> float:
     """Return the mean distance of the mel spectrograms of whole recordings and their resynthesis."""
-    vocoder, distances = training.average, []
+    vocoder, distances = training.average.model, []
     rate_hz, hop = vocoder.spectrogram.config.sample_rate_hz, vocoder.hop_samples
     for utterance in utterances:
         samples = torch.from_numpy(load_speech(utterance, rate_hz)).to(vocoder.scale.device)[None]

@@ -2,7 +2,7 @@
 
     training = VocoderTraining(vocoder, DiscriminatorShape(), LossConfig())
     losses = training.losses(samples, adversarial=True)
-    training.update_average()                          # after a step; `training.average` is the result
+    training.average.update(training.vocoder, decay)   # after a step; `training.average.model` is the result
 
 Generator and discriminators are trained by one backward pass of one sum. The discriminators see generated audio without
 its gradient, and the generator's losses come from discriminators without theirs, so neither part receives the
@@ -16,7 +16,6 @@ Shapes: B batch, S samples.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +26,7 @@ from weft.config import Decay, NonNegativeFloat
 from weft.decoder.discriminators import Discriminators, DiscriminatorShape
 from weft.decoder.mel import MelConfig, MelSpectrogram
 from weft.decoder.vocoder import Vocoder
+from weft.training.average import Average
 
 _WINDOWS_SEC, _BANDS = (0.008, 0.016, 0.032, 0.064, 0.128), (20, 40, 80, 120, 160)
 
@@ -67,7 +67,7 @@ class VocoderTraining(nn.Module):
     def __init__(self, vocoder: Vocoder, discriminators: DiscriminatorShape, config: LossConfig) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
-        self.average = deepcopy(vocoder).requires_grad_(False)
+        self.average = Average(vocoder)
         self.discriminators = Discriminators(discriminators)
         self.distance = MelDistance(vocoder.spectrogram.config.sample_rate_hz)
 
@@ -99,9 +99,3 @@ class VocoderTraining(nn.Module):
             "generator": generator,
             "features": matching,
         }
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """Move the average towards the weights."""
-        for average, weight in zip(self.average.parameters(), self.vocoder.parameters(), strict=True):
-            average.lerp_(weight, 1 - self.config.average_decay)

@@ -13,7 +13,7 @@ from weft.decoder.discriminators import DiscriminatorShape
 from weft.decoder.mel import MelConfig
 from weft.decoder.train_vocoder import VocoderConfig, run
 from weft.decoder.vocoder import Vocoder, VocoderShape
-from weft.decoder.vocoder_loss import LossConfig, VocoderTraining
+from weft.decoder.vocoder_loss import VocoderTraining
 from weft.errors import UserError
 from weft.training.config import TrainConfig
 from weft.training.metrics import read_metrics
@@ -40,7 +40,7 @@ def config(audio: Path, out: Path, **train: Any) -> VocoderConfig:
         held_out=(audio,),
         shape=VocoderShape(width=16, layers=1),
         discriminators=DiscriminatorShape(width=2, periods=(2,), windows=(256,)),
-        loss=LossConfig(average_decay=0.5),
+        average_decay=0.5,
         train=TrainConfig(precision="fp32", **settings),
         adversarial_from_step=3,
         batch_clips=4,
@@ -119,3 +119,13 @@ def test_other_sample_rates_are_a_setting(audio: Path, tmp_path: Path) -> None:
     mel = MelConfig(24_000, 1024, 240, 100)
     run(replace(config(audio, tmp_path / "out", steps=4), mel=mel))
     assert Vocoder.from_pretrained(tmp_path / "out")(torch.zeros(1, 10, 100)).shape == (1, 2400)
+
+
+def test_an_estimate_has_the_size_of_the_vocoder_and_trains_nothing(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(config(audio, tmp_path / "out"), shape=VocoderShape(), dry_run=True)
+    assert run(recipe) is None
+    num = sum(p.numel() for p in Vocoder(recipe.shape, recipe.mel).parameters())
+    assert f"{num:,}" in capsys.readouterr().out
+    assert not recipe.out.exists()

@@ -12,9 +12,12 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from weft import launch, progress
 from weft.artifacts import Manifest
-from weft.config import NOT_IN_PLAN, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from weft.config import NOT_IN_PLAN, Decay, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from weft.data.speech import load_speech, read_manifest, speech_id
 from weft.decoder.clips import Clips
 from weft.decoder.discriminators import DiscriminatorShape
@@ -27,6 +30,7 @@ from weft.plan import Draft, Plan
 from weft.records import Utterance
 from weft.training import distributed, parallel
 from weft.training.config import TrainConfig
+from weft.training.estimate import Estimate, Memory
 from weft.training.loop import discard_checkpoints, fit
 from weft.training.prefetch import Prefetch
 
@@ -48,6 +52,8 @@ class VocoderConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100_000, lr=5e-4))
     adversarial_from_step: NonNegativeInt = 5000
     """Number of initial steps with the distance of mel spectrograms only."""
+    average_decay: Decay = 0.999
+    """Decay of the moving average of the weights, which is the result."""
     batch_clips: PositiveInt = 16
     """Clips per batch."""
     clip_sec: PositiveFloat = 0.8
@@ -56,14 +62,25 @@ class VocoderConfig:
     """Memory for audio in GB; the rest is read when a step needs it."""
     max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
     """Fraction of unreadable recordings above which training stops."""
+    dry_run: Annotated[bool, NOT_IN_PLAN] = False
+    """Train nothing; print the number of parameters, memory and training time."""
+
+    @property
+    def clip_frames(self) -> int:
+        """Mel frames of a clip."""
+        return max(1, round(self.clip_sec * self.mel.sample_rate_hz / self.mel.hop_samples))
 
 
-def run(config: VocoderConfig) -> Manifest:
-    """Create the artifact `config.out`.
+def run(config: VocoderConfig) -> Manifest | None:
+    """Create the artifact `config.out`, or print an estimate for a `dry_run`.
 
     Counts: parameters, utterances, seconds and, with `held_out`, the mel distance. Raises UserError for missing or too
     much unreadable audio.
     """
+    if config.dry_run:
+        if launch.rank() == 0:
+            progress.show(*estimate(config).lines({}))
+        return None
     distributed.init()
     audio, held_out = read_manifest(*config.audio), read_manifest(*config.held_out)
     if config.held_out and not held_out:
@@ -75,13 +92,15 @@ def run(config: VocoderConfig) -> Manifest:
 
 def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence[Utterance], draft: Draft) -> None:
     """Train a vocoder and write the average of its weights into the draft."""
-    num_frames = max(1, round(config.clip_sec * config.mel.sample_rate_hz / config.mel.hop_samples))
     report = draft.folder / "log/skipped.jsonl"
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
-        training = VocoderTraining(Vocoder(config.shape, config.mel), config.discriminators, config.loss)
+        training = new_training(config)
+        training.start_average()
         parallel.replicate_model(training, default_device())
-        with Clips(audio, config.mel, num_frames, config.batch_clips, config.train.seed, config.cache_gb) as clips:
+        with Clips(
+            audio, config.mel, config.clip_frames, config.batch_clips, config.train.seed, config.cache_gb
+        ) as clips:
             clips.skipped.check(config.max_bad_fraction, report)
             clips.skipped.write(report)
             fit_vocoder(training, clips, config, draft.folder)
@@ -96,6 +115,11 @@ def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence
             if held_out:
                 draft.counts["mel_distance"] = mel_distance(training, held_out)
         discard_checkpoints(draft.folder)
+
+
+def new_training(config: VocoderConfig) -> VocoderTraining:
+    """Return a vocoder and discriminators with random weights."""
+    return VocoderTraining(Vocoder(config.shape, config.mel), config.discriminators, config.loss)
 
 
 def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, folder: Path) -> None:
@@ -113,7 +137,7 @@ def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, 
 
     def after_step(_: int, updated: bool) -> dict[str, float]:
         if updated:
-            training.average.update(training.vocoder, config.loss.average_decay)
+            training.average.update(training.vocoder, config.average_decay)
         return {}
 
     with Prefetch(clips.batch_at, config.train) as prefetch:
@@ -133,3 +157,19 @@ def mel_distance(training: VocoderTraining, utterances: Sequence[Utterance]) -> 
         samples = samples[:, : samples.shape[1] // hop * hop]
         distances.append(float(training.distance(vocoder(vocoder.spectrogram(samples)), samples)))
     return sum(distances) / len(distances)
+
+
+def estimate(config: VocoderConfig) -> Estimate:
+    """Return the estimate of training by `config`, with its discriminators."""
+    with FakeTensorMode():
+        training = new_training(config)
+
+        def forward(clips: int) -> None:
+            training.losses(torch.zeros(clips, config.clip_frames * config.mel.hop_samples), adversarial=True)
+
+        with FlopCounterMode(display=False) as counter:
+            forward(1)
+        memory = Memory.of(training, forward, config.train)
+    flops = 3 * counter.get_total_flops() * config.batch_clips * config.train.steps
+    parameters = sum(p.numel() for p in training.vocoder.parameters())
+    return Estimate(parameters, memory, flops, config.train, config.batch_clips, "clip")

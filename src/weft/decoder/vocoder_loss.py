@@ -2,6 +2,7 @@
 
     training = VocoderTraining(vocoder, DiscriminatorShape(), LossConfig())
     losses = training.losses(samples, adversarial=True)
+    training.start_average()                           # once
     training.average.update(training.vocoder, decay)   # after a step; `training.average.model` is the result
 
 Generator and discriminators are trained by one backward pass of one sum. The discriminators see generated audio without
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from weft.config import Decay, NonNegativeFloat
+from weft.config import NonNegativeFloat
 from weft.decoder.discriminators import Discriminators, DiscriminatorShape
 from weft.decoder.mel import MelConfig, MelSpectrogram
 from weft.decoder.vocoder import Vocoder
@@ -41,8 +42,6 @@ class LossConfig:
     """Weight of the distance of the discriminators' features."""
     adversarial_weight: NonNegativeFloat = 1.0
     """Weight of the discriminators' scores."""
-    average_decay: Decay = 0.999
-    """Decay of the moving average of the weights, which is the result."""
 
 
 class MelDistance(nn.Module):
@@ -62,14 +61,19 @@ class MelDistance(nn.Module):
 
 
 class VocoderTraining(nn.Module):
-    """A vocoder, the average of its weights, and its discriminators."""
+    """A vocoder and its discriminators; and the average of the vocoder's weights, once `start_average` was called."""
+
+    average: Average[Vocoder]
 
     def __init__(self, vocoder: Vocoder, discriminators: DiscriminatorShape, config: LossConfig) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
-        self.average = Average(vocoder)
         self.discriminators = Discriminators(discriminators)
         self.distance = MelDistance(vocoder.spectrogram.config.sample_rate_hz)
+
+    def start_average(self) -> None:
+        """Start the average with the present weights."""
+        self.average = Average(self.vocoder)
 
     def losses(self, samples: Tensor, adversarial: bool) -> dict[str, Tensor]:
         """Return the losses of recorded samples (B, S); "loss" is their weighted sum."""

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from weft.data.datasets import Rows
 from weft.data.speech import read_manifest
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.flow import FlowDecoder
 from weft.decoder.mel import SILENCE
 from weft.decoder.train import DecoderConfig
 from weft.errors import UserError
@@ -108,3 +109,52 @@ def test_an_utterance_as_long_as_a_block_is_required(decoder: SpeechDecoder, voi
     short = [u for u in read_manifest(*voice.audio) if u.id == "u3"]
     with pytest.raises(UserError, match="no utterance with audio has the 5 codes of a block"):
         DecoderDataset(decoder, voice.codes, short, batch_windows=4, seed=0, max_bad_fraction=1.0)
+
+
+def named(decoder: SpeechDecoder, config: DecoderConfig, **flow: Any) -> DecoderDataset:
+    """The voice's utterances by two speakers, u0 to u2 by anna and the others by bob."""
+    model = FlowDecoder(replace(FLOW, **flow), NUM_CODES, 5 * 80, num_speakers=2)
+    named = SpeechDecoder(model, decoder.mel, speakers=("anna", "bob"))
+    audio = [replace(u, speaker="anna" if u.id in ("u0", "u1", "u2") else "bob") for u in read_manifest(*config.audio)]
+    return DecoderDataset(named, config.codes, audio, 32, seed=0, max_bad_fraction=0.0)
+
+
+def test_a_prompt_is_a_part_of_another_utterance_of_the_speaker(decoder: SpeechDecoder, voice: DecoderConfig) -> None:
+    dataset = named(decoder, voice, prompt_codes=4, voice_dropout=0.25)
+    utterances = {u.id: list(u.codes) for u in Rows.of(*voice.codes).utterances()}
+    anna, bob = ([utterances[id] for id in ids] for ids in (("u0", "u1", "u2"), ("u3", "u4")))
+    num_prompts, num_known = 0, 0
+    for step in range(20):
+        batch = dataset.batch_at(step)
+        assert batch is not None
+        for codes, mel, speaker in zip(batch.codes.tolist(), batch.mel, batch.speakers.tolist(), strict=True):
+            prompt, window = codes[:4], [c for c in codes[4:] if c != NUM_CODES]
+            given = [c for c in prompt if c != NUM_CODES]
+            own = next(u for u in anna + bob if any(u[i : i + len(window)] == window for i in range(len(u))))
+            assert prompt[len(prompt) - len(given) :] == given
+            assert (mel[: 4 - len(given)] == SILENCE).all()
+            if given:
+                num_prompts += 1
+                group = anna if own in anna else bob
+                assert any(given == u[i : i + len(given)] for u in group if u is not own for i in range(len(u)))
+            num_known += speaker > 0
+            assert speaker in (0, 1 if own in anna else 2)
+    assert num_prompts / 640 == pytest.approx(0.75, abs=0.06)
+    assert num_known / 640 == pytest.approx(0.75, abs=0.06)
+
+
+def test_without_names_the_prompt_of_a_window_is_of_its_own_utterance(
+    decoder: SpeechDecoder, voice: DecoderConfig
+) -> None:
+    model = FlowDecoder(replace(FLOW, prompt_codes=2, voice_dropout=0.0), NUM_CODES, 5 * 80)
+    dataset = DecoderDataset(
+        SpeechDecoder(model, decoder.mel), voice.codes, read_manifest(*voice.audio), 16, seed=0, max_bad_fraction=0.0
+    )
+    utterances = [list(u.codes) for u in Rows.of(*voice.codes).utterances()]
+    batch = dataset.batch_at(0)
+    assert batch is not None
+    assert not batch.speakers.any()
+    for codes in batch.codes.tolist():
+        window = [c for c in codes[2:] if c != NUM_CODES]
+        own = next(u for u in utterances if any(u[i : i + len(window)] == window for i in range(len(u))))
+        assert any(own[i : i + 2] == codes[:2] for i in range(len(own)))

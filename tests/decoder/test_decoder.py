@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.decoder.conftest import NUM_CODES, make_decoder
+from tests.decoder.conftest import FLOW, NUM_CODES, make_decoder
 from tests.format1 import as_format_1
 from weft.artifacts import read
 from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.flow import FlowDecoder
 from weft.decoder.vocoder import Vocoder, VocoderShape
 from weft.errors import UserError
 
@@ -146,3 +148,61 @@ def test_a_decoder_is_saved_with_its_vocoder(tmp_path: Path) -> None:
     loaded = SpeechDecoder.from_pretrained(tmp_path / "decoder")
     assert isinstance(loaded.vocoder, Vocoder)
     assert np.array_equal(loaded.synthesize(CODES), decoder.synthesize(CODES))
+
+
+def with_voices() -> SpeechDecoder:
+    torch.manual_seed(0)
+    flow = FlowDecoder(replace(FLOW, prompt_codes=4), NUM_CODES, 5 * 80, num_speakers=2).eval()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return SpeechDecoder(flow, DECODER.mel, speakers=("anna", "bob"))
+
+
+def test_a_voice_is_a_speaker_or_a_prompt_and_streams_in_any_division() -> None:
+    decoder = with_voices()
+    noise = 0.1 * np.random.default_rng(1).standard_normal(6 * 1280).astype(np.float32)
+    prompt = decoder.prompt(CODES[:6], noise, 16_000)
+    both = decoder.prompt(CODES[:6], noise, 16_000, speaker="anna")
+    voices = [None, decoder.speaker("anna"), decoder.speaker("bob"), prompt, both]
+    found = [decoder.synthesize(CODES, seed=1, voice=voice) for voice in voices]
+    for i, samples in enumerate(found):
+        assert not any(np.allclose(samples, other, atol=1e-3) for other in found[:i])
+    stream = decoder.stream(seed=1, voice=both)
+    parts = [stream.push([int(c)]) for c in CODES]
+    assert np.array_equal(np.concatenate([*parts, stream.finish()]), found[-1])
+
+
+def test_only_the_end_of_a_long_prompt_counts() -> None:
+    decoder = with_voices()
+    rng = np.random.default_rng(1)
+    samples = rng.standard_normal(10 * 1280).astype(np.float32)
+    long, other = samples.copy(), samples.copy()
+    other[: 4 * 1280] = 0.5
+    a, b = (decoder.prompt(CODES[:10], s, 16_000) for s in (long, other))
+    assert np.array_equal(decoder.synthesize(CODES, voice=a), decoder.synthesize(CODES, voice=b))
+
+
+def test_voices_that_do_not_exist_are_rejected() -> None:
+    decoder, samples = with_voices(), np.full(2 * 1280, 0.1, np.float32)
+    with pytest.raises(UserError, match=r"ana is not a speaker of this decoder: .* its 2 speakers, such as anna"):
+        decoder.speaker("ana")
+    with pytest.raises(UserError, match="anna is not a speaker of this decoder: give none"):
+        DECODER.speaker("anna")
+    with pytest.raises(UserError, match="no voice prompts"):
+        DECODER.prompt([1, 2], samples, 16_000)
+    with pytest.raises(UserError, match="22050 Hz: resample it to 16000 Hz"):
+        decoder.prompt([1, 2], samples, 22_050)
+    with pytest.raises(UserError, match="silent"):
+        decoder.prompt([1, 2], 0 * samples, 16_000)
+    with pytest.raises(UserError, match="do not fit its 9 codes"):
+        decoder.prompt([1] * 9, samples, 16_000)
+
+
+def test_a_decoder_is_saved_with_its_speakers(tmp_path: Path) -> None:
+    with_voices().save_pretrained(tmp_path / "decoder")
+    loaded = SpeechDecoder.from_pretrained(tmp_path / "decoder")
+    assert loaded.speakers == ("anna", "bob")
+    assert np.array_equal(
+        loaded.synthesize(CODES, voice=loaded.speaker("bob")),
+        with_voices().synthesize(CODES, voice=with_voices().speaker("bob")),
+    )

@@ -20,13 +20,14 @@ def random_batch(model: FlowDecoder, mel_of: torch.Tensor, seed: int, size: int 
     """Return windows of random codes, with the mel `mel_of` (K + 1, P) of each code."""
     g = torch.Generator().manual_seed(seed)
     config = model.config
-    codes = torch.randint(0, NUM_CODES, (size, config.context_codes + config.block_codes), generator=g)
+    codes = torch.randint(0, NUM_CODES, (size, config.before_codes + config.block_codes), generator=g)
     return FlowBatch(
         codes=codes,
         mel=mel_of[codes],
         noise=torch.randn(size, config.block_codes, VALUES, generator=g),
         time=torch.rand(size, generator=g),
         dropped=torch.rand(size, generator=g) < config.condition_dropout,
+        speakers=torch.zeros(size, dtype=torch.int64),
     )
 
 
@@ -36,7 +37,7 @@ def test_the_initial_prior_is_the_mean_mel_of_each_code() -> None:
     mean, std = torch.randn(VALUES), 1 + torch.rand(VALUES)
     model.initialize(means, mean, std)
     codes = torch.arange(8)[None]
-    prior = model.prior(codes) * std + mean
+    prior = model.prior(codes, codes[:, 0]) * std + mean
     assert (prior[0] - means[:8]).square().mean() < 0.02 * means.var()
 
 
@@ -112,3 +113,20 @@ def test_training_learns_a_mel_that_depends_on_the_previous_code() -> None:
 def test_impossible_settings_are_rejected(settings: dict[str, int]) -> None:
     with pytest.raises(UserError):
         FlowConfig(**{"block_codes": 5, **settings})
+
+
+def test_a_model_learns_the_mel_of_each_speaker() -> None:
+    """The mel of one speaker is above that of the other, for all codes."""
+    torch.manual_seed(0)
+    model = FlowDecoder(FLOW, NUM_CODES, VALUES, num_speakers=2)
+    optimizer, mel_of = torch.optim.Adam(model.parameters(), 1e-2), 0.3 * torch.randn(NUM_CODES + 1, VALUES)
+    for step in range(250):
+        batch = random_batch(model, mel_of, step)
+        speakers = 1 + torch.arange(len(batch)) % 2
+        mel = batch.mel + (2.0 * speakers - 3.0)[:, None, None]
+        optimizer.zero_grad()
+        model.loss(replace(batch, mel=mel, speakers=speakers))["loss"].backward()
+        optimizer.step()
+    batch = random_batch(model, mel_of, 1000)
+    blocks = [model.prior(batch.codes, torch.full((16,), row))[:, FLOW.before_codes :] for row in (1, 2)]
+    assert [b.mean().item() for b in blocks] == pytest.approx([-1.0, 1.0], abs=0.3)

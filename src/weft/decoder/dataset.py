@@ -49,7 +49,13 @@ class DecoderDataset:
         self._padding_code, self._num_mels = decoder.num_codes, decoder.mel.num_mels
         self._context = self._flow.context_codes
         self.skipped = Skipped()
-        utterances, mels = self._read(decoder, codes, audio)
+        utterances, mels, speakers = self._read(decoder, codes, audio)
+        row_of = {name: row for row, name in enumerate(decoder.speakers, 1)}
+        self._speakers = torch.tensor([row_of.get(name or "", 0) for name in speakers])
+        self._voices = dict[str | int, list[int]]()  # utterances of each speaker, or of one utterance if it is unknown
+        for row, name in enumerate(speakers):
+            self._voices.setdefault(row if name is None else name, []).append(row)
+        self._voice_of = [row if name is None else name for row, name in enumerate(speakers)]
         self.lengths = np.array([len(c) for c in utterances])
         if not len(self.lengths) or self.lengths.max() < self._flow.block_codes:
             self.skipped.check(max_bad_fraction)
@@ -63,11 +69,11 @@ class DecoderDataset:
 
     def _read(
         self, decoder: SpeechDecoder, codes: Sequence[Path], audio: Sequence[Utterance]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[str | None]]:
         by_id = {u.id: u for u in audio}
         rows = Rows.of(*codes)
         spectrogram = MelSpectrogram(decoder.mel)
-        found, mels = [], []
+        found, mels, speakers = [], [], []
         with progress.bar("mel", len(rows)) as advance:
             for utterance in rows.utterances():
                 advance()
@@ -76,8 +82,9 @@ class DecoderDataset:
                     pair = torch.tensor(decoder.check_codes(utterance.codes)), mel.half()
                     found.append(pair[0])
                     mels.append(pair[1].unflatten(0, (len(utterance.codes), -1)).flatten(1))
+                    speakers.append(by_id[utterance.id].speaker)
                     self.skipped.num_good += 1
-        return found, mels
+        return found, mels, speakers
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean mel of each code and of padding (K + 1, P), and mean and deviation of each band (P,)."""
@@ -103,15 +110,37 @@ class DecoderDataset:
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         noise = torch.randn(size, block, self._mel.shape[1], generator=generator)
         time, dropout = torch.rand(size, generator=generator), torch.rand(size, generator=generator)
-        window = window[part]
-        if not len(window):
+        codes, mel = self._codes[window], self._mel[window].float()
+        if self._flow.prompt_codes:
+            prompts = [self._prompt(row, rng) for row in utterance.tolist()]
+            codes = torch.cat([torch.stack([codes for codes, _ in prompts]), codes], dim=1)
+            mel = torch.cat([torch.stack([mel for _, mel in prompts]), mel], dim=1)
+        known = torch.from_numpy(rng.random(size) >= self._flow.voice_dropout)
+        if not len(window[part]):
             return None
         return FlowBatch(
-            codes=self._codes[window],
-            mel=self._mel[window].float(),
+            codes=codes[part],
+            mel=mel[part],
             noise=noise[part],
             time=time[part],
             dropped=dropout[part] < self._flow.condition_dropout,
+            speakers=(self._speakers[utterance] * known)[part],
+        )
+
+    def _prompt(self, utterance: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return codes (Q,) and mel (Q, P) of a voice prompt: a part of another utterance of the voice, if any.
+
+        It is padded in front if it is too short, and completely if it is dropped.
+        """
+        num, rows = self._flow.prompt_codes, self._voices[self._voice_of[utterance]]
+        index, start = int(rng.integers(len(rows))), rng.random()
+        row = rows[index] if rows[index] != utterance else rows[index - 1]
+        length = 0 if rng.random() < self._flow.voice_dropout else min(num, int(self.lengths[row]))
+        first = int(self._first[row]) + self._context + int(start * (int(self.lengths[row]) - length + 1))
+        codes, mel = self._codes[first : first + length], self._mel[first : first + length].float()
+        return (
+            F.pad(codes, (num - length, 0), value=self._padding_code),
+            F.pad(mel, (0, 0, num - length, 0), value=SILENCE),
         )
 
 

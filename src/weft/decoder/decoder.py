@@ -14,7 +14,8 @@ Shapes: S samples, N codes, C context codes, P mel values of a code (frames per 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,36 @@ from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
 Codes = Sequence[int] | np.ndarray
+_MIN_PROMPT_LEVEL = 1e-3
 _CONFIG, _WEIGHTS = "decoder.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice: the row of a speaker in the decoder's table, 0 for none, and codes (Q,) and mel (Q, P) of a prompt."""
+
+    speaker: int = 0
+    codes: Tensor | None = None
+    mel: Tensor | None = None
 
 
 class SpeechDecoder:
     """A `FlowDecoder` with its vocoder. Every code is a whole number of mel frames."""
 
     def __init__(
-        self, flow: FlowDecoder, mel: MelConfig, manifest: Manifest | None = None, vocoder: Vocoder | None = None
+        self,
+        flow: FlowDecoder,
+        mel: MelConfig,
+        manifest: Manifest | None = None,
+        vocoder: Vocoder | None = None,
+        speakers: Sequence[str] = (),
     ) -> None:
         assert vocoder is None or vocoder.spectrogram.config == mel, "the vocoder is for another mel spectrogram"
         self.flow = flow
         self.mel = mel
         self.vocoder: Vocoder | GriffinLim = vocoder or GriffinLim(mel)
+        self.speakers = tuple(speakers)
+        """Names of the speakers of the training data, if it distinguishes them."""
         self._manifest = manifest
         self.num_codes = flow.num_codes
         self.sample_rate_hz = mel.sample_rate_hz
@@ -84,10 +102,11 @@ class SpeechDecoder:
             config = read_json_object(folder / _CONFIG)
             mel = MelConfig(**config["mel"])
             values_per_code = config["mel_frames_per_code"] * mel.num_mels
-            flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code)
+            speakers = config.get("speakers", [])
+            flow = FlowDecoder(FlowConfig(**config["flow"]), config["num_codes"], values_per_code, len(speakers))
             load_weights(flow, folder / _WEIGHTS)
             vocoder = Vocoder.from_files(folder) if config.get("has_vocoder", False) else None
-            return cls(flow.eval(), mel, manifest, vocoder).to(device or default_device())
+            return cls(flow.eval(), mel, manifest, vocoder, speakers).to(device or default_device())
 
     def save_pretrained(self, folder: str | Path) -> Manifest:
         """Save the decoder as a new artifact. Raises UserError if `folder` exists."""
@@ -102,19 +121,50 @@ class SpeechDecoder:
             "num_codes": self.num_codes,
             "mel_frames_per_code": self.mel_frames_per_code,
             "has_vocoder": isinstance(self.vocoder, Vocoder),
+            "speakers": list(self.speakers),
         }
         if isinstance(self.vocoder, Vocoder):
             self.vocoder.write_files(folder)
         write_json(folder / _CONFIG, config)
 
-    def stream(self, seed: int = 0) -> DecoderStream:
+    def stream(self, seed: int = 0, voice: Voice | None = None) -> DecoderStream:
         """Start an utterance: push codes, get the audio of complete blocks. `seed` determines the noise."""
-        return DecoderStream(self, seed)
+        return DecoderStream(self, seed, voice or Voice())
 
-    def synthesize(self, codes: Codes, seed: int = 0) -> np.ndarray:
+    def synthesize(self, codes: Codes, seed: int = 0, voice: Voice | None = None) -> np.ndarray:
         """Return float32 samples (N * samples_per_code,) of codes (N,). Raises UserError for an invalid code."""
-        stream = self.stream(seed)
+        stream = self.stream(seed, voice)
         return np.concatenate([stream.push(codes), stream.finish()])
+
+    def speaker(self, name: str) -> Voice:
+        """Return the voice of a speaker of the training data. Raises UserError for an unknown one."""
+        if name not in self.speakers:
+            near = get_close_matches(name, self.speakers, 3, 0.4) or self.speakers[:3]
+            hint = f"give one of its {len(self.speakers)} speakers, such as {', '.join(near)}" if near else "give none"
+            raise UserError(f"{name} is not a speaker of this decoder: {hint}")
+        return Voice(speaker=1 + self.speakers.index(name))
+
+    def prompt(self, codes: Codes, samples: np.ndarray, sample_rate_hz: int, speaker: str | None = None) -> Voice:
+        """Return the voice of a recording (S,) with its codes (N,), the last `flow.config.prompt_codes` of which count.
+
+        Raises UserError for a decoder without voice prompts, another sample rate, silence, and codes that do not fit.
+        """
+        num = self.flow.config.prompt_codes
+        if not num:
+            raise UserError("this decoder has no voice prompts: train one with flow.prompt_codes")
+        if sample_rate_hz != self.sample_rate_hz:
+            raise UserError(f"the voice prompt has {sample_rate_hz} Hz: resample it to {self.sample_rate_hz} Hz")
+        if abs(len(samples) - len(codes) * self.samples_per_code) > self.samples_per_code:
+            raise UserError(f"the voice prompt has {len(samples)} samples, which do not fit its {len(codes)} codes")
+        if np.abs(samples).max(initial=0.0) < _MIN_PROMPT_LEVEL:
+            raise UserError("the voice prompt is silent: give a few seconds of clear speech")
+        whole = np.zeros(len(codes) * self.samples_per_code, np.float32)
+        whole[: len(samples)] = samples[: len(whole)]
+        mel = self.vocoder.spectrogram(torch.from_numpy(whole)[None].to(self.flow.mean.device))[0]
+        ids = torch.tensor(self.check_codes(codes), device=self.flow.mean.device)
+        values = mel.unflatten(0, (len(ids), -1)).flatten(1)
+        voice = self.speaker(speaker) if speaker else Voice()
+        return replace(voice, codes=ids[-num:], mel=values[-num:])
 
     def check_codes(self, codes: Codes) -> list[int]:
         """Return codes as integers. Raises UserError for one outside the codebook."""
@@ -135,12 +185,14 @@ class DecoderStream:
     `decoder.vocoder.delay_samples` before the block does, and `finish` returns the rest.
     """
 
-    def __init__(self, decoder: SpeechDecoder, seed: int) -> None:
+    def __init__(self, decoder: SpeechDecoder, seed: int, voice: Voice) -> None:
         mean, context = decoder.flow.mean, decoder.flow.config.context_codes
         self._decoder = decoder
         self._pending: list[int] = []  # codes of an incomplete block
         self._codes = torch.full((1, context), decoder.num_codes, device=mean.device)  # (1, C) before the next block
         self._mel = mean.new_full((1, context, len(mean)), SILENCE)  # (1, C, P) of these codes
+        self._prompt_codes, self._prompt_mel = _padded(voice, decoder)  # (1, Q) and (1, Q, P)
+        self._speaker = torch.tensor([voice.speaker], device=mean.device)
         self._vocoder: Any = decoder.vocoder.new_state(batch_size=1)
         self._generator = torch.Generator().manual_seed(seed)  # of the noise, which is drawn in the order of the codes
         self._num_decoded = 0
@@ -178,7 +230,12 @@ class DecoderStream:
         block = torch.tensor([self._pending[:num_codes]], device=self._codes.device)
         del self._pending[:num_codes]
         window = torch.cat([self._codes, block], dim=1)
-        mel = decoder.flow.sample(window, self._mel, self._noise(1, num_codes, self._mel.shape[2]))
+        mel = decoder.flow.sample(
+            torch.cat([self._prompt_codes, window], dim=1),
+            torch.cat([self._prompt_mel, self._mel], dim=1),
+            self._noise(1, num_codes, self._mel.shape[2]),
+            self._speaker,
+        )
         frames = mel.unflatten(2, (decoder.mel_frames_per_code, -1)).flatten(1, 2)
         samples = decoder.vocoder.push(self._vocoder, frames, self._noise(1, num_codes * decoder.samples_per_code))
         audio = samples[0, self._num_early :].cpu().numpy()
@@ -191,3 +248,13 @@ class DecoderStream:
     def _noise(self, *shape: int) -> Tensor:
         """Return normal noise, the same on any device."""
         return torch.randn(shape, generator=self._generator).to(self._mel.device)
+
+
+def _padded(voice: Voice, decoder: SpeechDecoder) -> tuple[Tensor, Tensor]:
+    """Return the prompt of a voice as codes (1, Q) and mel (1, Q, P), padded in front."""
+    mean, num = decoder.flow.mean, decoder.flow.config.prompt_codes
+    codes = torch.full((1, num), decoder.num_codes, device=mean.device)
+    mel = mean.new_full((1, num, len(mean)), SILENCE)
+    if num and voice.codes is not None and voice.mel is not None:
+        codes[0, num - len(voice.codes) :], mel[0, num - len(voice.mel) :] = voice.codes, voice.mel
+    return codes, mel

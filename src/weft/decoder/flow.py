@@ -11,7 +11,11 @@ window is a clip that ends after some block and has true frames before it, as in
 Encoder and estimator run at the code rate: the mel frames of a code are one vector. The estimator predicts the end of
 the path (the clean mel), from which the velocity follows, so that a narrow model need not pass the noise through.
 
-Shapes: B batch, C context codes, N codes of the block, P mel values of a code (frames per code * bands), D width.
+A voice is that of a speaker of the training data, or that of a voice prompt, codes and mel frames that precede the
+context of every block and stay the same.
+
+Shapes: B batch, C codes of prompt and context, N codes of the block, P mel values of a code (frames per code * bands),
+D width.
 
 Sources: the paper, section 2.2, after CosyVoice (Du et al. 2024): optimal-transport path (Lipman et al. 2023), cosine
 time schedule, classifier-free guidance. Our choices: the estimator returns the clean mel, and the encoder has a loss.
@@ -27,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.config import Fraction, NonNegativeFloat, PositiveInt
+from weft.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from weft.errors import UserError
 
 _MIN_TIME_LEFT = 0.1  # bounds the loss weight near the end of the path
@@ -48,6 +52,8 @@ class FlowConfig:
     """Estimator layers, run twice per Euler step."""
     context_codes: PositiveInt = 6
     """Codes of context before a block."""
+    prompt_codes: NonNegativeInt = 0
+    """Codes of a voice prompt, which precedes the context of every block and gives the voice; 0: no prompts."""
     block_codes: PositiveInt = 10
     """Codes per block: 10 is 0.8 s."""
     first_block_codes: PositiveInt = 4
@@ -58,6 +64,8 @@ class FlowConfig:
     """Weight of the encoder's loss relative to the flow-matching loss."""
     condition_dropout: Fraction = 0.2
     """Fraction of training windows without condition, for classifier-free guidance."""
+    voice_dropout: Fraction = 0.2
+    """Fraction of training windows without voice prompt, and of those without speaker, so that both are optional."""
     guidance: NonNegativeFloat = 0.7
     """Strength of classifier-free guidance."""
     euler_steps: PositiveInt = 10
@@ -71,17 +79,24 @@ class FlowConfig:
         if self.context_codes < 1:
             raise UserError("context_codes is 0: give at least 1, or the audio breaks between blocks")
 
+    @property
+    def before_codes(self) -> int:
+        """Codes before a block: voice prompt and context."""
+        return self.prompt_codes + self.context_codes
+
 
 @dataclass(frozen=True)
 class FlowBatch:
     """Training windows with everything random: `codes` (B, C + N), log-mel `mel` (B, C + N, P), normal `noise` (B, N,
-    P), `time` (B,) uniform in 0..1, and `dropped` (B,), true where the condition is dropped."""
+    P), `time` (B,) uniform in 0..1, `dropped` (B,), true where the condition is dropped, and the rows of `speakers`
+    (B,), 0 where they are unknown."""
 
     codes: Tensor
     mel: Tensor
     noise: Tensor
     time: Tensor
     dropped: Tensor
+    speakers: Tensor
 
     def __len__(self) -> int:
         """Number of windows, over which the losses are means."""
@@ -95,17 +110,18 @@ class FlowBatch:
 class FlowDecoder(nn.Module):
     """Encoder (codes to a prior mel) and estimator (prior, time and a point of the path to the clean mel).
 
-    `values_per_code` is P. Code `num_codes` pads the context before the start of an utterance.
+    `values_per_code` is P. Code `num_codes` pads the context before the start of an utterance, and a prompt that is
+    shorter or not given. Without speakers there is no table of them.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: FlowConfig, num_codes: int, values_per_code: int) -> None:
+    def __init__(self, config: FlowConfig, num_codes: int, values_per_code: int, num_speakers: int = 0) -> None:
         super().__init__()
         self.config = config
         self.num_codes, self.values_per_code = num_codes, values_per_code
-        width, window = config.width, config.context_codes + config.block_codes
+        width, window = config.width, config.before_codes + config.block_codes
         self.embed = nn.Embedding(num_codes + 1, width)
         self.code_positions = nn.Parameter(0.02 * torch.randn(window, width))
         self.encoder = nn.ModuleList(_Layer(width, config.heads) for _ in range(config.encoder_layers))
@@ -117,6 +133,9 @@ class FlowDecoder(nn.Module):
         self.estimator = nn.ModuleList(_Layer(width, config.heads) for _ in range(layers))
         self.estimator_norm = nn.LayerNorm(width)
         self.estimator_out = _zero(nn.Linear(width, values_per_code))
+        self.speaker = nn.Embedding(num_speakers + 1, width) if num_speakers else None  # row 0: unknown
+        if self.speaker is not None:
+            nn.init.zeros_(self.speaker.weight)
         self.register_buffer("mean", torch.zeros(values_per_code))
         self.register_buffer("std", torch.ones(values_per_code))
 
@@ -141,25 +160,28 @@ class FlowDecoder(nn.Module):
         """Return the losses over the blocks: "flow" of the velocity, "prior" of the encoder, and their sum "loss"."""
         config = self.config
         mel = (batch.mel - self.mean) / self.std
-        before, target = mel[:, : config.context_codes], mel[:, config.context_codes :]
-        prior = self.prior(batch.codes)
+        before, target = mel[:, : config.before_codes], mel[:, config.before_codes :]
+        prior = self.prior(batch.codes, batch.speakers)
         keep_condition = (~batch.dropped).to(mel.dtype)[:, None, None]
         t = schedule(batch.time)
         noise_left = 1 - (1 - config.sigma_min) * t[:, None, None]
         x = noise_left * batch.noise + t[:, None, None] * target
-        clean = self.estimate(x, t, prior * keep_condition, before * keep_condition)
+        clean = self.estimate(x, t, prior * keep_condition, before * keep_condition, batch.speakers)
         flow = ((clean - target) / noise_left.clamp(min=_MIN_TIME_LEFT)).square().mean()
-        prior_loss = F.mse_loss(prior[:, config.context_codes :], target)
+        prior_loss = F.mse_loss(prior[:, config.before_codes :], target)
         return {"loss": flow + config.prior_weight * prior_loss, "flow": flow, "prior": prior_loss}
 
-    def prior(self, codes: Tensor) -> Tensor:
-        """Predict the normalized mel (B, C + N, P) of codes (B, C + N)."""
-        x = self.embed(codes) + self.code_positions[: codes.shape[1]]
+    def prior(self, codes: Tensor, speakers: Tensor) -> Tensor:
+        """Predict the normalized mel (B, C + N, P) of codes (B, C + N) by speakers (B,)."""
+        x = self._with_speaker(self.embed(codes) + self.code_positions[: codes.shape[1]], speakers)
         for layer in self.encoder:
             x = layer(x)
         return self.prior_out(x)
 
-    def estimate(self, x: Tensor, time: Tensor, prior: Tensor, before: Tensor) -> Tensor:
+    def _with_speaker(self, x: Tensor, speakers: Tensor) -> Tensor:
+        return x if self.speaker is None else x + self.speaker(speakers)[:, None]
+
+    def estimate(self, x: Tensor, time: Tensor, prior: Tensor, before: Tensor, speakers: Tensor) -> Tensor:
         """Predict the clean mel (B, N, P) at the end of the path through `x` (B, N, P) at path time `time` (B,).
 
         `prior` (B, C + N, P) covers the window and `before` (B, C, P) is the mel of its context. All are normalized,
@@ -169,24 +191,28 @@ class FlowDecoder(nn.Module):
         is_context = F.pad(torch.ones_like(before[..., :1]), (0, 0, 0, num_block))
         context_mel, noisy = F.pad(before, (0, 0, 0, num_block)), F.pad(x, (0, 0, num_before, 0))
         h = self.estimator_in(torch.cat([noisy, context_mel, prior, is_context], dim=-1))
-        h = h + self.estimator_positions[: h.shape[1]]
+        h = self._with_speaker(h + self.estimator_positions[: h.shape[1]], speakers)
         shifts = self.time_mlp(sinusoids(time, self.config.width))[:, None].chunk(len(self.estimator), dim=-1)
         for layer, shift in zip(self.estimator, shifts, strict=True):
             h = layer(h + shift)
         return prior[:, num_before:] + self.estimator_out(self.estimator_norm(h[:, num_before:]))
 
     @torch.no_grad()
-    def sample(self, codes: Tensor, before: Tensor, noise: Tensor) -> Tensor:
-        """Return the log-mel (B, N, P) of blocks, given codes (B, C + N), log-mel `before` (B, C, P) and `noise`."""
+    def sample(self, codes: Tensor, before: Tensor, noise: Tensor, speakers: Tensor | None = None) -> Tensor:
+        """Return the log-mel (B, N, P) of blocks, given codes (B, C + N), log-mel `before` (B, C, P) and `noise`.
+
+        `speakers` (B,) are rows of the table, 0 and not given for none.
+        """
         config = self.config
         # Classifier-free guidance: the second half of the batch has no condition.
-        prior, before = self.prior(codes), (before - self.mean) / self.std
+        speakers = codes.new_zeros(len(codes)) if speakers is None else speakers
+        prior, before = self.prior(codes, speakers), (before - self.mean) / self.std
         prior = torch.cat([prior, torch.zeros_like(prior)])
         before = torch.cat([before, torch.zeros_like(before)])
         x = noise
         for t, next_t in pairwise(schedule(torch.linspace(0, 1, config.euler_steps + 1)).tolist()):
             conditional, unconditional = self.estimate(
-                x.repeat(2, 1, 1), x.new_full((2 * len(x),), t), prior, before
+                x.repeat(2, 1, 1), x.new_full((2 * len(x),), t), prior, before, speakers.repeat(2)
             ).chunk(2)
             clean = (1 + config.guidance) * conditional - config.guidance * unconditional
             velocity = (clean - (1 - config.sigma_min) * x) / (1 - (1 - config.sigma_min) * t)

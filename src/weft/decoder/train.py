@@ -5,7 +5,7 @@ manifest = run(DecoderConfig(out=..., codes=(...,), audio=(...,), tokenizer=...,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +50,8 @@ class DecoderConfig:
     """Manifests (or directories) of the recordings, which are matched to codes by id."""
     tokenizer: Path
     """Directory of the speech tokenizer that computed the codes."""
+    speakers: bool = False
+    """Whether to learn the voice of each speaker that the manifests name, instead of one voice."""
     vocoder: Path | None = None
     """Directory of a trained vocoder, which becomes a part of the decoder; not set: Griffin-Lim."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -88,7 +90,9 @@ def _train(config: DecoderConfig, audio: Sequence[Utterance], vocoder: Vocoder |
     """Train a decoder and write it into the draft."""
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
-        decoder = SpeechDecoder(new_flow_decoder(config), config.mel, vocoder=vocoder)
+        names = speakers_of(audio) if config.speakers else []
+        flow = new_flow_decoder(config, len(names))
+        decoder = SpeechDecoder(flow, config.mel, vocoder=vocoder, speakers=names)
         dataset = DecoderDataset(
             decoder, config.codes, audio, config.batch_windows, config.train.seed, config.max_bad_fraction
         )
@@ -114,7 +118,15 @@ def with_vocoder(config: DecoderConfig) -> tuple[DecoderConfig, Vocoder | None]:
     return replace(config, mel=vocoder.spectrogram.config), vocoder
 
 
-def new_flow_decoder(config: DecoderConfig) -> FlowDecoder:
+def speakers_of(audio: Iterable[Utterance]) -> list[str]:
+    """Return the names of all speakers. Raises UserError if there are none."""
+    names = sorted({u.speaker for u in audio if u.speaker})
+    if not names:
+        raise UserError("speakers is true, but no manifest names a speaker: add `speaker`, or remove speakers")
+    return names
+
+
+def new_flow_decoder(config: DecoderConfig, num_speakers: int = 0) -> FlowDecoder:
     """Return a model with random weights. Raises UserError if a code is not a whole number of mel frames."""
     mel, bottleneck = config.mel, load_bottleneck_config(config.tokenizer)
     frames, remainder = divmod(mel.sample_rate_hz * bottleneck.pooling, ENCODER_HZ * mel.hop_samples)
@@ -124,7 +136,7 @@ def new_flow_decoder(config: DecoderConfig) -> FlowDecoder:
             f"mel.hop_samples is {mel.hop_samples} at {mel.sample_rate_hz} Hz, not a whole number of frames per "
             f"code at {rate_hz:g} codes per second: give a divisor of {mel.sample_rate_hz / rate_hz:g}"
         )
-    return FlowDecoder(config.flow, bottleneck.quantizer.num_codes, frames * mel.num_mels)
+    return FlowDecoder(config.flow, bottleneck.quantizer.num_codes, frames * mel.num_mels, num_speakers)
 
 
 def estimate(config: DecoderConfig) -> Estimate:
@@ -134,10 +146,10 @@ def estimate(config: DecoderConfig) -> Estimate:
         flow = new_flow_decoder(config)
 
         def forward(windows: int) -> None:
-            codes = torch.zeros(windows, config.flow.context_codes + config.flow.block_codes, dtype=torch.int64)
+            codes = torch.zeros(windows, config.flow.before_codes + config.flow.block_codes, dtype=torch.int64)
             mel = torch.zeros(*codes.shape, flow.values_per_code)
-            noise, time = mel[:, config.flow.context_codes :], torch.zeros(windows)
-            flow.loss(FlowBatch(codes, mel, noise, time, time > 0))
+            noise, time = mel[:, config.flow.before_codes :], torch.zeros(windows)
+            flow.loss(FlowBatch(codes, mel, noise, time, time > 0, codes[:, 0]))
 
         with FlopCounterMode(display=False) as counter:
             forward(1)

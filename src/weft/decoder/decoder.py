@@ -14,20 +14,19 @@ Shapes: S samples, N codes, C context codes, P mel values of a code (frames per 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from weft import plan
 from weft.artifacts import Manifest, loading, read
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.griffin_lim import GriffinLim
-from weft.decoder.mel import SILENCE, MelConfig
+from weft.decoder.mel import MelConfig
+from weft.decoder.stream import Codes, DecoderStream, Parts, Voice, check_codes
 from weft.decoder.vocoder import Vocoder
 from weft.device import default_device
 from weft.errors import UserError
@@ -35,18 +34,8 @@ from weft.files import read_json_object, write_json
 from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
-Codes = Sequence[int] | np.ndarray
 _MIN_PROMPT_LEVEL = 1e-3
 _CONFIG, _WEIGHTS = "decoder.json", "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A voice: the row of a speaker in the decoder's table, 0 for none, and codes (Q,) and mel (Q, P) of a prompt."""
-
-    speaker: int = 0
-    codes: Tensor | None = None
-    mel: Tensor | None = None
 
 
 class SpeechDecoder:
@@ -72,6 +61,7 @@ class SpeechDecoder:
         self.mel_frames_per_code, remainder = divmod(flow.values_per_code, mel.num_mels)
         assert not remainder, "a code must be a whole number of mel frames"
         self.samples_per_code = self.mel_frames_per_code * mel.hop_samples
+        self._parts = Parts(flow, self.vocoder, self.mel_frames_per_code, self.samples_per_code)
 
     @property
     def manifest(self) -> Manifest:
@@ -129,7 +119,7 @@ class SpeechDecoder:
 
     def stream(self, seed: int = 0, voice: Voice | None = None) -> DecoderStream:
         """Start an utterance: push codes, get the audio of complete blocks. `seed` determines the noise."""
-        return DecoderStream(self, seed, voice or Voice())
+        return DecoderStream(self._parts, seed, voice or Voice())
 
     def synthesize(self, codes: Codes, seed: int = 0, voice: Voice | None = None) -> np.ndarray:
         """Return float32 samples (N * samples_per_code,) of codes (N,). Raises UserError for an invalid code."""
@@ -168,93 +158,4 @@ class SpeechDecoder:
 
     def check_codes(self, codes: Codes) -> list[int]:
         """Return codes as integers. Raises UserError for one outside the codebook."""
-        values = np.asarray(codes, dtype=np.int64)
-        outside = values[(values < 0) | (values >= self.num_codes)]
-        if len(outside):
-            raise UserError(
-                f"code {outside[0]} is outside the codebook 0..{self.num_codes - 1}: use the tokenizer of this decoder"
-            )
-        return values.tolist()
-
-
-class DecoderStream:
-    """Incremental decoding of one utterance: every complete block yields its audio.
-
-    Blocks begin at fixed codes, so any division into pushes gives the same bits as a single one, and the audio that is
-    out never changes. The cost of a block does not depend on its position. The audio of a block ends
-    `decoder.vocoder.delay_samples` before the block does, and `finish` returns the rest.
-    """
-
-    def __init__(self, decoder: SpeechDecoder, seed: int, voice: Voice) -> None:
-        mean, context = decoder.flow.mean, decoder.flow.config.context_codes
-        self._decoder = decoder
-        self._pending: list[int] = []  # codes of an incomplete block
-        self._codes = torch.full((1, context), decoder.num_codes, device=mean.device)  # (1, C) before the next block
-        self._mel = mean.new_full((1, context, len(mean)), SILENCE)  # (1, C, P) of these codes
-        self._prompt_codes, self._prompt_mel = _padded(voice, decoder)  # (1, Q) and (1, Q, P)
-        self._speaker = torch.tensor([voice.speaker], device=mean.device)
-        self._vocoder: Any = decoder.vocoder.new_state(batch_size=1)
-        self._generator = torch.Generator().manual_seed(seed)  # of the noise, which is drawn in the order of the codes
-        self._num_decoded = 0
-        self._num_early = decoder.vocoder.delay_samples  # samples to come that precede the utterance
-        self._finished = False
-
-    def push(self, codes: Codes) -> np.ndarray:
-        """Take any number of codes; return the samples (S,) float32 of the blocks that they complete.
-
-        Raises UserError, without changing the state, for a code outside the codebook.
-        """
-        assert not self._finished, "this stream is finished: start another"
-        self._pending.extend(self._decoder.check_codes(codes))
-        audio, config = [np.zeros(0, np.float32)], self._decoder.flow.config
-        while len(self._pending) >= (size := config.block_codes if self._num_decoded else config.first_block_codes):
-            audio.append(self._decode(size))
-        return np.concatenate(audio)
-
-    @torch.no_grad()
-    def finish(self) -> np.ndarray:
-        """Return the remaining samples and end the stream."""
-        assert not self._finished, "this stream is finished: start another"
-        self._finished = True
-        audio = [np.zeros(0, np.float32)]
-        if self._pending:
-            audio.append(self._decode(len(self._pending)))
-        if self._num_decoded:
-            audio.append(self._decoder.vocoder.flush(self._vocoder)[0, self._num_early :].cpu().numpy())
-        return np.concatenate(audio)
-
-    @torch.no_grad()
-    def _decode(self, num_codes: int) -> np.ndarray:
-        """Decode the next `num_codes` pending codes as one block."""
-        decoder = self._decoder
-        block = torch.tensor([self._pending[:num_codes]], device=self._codes.device)
-        del self._pending[:num_codes]
-        window = torch.cat([self._codes, block], dim=1)
-        mel = decoder.flow.sample(
-            torch.cat([self._prompt_codes, window], dim=1),
-            torch.cat([self._prompt_mel, self._mel], dim=1),
-            self._noise(1, num_codes, self._mel.shape[2]),
-            self._speaker,
-        )
-        frames = mel.unflatten(2, (decoder.mel_frames_per_code, -1)).flatten(1, 2)
-        samples = decoder.vocoder.push(self._vocoder, frames, self._noise(1, num_codes * decoder.samples_per_code))
-        audio = samples[0, self._num_early :].cpu().numpy()
-        self._num_early -= samples.shape[1] - len(audio)
-        self._codes = window[:, num_codes:]
-        self._mel = torch.cat([self._mel, mel], dim=1)[:, num_codes:]
-        self._num_decoded += num_codes
-        return audio
-
-    def _noise(self, *shape: int) -> Tensor:
-        """Return normal noise, the same on any device."""
-        return torch.randn(shape, generator=self._generator).to(self._mel.device)
-
-
-def _padded(voice: Voice, decoder: SpeechDecoder) -> tuple[Tensor, Tensor]:
-    """Return the prompt of a voice as codes (1, Q) and mel (1, Q, P), padded in front."""
-    mean, num = decoder.flow.mean, decoder.flow.config.prompt_codes
-    codes = torch.full((1, num), decoder.num_codes, device=mean.device)
-    mel = mean.new_full((1, num, len(mean)), SILENCE)
-    if num and voice.codes is not None and voice.mel is not None:
-        codes[0, num - len(voice.codes) :], mel[0, num - len(voice.mel) :] = voice.codes, voice.mel
-    return codes, mel
+        return check_codes(codes, self.num_codes)

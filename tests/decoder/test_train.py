@@ -1,9 +1,11 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.decoder.conftest import FLOW, LENGTHS, write_tokenizer
 from tests.training.skipped import changed_steps
@@ -157,3 +159,85 @@ def test_a_decoder_is_trained_for_its_vocoder(config: DecoderConfig, tmp_path: P
     assert len(decoder.synthesize([1, 2, 3])) == 3 * 1920
     with pytest.raises(UserError, match="vocoder"):
         run(replace(config, out=tmp_path / "other", vocoder=config.tokenizer))
+
+
+CODES = torch.randint(0, 32, (20, FLOW.before_codes + FLOW.block_codes), generator=torch.Generator().manual_seed(0))
+
+
+def sampled(decoder: SpeechDecoder) -> torch.Tensor:
+    """The mel (20, N, P) of random codes and noise."""
+    flow = decoder.flow
+    before = flow.mean.repeat(len(CODES), FLOW.before_codes, 1)
+    seed = torch.Generator().manual_seed(0)
+    return flow.sample(CODES, before, torch.randn(len(CODES), FLOW.block_codes, len(flow.mean), generator=seed))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return SpeechDecoder.from_pretrained(folder).flow.state_dict()
+
+
+def test_training_continues_from_a_decoder(config: DecoderConfig, tmp_path: Path) -> None:
+    """Without a step that changes anything, the result is the same model."""
+    first = run(config)
+    assert first is not None
+    still = replace(config.train, steps=1, lr=1e-12, warmup_steps=0, weight_decay=0.0)
+    second = run(replace(config, init=config.out, out=tmp_path / "second", train=still))
+    assert second is not None
+    assert second.parents["init"] == first.fingerprint
+    before, after = weights_of(config.out), weights_of(tmp_path / "second")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    with pytest.raises(UserError, match=r"has width = 16, but flow\.width is 32: give the same value"):
+        run(replace(config, init=config.out, out=tmp_path / "other", flow=replace(FLOW, width=32)))
+
+
+def test_one_voice_starts_as_the_unknown_speaker_of_many(config: DecoderConfig, tmp_path: Path) -> None:
+    manifest = config.audio[0] / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps({**row, "speaker": f"s{i % 2}"}) + "\n" for i, row in enumerate(rows)))
+    run(replace(config, speakers=True, train=replace(config.train, lr=1e-2)))
+    many = SpeechDecoder.from_pretrained(config.out)
+    assert many.speakers == ("s0", "s1")
+    still = replace(config.train, steps=1, lr=1e-12, warmup_steps=0, weight_decay=0.0)
+    run(replace(config, init=config.out, out=tmp_path / "one", train=still))
+    one = SpeechDecoder.from_pretrained(tmp_path / "one")
+    assert one.speakers == ()
+    unknown, named = (many.flow.prior(CODES, torch.tensor([row])) for row in (0, 2))
+    assert torch.allclose(one.flow.prior(CODES, torch.tensor([0])), unknown, atol=1e-5)
+    assert torch.allclose(sampled(one), sampled(many), atol=1e-4)
+    assert not torch.allclose(unknown, named, atol=1e-3)
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="no manifest names a speaker"):
+        run(replace(config, speakers=True, out=tmp_path / "none"))
+
+
+def test_a_student_imitates_its_teacher_in_one_step(config: DecoderConfig, tmp_path: Path) -> None:
+    run(replace(config, train=replace(config.train, steps=60, lr=5e-3)))
+    teacher = SpeechDecoder.from_pretrained(config.out)
+    few = replace(FLOW, euler_steps=1, guidance=0.0)
+    distances = []
+    for steps in (1, 60):
+        train = replace(config.train, steps=steps, lr=3e-3, warmup_steps=0)
+        recipe = replace(config, teacher=config.out, flow=few, out=tmp_path / str(steps), train=train)
+        run(recipe)
+        student = SpeechDecoder.from_pretrained(recipe.out)
+        distances.append(float((sampled(student) - sampled(teacher)).square().mean()))
+    assert distances[1] < 0.8 * distances[0]
+    with pytest.raises(UserError, match=r"set flow\.guidance to 0"):
+        run(replace(config, teacher=config.out, out=tmp_path / "guided"))
+
+
+def test_the_average_of_the_weights_is_the_result_and_resumes(
+    config: DecoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaged = replace(config, average_decay=0.5)
+    whole, last = run(replace(averaged, out=tmp_path / "whole")), run(replace(config, out=tmp_path / "last"))
+    assert whole is not None
+    assert last is not None
+    assert whole.fingerprint != last.fingerprint
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=3)
+        with pytest.raises(KeyboardInterrupt):
+            run(averaged)
+    resumed = run(averaged)
+    assert resumed is not None
+    assert resumed.fingerprint == whole.fingerprint

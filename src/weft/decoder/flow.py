@@ -203,21 +203,45 @@ class FlowDecoder(nn.Module):
 
         `speakers` (B,) are rows of the table, 0 and not given for none.
         """
-        config = self.config
-        # Classifier-free guidance: the second half of the batch has no condition.
         speakers = codes.new_zeros(len(codes)) if speakers is None else speakers
         prior, before = self.prior(codes, speakers), (before - self.mean) / self.std
-        prior = torch.cat([prior, torch.zeros_like(prior)])
-        before = torch.cat([before, torch.zeros_like(before)])
-        x = noise
+        return self.follow_path(noise, prior, before, speakers) * self.std + self.mean
+
+    def follow_path(self, noise: Tensor, prior: Tensor, before: Tensor, speakers: Tensor) -> Tensor:
+        """Return the end (B, N, P) of the path from `noise` by Euler steps; all arguments are those of `estimate`."""
+        config, x = self.config, noise
+        if config.guidance:  # classifier-free guidance: the second half of the batch has no condition
+            prior, before = (torch.cat([c, torch.zeros_like(c)]) for c in (prior, before))
+            speakers = speakers.repeat(2)
+        copies = 2 if config.guidance else 1
         for t, next_t in pairwise(schedule(torch.linspace(0, 1, config.euler_steps + 1)).tolist()):
-            conditional, unconditional = self.estimate(
-                x.repeat(2, 1, 1), x.new_full((2 * len(x),), t), prior, before, speakers.repeat(2)
-            ).chunk(2)
-            clean = (1 + config.guidance) * conditional - config.guidance * unconditional
+            time = x.new_full((copies * len(x),), t)
+            clean = self.estimate(x.repeat(copies, 1, 1), time, prior, before, speakers)
+            if config.guidance:
+                conditional, unconditional = clean.chunk(2)
+                clean = (1 + config.guidance) * conditional - config.guidance * unconditional
             velocity = (clean - (1 - config.sigma_min) * x) / (1 - (1 - config.sigma_min) * t)
             x = x + (next_t - t) * velocity
-        return x * self.std + self.mean
+        return x
+
+    def distillation_loss(self, batch: FlowBatch, teacher: FlowDecoder) -> dict[str, Tensor]:
+        """Return the losses of imitating a teacher's samples from the same noise in this model's Euler steps.
+
+        "distillation" is the mean squared error of the mel, "prior" that of the encoder, and "loss" their sum.
+        """
+        config, mel = self.config, (batch.mel - self.mean) / self.std
+        before, target = mel[:, : config.before_codes], mel[:, config.before_codes :]
+        with torch.no_grad():
+            prior = teacher.prior(batch.codes, batch.speakers)
+            expected = teacher.follow_path(batch.noise, prior, before, batch.speakers)
+        prior = self.prior(batch.codes, batch.speakers)
+        distillation = F.mse_loss(self.follow_path(batch.noise, prior, before, batch.speakers), expected)
+        prior_loss = F.mse_loss(prior[:, config.before_codes :], target)
+        return {
+            "loss": distillation + config.prior_weight * prior_loss,
+            "distillation": distillation,
+            "prior": prior_loss,
+        }
 
 
 class _Layer(nn.Module):

@@ -16,13 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft import launch, progress
-from weft.artifacts import Manifest, read_parent
-from weft.config import NOT_IN_PLAN, Fraction, PositiveInt
+from weft.artifacts import Manifest, read_parent, require_parent
+from weft.config import NOT_IN_PLAN, Decay, Fraction, PositiveInt
 from weft.data.datasets import codes_parents
 from weft.data.speech import read_manifest, speech_id
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import KIND, SpeechDecoder
 from weft.decoder.flow import FlowBatch, FlowConfig, FlowDecoder
+from weft.decoder.init import load_base, start_from
 from weft.decoder.mel import MelConfig
 from weft.decoder.vocoder import KIND as VOCODER
 from weft.decoder.vocoder import Vocoder
@@ -33,6 +34,7 @@ from weft.records import Utterance
 from weft.tokenizer.artifact import load_bottleneck_config
 from weft.tokenizer.encoder import ENCODER_HZ
 from weft.training import distributed
+from weft.training.average import Averaged
 from weft.training.config import TrainConfig
 from weft.training.estimate import Estimate, Memory
 from weft.training.loop import discard_checkpoints, fit
@@ -52,12 +54,19 @@ class DecoderConfig:
     """Directory of the speech tokenizer that computed the codes."""
     speakers: bool = False
     """Whether to learn the voice of each speaker that the manifests name, instead of one voice."""
+    init: Path | None = None
+    """Decoder of the same tokenizer and shape to continue from, such as one of many voices."""
+    teacher: Path | None = None
+    """Decoder of the same tokenizer and shape whose samples are imitated in `flow.euler_steps` steps, one or two,
+    without guidance (`flow.guidance` = 0). Training starts from it unless `init` is set."""
     vocoder: Path | None = None
     """Directory of a trained vocoder, which becomes a part of the decoder; not set: Griffin-Lim."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     mel: MelConfig = field(default_factory=MelConfig)
     """The mel spectrogram, not used with `vocoder`, which has its own."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000, lr=4e-3))
+    average_decay: Decay = 0.0
+    """Decay of the moving average of the weights, which is the result; 0: the last weights."""
     batch_windows: PositiveInt = 32
     """Windows per batch: each is a block and its context, 1.28 s."""
     max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01
@@ -77,13 +86,25 @@ def run(config: DecoderConfig) -> Manifest | None:
             progress.show(*estimate(config).lines({}))
         return None
     distributed.init()
+    if config.teacher and config.flow.guidance:
+        raise UserError("teacher needs a decoder without guidance: set flow.guidance to 0")
     config, vocoder = with_vocoder(config)
-    parents = distributed.compute_once(lambda: codes_parents(config.codes, config.tokenizer))
-    if path := config.vocoder:
-        parents |= {"vocoder": distributed.compute_once(lambda: read_parent(path, VOCODER))}
+    parents = distributed.compute_once(lambda: _parents(config))
     audio = read_manifest(*config.audio)
     plan = Plan.of(KIND, config, parents, audio=distributed.compute_once(lambda: speech_id(audio)))
     return distributed.create(config.out, plan, lambda draft: _train(config, audio, vocoder, draft))
+
+
+def _parents(config: DecoderConfig) -> dict[str, Manifest]:
+    """Return the manifests of all inputs. Raises UserError for decoders of another tokenizer."""
+    parents = codes_parents(config.codes, config.tokenizer)
+    if config.vocoder:
+        parents |= {"vocoder": read_parent(config.vocoder, VOCODER)}
+    for name, folder in (("init", config.init), ("teacher", config.teacher)):
+        if folder:
+            parents |= {name: read_parent(folder, KIND)}
+            require_parent(parents[name], "tokenizer", parents["tokenizer"])
+    return parents
 
 
 def _train(config: DecoderConfig, audio: Sequence[Utterance], vocoder: Vocoder | None, draft: Draft) -> None:
@@ -91,16 +112,20 @@ def _train(config: DecoderConfig, audio: Sequence[Utterance], vocoder: Vocoder |
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         names = speakers_of(audio) if config.speakers else []
-        flow = new_flow_decoder(config, len(names))
-        decoder = SpeechDecoder(flow, config.mel, vocoder=vocoder, speakers=names)
+        decoder = SpeechDecoder(new_flow_decoder(config, len(names)), config.mel, vocoder=vocoder, speakers=names)
         dataset = DecoderDataset(
             decoder, config.codes, audio, config.batch_windows, config.train.seed, config.max_bad_fraction
         )
         dataset.skipped.check(config.max_bad_fraction, draft.folder / "log/skipped.jsonl")
         dataset.skipped.write(draft.folder / "log/skipped.jsonl")
-        decoder.flow.initialize(*dataset.statistics())
+        teacher = load_base(config.teacher, config.flow, config.mel) if config.teacher else None
+        base = load_base(config.init, config.flow, config.mel) if config.init else teacher
+        if base:
+            start_from(decoder.flow, base.flow, base.speakers == decoder.speakers)
+        else:
+            decoder.flow.initialize(*dataset.statistics())
         decoder.to(default_device())
-        fit(decoder.flow, dataset.batch_at, _losses, config.train, draft.folder, "decoder")
+        _fit(config, decoder.flow, teacher.flow.to(default_device()) if teacher else None, dataset, draft.folder)
         if distributed.is_main_process():
             decoder.write_files(draft.folder)
         discard_checkpoints(draft.folder)
@@ -108,6 +133,26 @@ def _train(config: DecoderConfig, audio: Sequence[Utterance], vocoder: Vocoder |
         draft.counts["utterances"] = dataset.skipped.num_good
         draft.counts["skipped_utterances"] = dataset.skipped.num_bad
         draft.counts["seconds"] = dataset.num_codes * decoder.samples_per_code / decoder.sample_rate_hz
+
+
+def _fit(
+    config: DecoderConfig, flow: FlowDecoder, teacher: FlowDecoder | None, dataset: DecoderDataset, folder: Path
+) -> None:
+    """Train a model in place; its weights are then the average, if there is one."""
+    averaged = Averaged(flow) if config.average_decay else None
+
+    def losses(_: nn.Module, batch: FlowBatch) -> dict[str, Tensor]:
+        batch = batch.to(flow.mean.device)
+        return flow.distillation_loss(batch, teacher) if teacher else flow.loss(batch)
+
+    def after_step(_: int, updated: bool) -> dict[str, float]:
+        if averaged and updated:
+            averaged.update(config.average_decay)
+        return {}
+
+    fit(averaged or flow, dataset.batch_at, losses, config.train, folder, "decoder", after_step=after_step)
+    if averaged:
+        flow.load_state_dict(averaged.average.model.state_dict())
 
 
 def with_vocoder(config: DecoderConfig) -> tuple[DecoderConfig, Vocoder | None]:
@@ -157,8 +202,3 @@ def estimate(config: DecoderConfig) -> Estimate:
     flops = 3 * counter.get_total_flops() * config.batch_windows * config.train.steps
     parameters = sum(p.numel() for p in flow.parameters())
     return Estimate(parameters, memory, flops, config.train, config.batch_windows, "window")
-
-
-def _losses(flow: nn.Module, batch: FlowBatch) -> dict[str, Tensor]:
-    assert isinstance(flow, FlowDecoder)
-    return flow.loss(batch.to(flow.mean.device))

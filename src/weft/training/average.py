@@ -4,6 +4,9 @@
     average.update(model, decay=0.999)          # after a step
     average.model                               # the result
 
+    averaged = Averaged(model)                  # both, to be trained as one module
+    averaged.update(decay=0.999)
+
 Source: Polyak and Juditsky 1992 (Acceleration of stochastic approximation by averaging).
 """
 
@@ -34,3 +37,15 @@ class Average(nn.Module, Generic[_Model]):
             average.lerp_(parameter, 1 - decay)
         for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
+
+
+class Averaged(nn.Module):
+    """A model and its average, so that checkpoints of a training have both."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.average = model, Average(model)
+
+    def update(self, decay: float) -> None:
+        """Move the average towards the parameters of the model."""
+        self.average.update(self.model, decay)

@@ -137,6 +137,17 @@ def test_speech_with_transcripts_is_required(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_decoder_suite_needs_a_judge(
+    bundle: Path, speech: Path, whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate("decoder", bundle, tmp_path / "a.json", "--speech", speech, "--judge", whisper)
+    assert found["systems"].keys() == {"recording", "griffin_lim", "decoder"}
+    assert found["judge"] == "whisper"
+    command = ["eval", "decoder", "--model", str(bundle), "--out", str(tmp_path / "b.json"), "--speech", str(speech)]
+    assert cli.run(command) == 2
+    assert "give --judge WHISPER" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suite", ["tokenizer", "resynth", "text-to-token"])
 def test_unreadable_speech_is_skipped_and_listed(
     bundle: Path, speech: Path, tmp_path: Path, suite: str, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,7 @@
     found = compare(recording, synthesized, sample_rate_hz)
     found.mcd_db, found.f0_error_cents, found.voicing_error, found.stoi
 
-Sources: DNSMOS P.835 (arXiv 2110.01763), whose networks come with the package speechmos. Mel-cepstral distance (Kubichek
+Sources: DNSMOS P.835 (arXiv 2110.01763), whose networks are in the package speechmos. Mel-cepstral distance (Kubichek
 1993) over 24 coefficients of 80 mel bands; without alignment, because a decoder keeps the timing. F0 by normalized
 autocorrelation (Boersma 1993), without his path search. STOI (Taal et al. 2011) by the package pystoi.
 

@@ -2,10 +2,12 @@
 
 tokenizer      error rates with and without quantization, codebook use   --speech MANIFEST [--noise-snr-db 10]
 resynth        word error rate after speech to codes and back            --speech MANIFEST
+decoder        quality of speech from codes, and of the steps on the way  --speech MANIFEST --judge WHISPER
 text-to-token  errors compared with speech of the same words             --texts CORPUS, or --speech MANIFEST
 topic-cloze    accuracy of preferring the right ending: T, ST, TS, S     --pairs PAIRS.jsonl
 
-All transcripts are by the tokenizer's own ASR model; for text-to-token also by the Whisper of `--judge`.
+All transcripts are by the tokenizer's own ASR model; for text-to-token also, and for decoder only, by the Whisper of
+`--judge`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from weft.data.speech import read_manifest, readable
 from weft.decoder.decoder import SpeechDecoder
 from weft.device import default_device
 from weft.errors import UserError
-from weft.eval import cloze, text_to_token, tokenizer
+from weft.eval import cloze, decoder, text_to_token, tokenizer
 from weft.eval.cloze import ClozePair
 from weft.eval.resynth import resynthesize
 from weft.files import check_writable, write_json
@@ -46,7 +48,7 @@ _VOICE = "espeak:en-us"  # the default of `weft speak`
 class EvalConfig:
     """What to evaluate, and on which data."""
 
-    suite: tuple[Literal["tokenizer", "resynth", "text-to-token", "topic-cloze"], ...]
+    suite: tuple[Literal["tokenizer", "resynth", "decoder", "text-to-token", "topic-cloze"], ...]
     """What to evaluate."""
     model: Path
     """Bundle: a directory with tokenizer/, decoder/, text_to_token/ and lm/; for `tokenizer`, also a tokenizer."""
@@ -67,7 +69,7 @@ class EvalConfig:
     num_sentences: PositiveInt | None = None
     """Number of sentences for text-to-token, sampled by the seed; not set: all."""
     judge: Annotated[Path | None, MODEL] = None
-    """Hugging Face Whisper, a directory or a name on the Hub, that transcribes the decoded audio of text-to-token."""
+    """Whisper, a directory or a name on the Hub, that transcribes the audio of decoder and text-to-token."""
     codes: tuple[Path, ...] = ()
     """Codes datasets that text-to-token was trained on, which define rare words."""
     speaker: str | None = None
@@ -137,8 +139,8 @@ def _tokenizer(config: EvalConfig) -> dict[str, Any]:
 def _resynth(config: EvalConfig) -> dict[str, Any]:
     found, skipped = _speech(config)
     utterances, left_out = split_by_words(found, lambda u: u.text)
-    decoder = SpeechDecoder.from_pretrained(config.model / "decoder")
-    result = resynthesize(utterances, _load_tokenizer(config), decoder, config.seed)
+    model = SpeechDecoder.from_pretrained(config.model / "decoder")
+    result = resynthesize(utterances, _load_tokenizer(config), model, config.seed)
     rates = result.error_rates([u.text or "" for u in utterances])
     return {
         "utterances": len(utterances),
@@ -149,12 +151,20 @@ def _resynth(config: EvalConfig) -> dict[str, Any]:
     }
 
 
+def _decoder(config: EvalConfig) -> dict[str, Any]:
+    if config.judge is None:
+        raise UserError("decoder needs a Whisper that transcribes its audio: give --judge WHISPER")
+    utterances, skipped = _speech(config)
+    model = SpeechDecoder.from_pretrained(config.model / "decoder")
+    return decoder.measure(model, _load_tokenizer(config), utterances, config.judge, config.seed) | skipped
+
+
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:
     sentences, skipped = _sentences(config)
     judge = None
     if config.judge is not None:
-        decoder = SpeechDecoder.from_pretrained(config.model / "decoder")
-        judge = text_to_token.Judge(config.judge, decoder, config.seed)
+        model = SpeechDecoder.from_pretrained(config.model / "decoder")
+        judge = text_to_token.Judge(config.judge, model, config.seed)
     synthesizer = Synthesizer.from_pretrained(config.model / "text_to_token")
     seen = text_to_token.occurrences(config.codes, synthesizer) if config.codes else None
     speech_tokenizer = _load_tokenizer(config)
@@ -203,6 +213,7 @@ def _codes(config: EvalConfig, pairs: Sequence[ClozePair]) -> dict[str, Sequence
 SUITES: dict[str, Callable[[EvalConfig], dict[str, Any]]] = {
     "tokenizer": _tokenizer,
     "resynth": _resynth,
+    "decoder": _decoder,
     "text-to-token": _text_to_token,
     "topic-cloze": _topic_cloze,
 }

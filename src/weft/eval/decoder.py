@@ -1,0 +1,194 @@
+"""Evaluation of a speech decoder: what is lost on the way from a recording to codes and back to sound.
+
+    found = measure(decoder, tokenizer, utterances, judge=Path("models/whisper-base"))
+    found["systems"]["decoder"]["wer"]["rate"], found["real_time_factor"], found["first_sound_ms"]
+
+Five systems have the words of each recording: the recording itself, the vocoder and Griffin-Lim on its mel spectrogram,
+and the flow model on its codes with Griffin-Lim and with the vocoder, which is the decoder. All are judged by the same
+Whisper, and the distances of `weft.eval.sound` are to the recording.
+
+Shapes: S samples, N codes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft import progress
+from weft.artifacts import require_parent
+from weft.asr.transcribe import Transcriber
+from weft.audio import SAMPLE_RATE_HZ, resample
+from weft.data.speech import load_speech
+from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.griffin_lim import GriffinLim
+from weft.decoder.vocoder import Vocoder
+from weft.errors import UserError
+from weft.eval.sound import Comparison, Dnsmos, compare
+from weft.records import Utterance
+from weft.text.error_rate import pooled, split_by_words, word_error_rate, word_errors
+from weft.tokenizer.tokenizer import SpeechTokenizer
+
+RECORDING, DECODER = "recording", "decoder"
+_NUM_STREAMS = 10  # for the time of the first sound
+Sound = dict[str, np.ndarray]
+
+
+def measure(
+    decoder: SpeechDecoder,
+    tokenizer: SpeechTokenizer,
+    utterances: Sequence[Utterance],
+    judge: Path,
+    seed: int = 0,
+    receive: Callable[[Utterance, Sound], None] = lambda utterance, sound: None,
+) -> dict[str, Any]:
+    """Return the results as results.json has them; `receive` is called with the samples of each utterance by system.
+
+    The seed of the noise of the n-th utterance is `seed` + n. Raises UserError for a decoder of another tokenizer, for
+    unreadable audio, and if no utterance has words.
+    """
+    require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
+    measured, left_out = split_by_words(utterances, lambda u: u.text)
+    if not measured:
+        raise UserError("no utterance has a transcript with words: add `text`")
+    transcriber, scores = Transcriber(judge), _Scores()
+    with progress.bar("decoder", len(measured)) as advance:
+        for i, utterance in enumerate(measured):
+            sound = render(decoder, tokenizer, load_speech(utterance, decoder.sample_rate_hz), seed + i)
+            texts = transcriber.long(
+                [resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in sound.values()],
+                [utterance.language] * len(sound),
+            )
+            scores.add(utterance.text or "", sound, texts, decoder.sample_rate_hz)
+            receive(utterance, sound)
+            advance()
+    return {
+        "utterances": len(measured),
+        "left_out": len(left_out),
+        "left_out_ids": [u.id for u in left_out],
+        "seconds": scores.seconds,
+        "judge": judge.resolve().name,
+        "sample_rate_hz": decoder.sample_rate_hz,
+        "euler_steps": decoder.flow.config.euler_steps,
+        **scores.results(),
+        **speed(decoder, tokenizer, [load_speech(u) for u in measured[:_NUM_STREAMS]]),
+    }
+
+
+@torch.no_grad()
+def render(decoder: SpeechDecoder, tokenizer: SpeechTokenizer, recording: np.ndarray, seed: int) -> Sound:
+    """Return samples (S,) of a recording (S,) at the rate of the decoder by each system, all of its whole codes."""
+    codes = tokenizer.encode([resample(recording, decoder.sample_rate_hz, SAMPLE_RATE_HZ)])[0]
+    samples = np.zeros(len(codes) * decoder.samples_per_code, np.float32)
+    samples[: len(recording)] = recording[: len(samples)]
+    spectrogram = decoder.vocoder.spectrogram
+    mel = spectrogram(torch.from_numpy(samples)[None].to(decoder.flow.mean.device))
+    sound = {RECORDING: samples}
+    if isinstance(decoder.vocoder, Vocoder):
+        sound["vocoder"] = decoder.vocoder(mel)[0].cpu().numpy()
+    griffin_lim = GriffinLim(decoder.mel).to(mel.device)
+    state, noise = griffin_lim.new_state(1), torch.Generator().manual_seed(seed)
+    start = torch.randn(1, len(samples), generator=noise).to(mel.device)
+    inverted = torch.cat([griffin_lim.push(state, mel, start), griffin_lim.flush(state)], dim=1)
+    sound["griffin_lim"] = inverted[0, griffin_lim.delay_samples :].cpu().numpy()
+    if isinstance(decoder.vocoder, Vocoder):
+        plain = SpeechDecoder(decoder.flow, decoder.mel, speakers=decoder.speakers).to(str(mel.device))
+        sound["flow_griffin_lim"] = plain.synthesize(codes, seed)
+    return sound | {DECODER: decoder.synthesize(codes, seed)}
+
+
+class _Scores:
+    """The measures of every utterance, by system."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._references: list[str] = []
+        self._texts: dict[str, list[str]] = {}
+        self._quality: dict[str, list[float]] = {}
+        self._distances: dict[str, list[Comparison]] = {}
+        self._missing: dict[str, str] = {}
+        self._dnsmos = self._optional("dnsmos", Dnsmos)
+
+    def _optional(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what needs an optional package, or None, and note what to install."""
+        try:
+            return make()
+        except UserError as e:
+            self._missing[name] = str(e)
+            return None
+
+    def add(self, reference: str, sound: Sound, texts: Sequence[str], sample_rate_hz: int) -> None:
+        """Add the systems of an utterance, with their transcripts."""
+        self.seconds += len(sound[RECORDING]) / sample_rate_hz
+        self._references.append(reference)
+        for (name, samples), text in zip(sound.items(), texts, strict=True):
+            self._texts.setdefault(name, []).append(text)
+            if self._dnsmos is not None:
+                quality = self._dnsmos(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ))
+                self._quality.setdefault(name, []).append(quality)
+            if name != RECORDING and "distances" not in self._missing:
+                found = self._optional("distances", partial(compare, sound[RECORDING], samples, sample_rate_hz))
+                if found is not None:
+                    self._distances.setdefault(name, []).append(found)
+
+    def results(self) -> dict[str, Any]:
+        """Return the measures with their intervals, and the differences of each system to the recording."""
+        systems = {name: dict(self._of(name)) for name in self._texts}
+        for name, found in systems.items():
+            if name != RECORDING:
+                found |= self._differences(name)
+        return {"systems": systems, "not_measured": self._missing} if self._missing else {"systems": systems}
+
+    def _of(self, name: str) -> Iterator[tuple[str, Any]]:
+        yield "wer", asdict(word_error_rate(self._references, self._texts[name]))
+        if name in self._quality:
+            yield "dnsmos", asdict(_mean(self._quality[name]))
+        if found := self._distances.get(name):
+            yield "mcd_db", statistics.mean(c.mcd_db for c in found)
+            cents = [c.f0_error_cents for c in found if c.f0_error_cents is not None]
+            yield "f0_error_cents", statistics.median(cents) if cents else None
+            yield "voicing_error", statistics.mean(c.voicing_error for c in found)
+            yield "stoi", statistics.mean(c.stoi for c in found)
+
+    def _differences(self, name: str) -> dict[str, Any]:
+        pairs = [
+            (word_errors(reference, text)[0] - word_errors(reference, original)[0], word_errors(reference, text)[1])
+            for reference, text, original in zip(
+                self._references, self._texts[name], self._texts[RECORDING], strict=True
+            )
+        ]
+        found = {"wer_difference": asdict(pooled(pairs))}
+        if name in self._quality:
+            quality = zip(self._quality[name], self._quality[RECORDING], strict=True)
+            found["dnsmos_difference"] = asdict(_mean([a - b for a, b in quality]))
+        return found
+
+
+def _mean(values: Sequence[float]) -> Any:
+    return pooled([(value, 1) for value in values])  # type: ignore[misc]
+
+
+def speed(decoder: SpeechDecoder, tokenizer: SpeechTokenizer, recordings: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return the median seconds of computation per second of speech, and from the first codes to the first samples."""
+    factors, firsts = [], []
+    for codes in tokenizer.encode(recordings):
+        start = time.perf_counter()
+        samples = decoder.synthesize(codes)
+        factors.append((time.perf_counter() - start) / max(1e-9, len(samples) / decoder.sample_rate_hz))
+        stream, first = decoder.stream(), codes[: decoder.flow.config.first_block_codes]
+        start = time.perf_counter()
+        stream.push(first)
+        firsts.append(1000 * (time.perf_counter() - start))
+    return {
+        "real_time_factor": statistics.median(factors),
+        "first_sound_ms": statistics.median(firsts),
+        "threads": torch.get_num_threads(),
+    }

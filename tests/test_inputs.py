@@ -130,6 +130,18 @@ CASES = {
         {**SPEECH, **TOKENIZER, **CODES},
         {"speech": "audio"},
     ),
+    "train-vocoder": (
+        "train-vocoder",
+        {"audio": ("speech",), "train": TRAIN},
+        {"speech/0.wav": LAST_BYTE},
+        {"speech": "audio"},
+    ),
+    "train-decoder from another": (
+        "train-decoder",
+        {"codes": ("codes",), "audio": ("speech",), "tokenizer": "tokenizer", "init": "decoder", "train": TRAIN},
+        {"decoder/model.safetensors": LAST_BYTE},
+        {},
+    ),
     "resynth": (
         "resynth",
         {"audio": ("speech",), "tokenizer": "tokenizer", "decoder": "decoder"},

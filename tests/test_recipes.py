@@ -29,6 +29,7 @@ RECIPES = {str(path.relative_to(recipes_folder())): path for path in sorted(reci
 COMMAND_OF = {
     "tokenizer": "train-tokenizer",
     "decoder": "train-decoder",
+    "vocoder": "train-vocoder",
     "text_to_token": "train-text-to-token",
     "lm": "init-lm",
     "pretrain": "pretrain",

@@ -48,7 +48,7 @@ def test_every_system_is_measured_against_the_recording(
     utterances = [replace(u, text="the cat") for u in read_manifest(speech)]
     heard: dict[str, Any] = {}
     found = evaluation.measure(
-        decoder, tokenizer, utterances, Path("judge"), receive=lambda u, sound: heard.update({u.id: sound})
+        decoder, tokenizer, utterances, Path("judge"), receive=lambda u, sound, _: heard.update({u.id: sound})
     )
     assert list(found["systems"]) == SYSTEMS
     assert list(heard) == [u.id for u in utterances]

@@ -140,7 +140,9 @@ def test_speech_with_transcripts_is_required(
 def test_the_decoder_suite_needs_a_judge(
     bundle: Path, speech: Path, whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate("decoder", bundle, tmp_path / "a.json", "--speech", speech, "--judge", whisper)
+    arguments = ["--speech", speech, "--judge", whisper, "--page", tmp_path / "page.html"]
+    found = evaluate("decoder", bundle, tmp_path / "a.json", *arguments)
+    assert "Griffin-Lim" in (tmp_path / "page.html").read_text()
     assert found["systems"].keys() == {"recording", "griffin_lim", "decoder"}
     assert found["judge"] == "whisper"
     command = ["eval", "decoder", "--model", str(bundle), "--out", str(tmp_path / "b.json"), "--speech", str(speech)]

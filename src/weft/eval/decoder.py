@@ -48,9 +48,10 @@ def measure(
     utterances: Sequence[Utterance],
     judge: Path,
     seed: int = 0,
-    receive: Callable[[Utterance, Sound], None] = lambda utterance, sound: None,
+    receive: Callable[[Utterance, Sound, Sequence[str]], None] = lambda utterance, sound, texts: None,
 ) -> dict[str, Any]:
-    """Return the results as results.json has them; `receive` is called with the samples of each utterance by system.
+    """Return the results as results.json has them; `receive` gets the samples of each utterance by system, and their
+    transcripts.
 
     The seed of the noise of the n-th utterance is `seed` + n. Raises UserError for a decoder of another tokenizer, for
     unreadable audio, and if no utterance has words.
@@ -68,7 +69,7 @@ def measure(
                 [utterance.language] * len(sound),
             )
             scores.add(utterance.text or "", sound, texts, decoder.sample_rate_hz)
-            receive(utterance, sound)
+            receive(utterance, sound, texts)
             advance()
     return {
         "utterances": len(measured),

@@ -31,8 +31,10 @@ from weft.errors import UserError
 from weft.eval import cloze, decoder, text_to_token, tokenizer
 from weft.eval.cloze import ClozePair
 from weft.eval.resynth import resynthesize
-from weft.files import check_writable, write_json
+from weft.files import check_writable, write_bytes, write_json
 from weft.lm.model import LanguageModel
+from weft.pages.components import Clip
+from weft.pages.decoder_report import Example, render
 from weft.records import Utterance
 from weft.text.error_rate import split_by_words
 from weft.text_to_token.synthesize import Synthesizer
@@ -41,6 +43,7 @@ from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.voices.engines import speak, voice_name
 
 _T = TypeVar("_T")
+_NUM_EXAMPLES = 8  # on a page
 _VOICE = "espeak:en-us"  # the default of `weft speak`
 
 
@@ -74,6 +77,8 @@ class EvalConfig:
     """Codes datasets that text-to-token was trained on, which define rare words."""
     speaker: str | None = None
     """Speaker of a text-to-token model trained with several; not set: the one with most training data."""
+    page: Path | None = None
+    """HTML file with the results of decoder, and the audio and spectrograms of its first eight utterances."""
     pairs: Path | None = None
     """JSONL of story pairs: id, beginning, right, wrong."""
     voice: str | None = None
@@ -87,6 +92,8 @@ class EvalConfig:
 def run(config: EvalConfig) -> None:
     """Evaluate, print, and write `config.out`. Raises UserError for missing models and data."""
     check_writable(config.out)
+    if config.page:
+        check_writable(config.page)
     if config.suite != ("tokenizer",) or not _is_tokenizer(config.model):
         read_bundle(config.model, needed=("tokenizer",))
     results: dict[str, Any] = {name: SUITES[name](config) for name in config.suite}
@@ -155,8 +162,18 @@ def _decoder(config: EvalConfig) -> dict[str, Any]:
     if config.judge is None:
         raise UserError("decoder needs a Whisper that transcribes its audio: give --judge WHISPER")
     utterances, skipped = _speech(config)
-    model = SpeechDecoder.from_pretrained(config.model / "decoder")
-    return decoder.measure(model, _load_tokenizer(config), utterances, config.judge, config.seed) | skipped
+    model, examples = SpeechDecoder.from_pretrained(config.model / "decoder"), list[Example]()
+
+    def receive(utterance: Utterance, sound: decoder.Sound, texts: Sequence[str]) -> None:
+        if config.page and len(examples) < _NUM_EXAMPLES:
+            pairs = zip(sound.items(), texts, strict=True)
+            clips = {name: Clip(samples, model.sample_rate_hz, text) for (name, samples), text in pairs}
+            examples.append(Example(utterance.text or "", clips))
+
+    found = decoder.measure(model, _load_tokenizer(config), utterances, config.judge, config.seed, receive)
+    if config.page:
+        write_bytes(config.page, render(found, examples).encode())
+    return found | skipped
 
 
 def _text_to_token(config: EvalConfig) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from weft.text.normalize import comparison_form
 _TEMPLATES = Path(__file__).with_name("templates")
 _MISSING = "–"  # noqa: RUF001
 _COLUMNS = 480  # of a waveform, more than a screen shows
+_WINDOW_SEC, _RANGE_DB = 0.025, 80  # of a spectrogram
 _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 _MIN_TOP = 1e-9  # of an axis
 _GOLDEN_ANGLE_DEG = 137.508  # neighbouring codes get very different hues
@@ -83,6 +84,7 @@ def environment() -> Environment:
     env.filters |= {"percent": percent, "number": number, "duration": duration}
     env.globals |= {"player": player, "waveform": waveform, "cells": cells, "ruler": ruler, "stripe": stripe}
     env.globals |= {"audio": audio, "chart": chart, "differences": differences, "Scale": Scale}
+    env.globals |= {"spectrogram": spectrogram}
     env.tests["known"] = is_known
     return env
 
@@ -155,6 +157,21 @@ def waveform(clip: Clip, scale: Scale) -> Markup:
         '<div class="wave" style="width:{:.3f}%" data-seek><svg viewBox="0 0 {} 100" preserveAspectRatio="none" '
         'aria-hidden="true"><path d="{}"/></svg></div>'
     ).format(_percent_of(clip.duration_sec, scale), max(1, len(columns) - 1), path)
+
+
+def spectrogram(clip: Clip) -> Markup:
+    """Draw the magnitudes of a clip over a range of 80 dB, from 0 Hz at the bottom to half its sample rate."""
+    from matplotlib.image import imsave
+
+    window = 2 * round(_WINDOW_SEC * clip.sample_rate_hz / 2)
+    padded = np.pad(clip.samples, (window // 2, window))
+    starts = np.linspace(0, len(clip.samples), _COLUMNS).astype(int)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[starts]
+    level = 20 * np.log10(np.maximum(np.abs(np.fft.rfft(frames * np.hanning(window))), 1e-6)).T[::-1]
+    buffer = io.BytesIO()
+    imsave(buffer, level, vmin=level.max() - _RANGE_DB, vmax=level.max(), cmap="magma", format="png")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img alt="spectrogram" src="data:image/png;base64,{}">').format(content)
 
 
 def cells(codes: Sequence[int], frame_rate_hz: float, scale: Scale) -> Markup:

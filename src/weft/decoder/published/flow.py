@@ -51,9 +51,14 @@ class PublishedConfig:
     euler_steps: PositiveInt = 10
     """Euler steps from noise to mel."""
 
+    @property
+    def samples_per_code(self) -> int:
+        """Samples per code: 1764 at 12.5 codes per second."""
+        return round(self.sample_rate_hz / self.code_rate_hz)
+
     def num_frames(self, num_codes: int) -> int:
         """Return the mel frames of some codes, rounded down."""
-        return int(num_codes / self.code_rate_hz * self.sample_rate_hz / self.hop_samples)
+        return num_codes * self.samples_per_code // self.hop_samples
 
 
 class PublishedFlow(nn.Module):
@@ -72,10 +77,10 @@ class PublishedFlow(nn.Module):
         self.speaker = nn.Linear(config.speaker_width, mels)
         self.estimator = UNet(config.estimator, mels)
 
-    def prior(self, codes: Tensor) -> Tensor:
-        """Return the condition (B, M, T) of codes (B, N)."""
+    def prior(self, codes: Tensor, num_frames: int) -> Tensor:
+        """Return the condition (B, M, T) of codes (B, N) for so many frames."""
         hidden = self.to_mel(self.encoder(self.embed(codes))).transpose(1, 2)
-        x = F.interpolate(hidden, size=self.config.num_frames(codes.shape[1]), mode="nearest")
+        x = F.interpolate(hidden, size=num_frames, mode="nearest")
         for conv, norm in zip(self.convs, self.conv_norms, strict=True):
             x = F.mish(norm(conv(x)))
         return self.conv_out(x)
@@ -89,7 +94,7 @@ class PublishedFlow(nn.Module):
         The first frames are those of `prompt`. `embedding` (B, V) is that of the speaker, 0 if it is not given, as in
         the release.
         """
-        prior = self.prior(codes)
+        prior = self.prior(codes, noise.shape[-1])
         if embedding is None:
             embedding = prior.new_zeros(len(codes), self.config.speaker_width)
         speaker = self.speaker(F.normalize(embedding, dim=1))[..., None].expand_as(prior)

@@ -92,13 +92,17 @@ class HiFT(nn.Module):
 
         `noise` (B, K, S) is normal, and `phases` (B, K) are those of the harmonics at the start, 0 for the first.
         """
-        f0 = f0.repeat_interleave(self.shape.frame_samples, dim=1)[:, None]  # (B, 1, S)
-        order = torch.arange(1, self.shape.harmonics + 2, device=f0.device)[:, None]
-        cycles = (f0 * order / self.shape.sample_rate_hz).cumsum(-1) % 1
-        voiced = (f0 > _VOICED_HZ).to(f0.dtype)
+        cycles = self.cycles(f0)
+        voiced = (f0 > _VOICED_HZ).to(f0.dtype).repeat_interleave(self.shape.frame_samples, dim=1)[:, None]
         level = voiced * _NOISE_LEVEL + (1 - voiced) * _SINE_LEVEL / 3
         waves = voiced * _SINE_LEVEL * torch.sin(2 * math.pi * cycles + phases[..., None]) + level * noise
         return self.source_mix(waves.transpose(1, 2)).squeeze(-1).tanh()
+
+    def cycles(self, f0: Tensor) -> Tensor:
+        """Return the position of each harmonic in its cycle (B, K, S), 0 to 1, for F0 (B, T)."""
+        f0 = f0.repeat_interleave(self.shape.frame_samples, dim=1)[:, None]
+        order = torch.arange(1, self.shape.harmonics + 2, device=f0.device)[:, None]
+        return (f0 * order / self.shape.sample_rate_hz).cumsum(-1) % 1
 
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:
         """Return the samples (B, S) of log-mel frames (B, M, T), given the source signal (B, S)."""

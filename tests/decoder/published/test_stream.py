@@ -1,0 +1,92 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.decoder.published.test_flow import TINY, randomized
+from weft.decoder.published.flow import PublishedFlow
+from weft.decoder.published.hift import HiFT, HiFTShape
+from weft.decoder.published.stream import REACH_FRAMES, PublishedStream, _Sound
+from weft.errors import UserError
+
+FLOW = randomized(PublishedFlow(TINY))
+VOCODER = randomized(HiFT(HiFTShape(channels=16, f0_channels=8, harmonics=2), num_mels=8), 0.15)
+CODES = np.random.default_rng(0).integers(0, 20, 45)
+
+
+def stream(seed: int = 0) -> PublishedStream:
+    assert isinstance(FLOW, PublishedFlow)
+    assert isinstance(VOCODER, HiFT)
+    return PublishedStream(FLOW, VOCODER, seed)
+
+
+def whole(codes: np.ndarray, seed: int = 0) -> np.ndarray:
+    one = stream(seed)
+    return np.concatenate([one.push(codes), one.finish()])
+
+
+@pytest.mark.parametrize("num_codes", [0, 1, 3, 4, 5, 8, 30, 45])
+def test_every_code_has_its_samples(num_codes: int) -> None:
+    """80 ms of 22,050 Hz, which are 6.89 mel frames."""
+    samples = whole(CODES[:num_codes])
+    assert samples.shape == (num_codes * 1764,)
+    assert np.isfinite(samples).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_any_division_into_pushes_gives_the_same_bits(size: int) -> None:
+    one = stream()
+    parts = [one.push(CODES[i : i + size]) for i in range(0, len(CODES), size)]
+    assert np.array_equal(np.concatenate([*parts, one.finish()]), whole(CODES))
+
+
+def test_later_codes_do_not_change_the_audio_that_is_out() -> None:
+    one = stream()
+    out = one.push(CODES[:24])
+    other = np.concatenate([CODES[:24], (CODES[24:] + 3) % 20])
+    assert len(out) == 24 * 1764 // 256 * 256 - REACH_FRAMES * 256
+    assert np.array_equal(whole(other)[: len(out)], out)
+    assert not np.array_equal(whole(other), whole(CODES))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[60], [1] * 60, [20, 5, 30, 5]])
+def test_the_vocoder_gives_the_audio_of_the_whole_mel_spectrogram(sizes: list[int]) -> None:
+    assert isinstance(VOCODER, HiFT)
+    mel, generator = torch.randn(1, 8, 60), torch.Generator().manual_seed(0)
+    noise = torch.cat([torch.randn(1, 3, n * 256, generator=generator) for n in sizes], dim=-1)
+    f0 = VOCODER.f0_hz(mel)
+    expected = VOCODER(mel, VOCODER.source(f0, noise, torch.zeros(1, 3)))[0].numpy()
+    sound, generator = _Sound(VOCODER, 8, torch.device("cpu")), torch.Generator().manual_seed(0)
+    ends = np.cumsum(sizes)
+    parts = [
+        sound.push(part, generator, is_last=end == 60) for part, end in zip(mel.split(sizes, dim=-1), ends, strict=True)
+    ]
+    assert np.allclose(np.concatenate(parts), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_cost_of_a_block_does_not_depend_on_its_position() -> None:
+    """The model gets the same number of codes and frames."""
+    one, sizes = stream(), []
+    sample = FLOW.sample
+    one._flow = type("Counted", (), {"config": TINY, "sample": None})()  # type: ignore[assignment]
+
+    def counted(codes: torch.Tensor, noise: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        sizes.append((codes.shape[1], noise.shape[-1]))
+        return sample(codes, noise, prompt)
+
+    one._flow.sample = counted  # type: ignore[method-assign]
+    for _ in range(10):
+        one.push(CODES[:40])
+    assert {codes for codes, _ in sizes[3:]} == {16}
+    assert max(frames for _, frames in sizes) - min(frames for _, frames in sizes[3:]) <= 1
+    assert one._sound._mel.shape[-1] <= 28 + 2 * REACH_FRAMES
+    assert math.isclose(one._mel.shape[-1] / len(one._codes), 6.89, rel_tol=0.02)
+
+
+def test_codes_outside_the_codebook_are_rejected() -> None:
+    one = stream()
+    with pytest.raises(UserError, match="code 20 is outside the codebook"):
+        one.push([1, 20])
+    assert np.array_equal(np.concatenate([one.push(CODES), one.finish()]), whole(CODES))

@@ -46,7 +46,7 @@ COMMANDS = {
     "speak": Command("weft.voices.speak", "SpeakConfig", "Synthesize lines of text with TTS voices."),
     "train-tokenizer": Command("weft.tokenizer.train", "TokenizerConfig", "Train a speech tokenizer.", True),
     "pseudo-label": Command("weft.asr.pseudo_label", "PseudoLabelConfig", "Transcribe speech with a Whisper."),
-    "import-glm": Command("weft.tokenizer.glm", "ImportConfig", "Convert a released GLM-4-Voice tokenizer."),
+    "import-glm": Command("weft.decoder.glm", "ImportConfig", "Convert a released GLM-4-Voice tokenizer or decoder."),
     "export-encoder": Command(
         "weft.tokenizer.export", "ExportConfig", "Keep the part of a tokenizer that computes codes."
     ),

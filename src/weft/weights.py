@@ -47,18 +47,22 @@ def load_weights(model: nn.Module, path: Path, leave_out: Collection[str] = ()) 
 
     Raises UserError for weights that are missing, unknown, of another shape, infinite or NaN.
     """
-    weights = load_file(path)
-    own = model.state_dict()
+    weights, own = load_file(path), model.state_dict()
+    require_fit(model, weights, path, leave_out)
+    require_finite(weights, path)
+    model.load_state_dict({n: w.to(own[n].dtype) for n, w in weights.items()}, strict=False, assign=True)
+
+
+def require_fit(model: nn.Module, weights: Mapping[str, Tensor], path: Path, leave_out: Collection[str] = ()) -> None:
+    """Raise UserError unless the weights in `path` have the names and shapes of a model's, without `leave_out`."""
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    expected = {name: tuple(weight.shape) for name, weight in own.items() if name not in leave_out}
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in leave_out}
     if wrong := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
         first = wrong[0]
         raise UserError(
             f"{path} does not fit its settings: {first} is {found.get(first, 'missing')}, expected "
             f"{expected.get(first, 'none')} ({len(wrong)} wrong in total): copy it again"
         )
-    require_finite(weights, path)
-    model.load_state_dict({n: w.to(own[n].dtype) for n, w in weights.items()}, strict=False, assign=True)
 
 
 def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ from weft.artifacts import Manifest, loading, read
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.griffin_lim import GriffinLim
 from weft.decoder.mel import MelConfig
+from weft.decoder.published.conformer import EncoderShape
+from weft.decoder.published.flow import PublishedConfig, PublishedFlow
+from weft.decoder.published.hift import HiFT, HiFTShape
+from weft.decoder.published.stream import PublishedStream
+from weft.decoder.published.unet import UNetShape
 from weft.decoder.stream import Codes, DecoderStream, Parts, Voice, check_codes
 from weft.decoder.vocoder import Vocoder
 from weft.device import default_device
@@ -35,7 +41,7 @@ from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
 _MIN_PROMPT_LEVEL = 1e-3
-_CONFIG, _WEIGHTS = "decoder.json", "model.safetensors"
+_CONFIG, _WEIGHTS, _VOCODER_WEIGHTS = "decoder.json", "model.safetensors", "vocoder.safetensors"
 
 
 class SpeechDecoder:
@@ -90,6 +96,8 @@ class SpeechDecoder:
         manifest = read(folder, KIND)
         with loading(folder, "a decoder"):
             config = read_json_object(folder / _CONFIG)
+            if "published" in config:
+                return PublishedDecoder.from_files(folder, config, manifest).to(device or default_device())
             mel = MelConfig(**config["mel"])
             values_per_code = config["mel_frames_per_code"] * mel.num_mels
             speakers = config.get("speakers", [])
@@ -117,7 +125,7 @@ class SpeechDecoder:
             self.vocoder.write_files(folder)
         write_json(folder / _CONFIG, config)
 
-    def stream(self, seed: int = 0, voice: Voice | None = None) -> DecoderStream:
+    def stream(self, seed: int = 0, voice: Voice | None = None) -> DecoderStream | PublishedStream:
         """Start an utterance: push codes, get the audio of complete blocks. `seed` determines the noise."""
         return DecoderStream(self._parts, seed, voice or Voice())
 
@@ -159,3 +167,41 @@ class SpeechDecoder:
     def check_codes(self, codes: Codes) -> list[int]:
         """Return codes as integers. Raises UserError for one outside the codebook."""
         return check_codes(codes, self.num_codes)
+
+
+class PublishedDecoder(SpeechDecoder):
+    """The paper's decoder, with the released weights (`weft import-glm`). It has one voice."""
+
+    def __init__(self, flow: PublishedFlow, vocoder: HiFT, manifest: Manifest | None = None) -> None:
+        self.published, self.hift, self._manifest = flow, vocoder, manifest
+        self.num_codes, self.sample_rate_hz = flow.config.num_codes, flow.config.sample_rate_hz
+        self.samples_per_code, self.speakers = flow.config.samples_per_code, ()
+
+    @classmethod
+    def from_files(cls, folder: Path, config: dict[str, Any], manifest: Manifest) -> PublishedDecoder:
+        """Load what `write_files` wrote."""
+        shape = dict(config["published"])
+        encoder, estimator = EncoderShape(**shape.pop("encoder")), UNetShape(**shape.pop("estimator"))
+        flow = PublishedFlow(PublishedConfig(**shape, encoder=encoder, estimator=estimator))
+        vocoder = HiFT(HiFTShape(**config["hift"]), flow.config.num_mels)
+        load_weights(flow, folder / _WEIGHTS)
+        load_weights(vocoder, folder / _VOCODER_WEIGHTS)
+        return cls(flow.eval(), vocoder.eval(), manifest)
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights and configuration into the directory of an artifact."""
+        save_weights(self.published.state_dict(), folder / _WEIGHTS)
+        save_weights(self.hift.state_dict(), folder / _VOCODER_WEIGHTS)
+        write_json(folder / _CONFIG, {"published": asdict(self.published.config), "hift": asdict(self.hift.shape)})
+
+    def to(self, device: str) -> PublishedDecoder:
+        """Move the decoder to a device."""
+        self.published.to(device)
+        self.hift.to(device)
+        return self
+
+    def stream(self, seed: int = 0, voice: Voice | None = None) -> PublishedStream:
+        """Start an utterance: push codes, get the audio of complete blocks. `seed` determines the noise."""
+        if voice is not None:
+            raise UserError("this decoder has one voice: give none")
+        return PublishedStream(self.published, self.hift, seed)

@@ -61,7 +61,9 @@ def run(config: ImportConfig) -> Manifest:
     if not (config.folder / _FLOW).exists() and not (config.folder / _HIFT).exists():
         return glm.run(glm.ImportConfig(config.folder, config.out))
     if config.tokenizer is None:
-        raise UserError("a decoder belongs to a tokenizer: give --tokenizer, the imported GLM-4-Voice tokenizer")
+        raise UserError(
+            f"{config.folder} has a decoder, which belongs to a tokenizer: give --tokenizer, the imported one"
+        )
     parents = {"tokenizer": read_parent(config.tokenizer, TOKENIZER), "source": base_manifest(config.folder)}
     with loading(config.folder, _WHAT):
         flow, hift = read_config(config.folder / _CONFIG)

@@ -13,7 +13,7 @@ Shapes: S samples, T frames.
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from weft.audio import SAMPLE_RATE_HZ
 from weft.errors import UserError
 
 _SEGMENT_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)  # of DNSMOS
+_NETWORK = "speechmos/dnsmos_models/sig_bak_ovr.onnx"
 _OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # from the network's output to the scale of listeners
 _MIN_F0_HZ, _MAX_F0_HZ, _MIN_PERIODICITY = 60.0, 400.0, 0.5
 _NUM_CEPSTRA = 24
@@ -39,10 +40,10 @@ class Dnsmos:
             import onnxruntime
         except ImportError as e:
             raise UserError("DNSMOS needs onnxruntime: pip install 'weft-speech[quality]'") from e
-        spec = importlib.util.find_spec("speechmos")  # not imported, because it needs librosa
-        if spec is None or spec.origin is None:
+        paths = (Path(folder) / _NETWORK for folder in sys.path)  # speechmos is not imported, because it needs librosa
+        network = next((path for path in paths if path.is_file()), None)
+        if network is None:
             raise UserError("DNSMOS needs speechmos: pip install 'weft-speech[quality]'")
-        network = Path(spec.origin).parent / "dnsmos_models/sig_bak_ovr.onnx"
         self._session = onnxruntime.InferenceSession(str(network))
 
     def __call__(self, samples: np.ndarray) -> float:

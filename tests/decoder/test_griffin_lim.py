@@ -69,3 +69,10 @@ def test_rows_of_a_batch_are_independent() -> None:
 def test_a_window_must_extend_its_hop_on_both_sides(window_samples: int) -> None:
     with pytest.raises(UserError, match="give hop_samples 256 plus an even number"):
         MelConfig(window_samples=window_samples)
+
+
+def test_a_mel_spectrogram_is_computed_in_fp32_under_autocast() -> None:
+    spectrogram = MelSpectrogram(MelConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = spectrogram(voiced())
+    assert torch.equal(found, spectrogram(voiced()))

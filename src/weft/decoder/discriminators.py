@@ -54,7 +54,7 @@ class Discriminators(nn.Module):
     def forward(self, samples: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Return the scores (B, N) of samples (B, S) by each discriminator, and its features (B, C, H, W) by layer."""
         found = [part(samples) for part in self.parts]
-        return [features[-1].flatten(1) for features in found], [features[:-1] for features in found]
+        return [features[-1].flatten(1).float() for features in found], [features[:-1] for features in found]
 
 
 class _OfImages(nn.Module):

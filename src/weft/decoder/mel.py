@@ -65,9 +65,9 @@ class MelSpectrogram(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return the log-mel (B, T, M) of samples (B, S), S a multiple of the hop, padded with silence at both ends."""
-        padded = F.pad(samples, (self.margin_samples, self.margin_samples))
-        magnitude = self.stft(padded).abs()
-        return (magnitude @ self.filters).clamp(min=_MIN_MAGNITUDE).log()
+        padded = F.pad(samples.float(), (self.margin_samples, self.margin_samples))
+        with torch.autocast(samples.device.type, enabled=False):  # in bf16, quiet bands would be wrong
+            return (self.stft(padded).abs() @ self.filters).clamp(min=_MIN_MAGNITUDE).log()
 
     def stft(self, samples: Tensor) -> Tensor:
         """Return the spectrum (B, T, F) of every complete window of samples (B, S)."""

@@ -6,11 +6,16 @@ import torch
 
 from tests.decoder.conftest import write_tokenizer
 from tests.decoder.published.test_flow import randomized
+from tests.tokenizer.conftest import make_tokenizer
 from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
+from weft.decoder.flow import FlowConfig
 from weft.decoder.glm import ImportConfig, read_config, run
+from weft.decoder.init import load_base
+from weft.decoder.mel import MelConfig
 from weft.decoder.published.flow import PublishedConfig, PublishedFlow
 from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.errors import UserError
+from weft.eval.decoder import measure
 
 CONFIG = """
 __set_seed1: !apply:random.seed [1986]
@@ -83,6 +88,12 @@ def test_an_imported_decoder_is_the_released_one(released: Path, tmp_path: Path)
     assert np.array_equal(np.concatenate([*(stream.push([int(c)]) for c in codes), stream.finish()]), samples)
     with pytest.raises(UserError, match="give none"):
         decoder.speaker("anna")
+    with pytest.raises(UserError, match="give no voice prompt"):
+        decoder.prompt([1], np.ones(1764, np.float32), 22_050)
+    with pytest.raises(UserError, match="training cannot start from"):
+        load_base(tmp_path / "decoder", FlowConfig(), MelConfig())
+    with pytest.raises(UserError, match="use weft eval resynth"):
+        measure(decoder, make_tokenizer(), [], tmp_path / "judge")
 
 
 @pytest.mark.parametrize(

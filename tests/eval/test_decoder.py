@@ -68,13 +68,17 @@ def test_every_system_is_measured_against_the_recording(
 def test_all_systems_are_as_long_as_the_codes(decoder: SpeechDecoder, bundle: Path) -> None:
     tokenizer = SpeechTokenizer.from_pretrained(bundle / "tokenizer")
     recording = 0.1 * np.random.default_rng(0).standard_normal(9000).astype(np.float32)
-    sound = evaluation.render(decoder, tokenizer, recording, seed=0)
+    sound = evaluation.render(decoder, evaluation.with_griffin_lim(decoder), tokenizer, recording, seed=0)
     num = len(tokenizer.encode([recording])[0]) * 1280
     assert {name: len(samples) for name, samples in sound.items()} == dict.fromkeys(SYSTEMS, num)
     assert np.array_equal(sound["recording"][:9000], recording[:num])
     assert np.array_equal(sound["decoder"], decoder.synthesize(tokenizer.encode([recording])[0], seed=0))
     plain = SpeechDecoder.from_pretrained(bundle / "decoder")
-    assert list(evaluation.render(plain, tokenizer, recording, seed=0)) == ["recording", "griffin_lim", "decoder"]
+    assert list(evaluation.render(plain, plain, tokenizer, recording, seed=0)) == [
+        "recording",
+        "griffin_lim",
+        "decoder",
+    ]
 
 
 def test_missing_packages_leave_their_measures_out(

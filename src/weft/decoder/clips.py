@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from weft.data.speech import audio_lengths, load_speech
 from weft.decoder.mel import MelConfig
 from weft.errors import UserError
 from weft.records import Utterance
-from weft.training import distributed
 from weft.training.prefetch import data_threads
 
 _FULL_SCALE = 1 << 15
@@ -99,16 +97,6 @@ class Clips:
                 self._bytes += samples.nbytes
                 self._kept[row] = samples
         return samples
-
-    def check_unreadable(self, max_bad_fraction: float, report: Path) -> None:
-        """List the unreadable utterances of all ranks in `report`. Raises UserError if they are too many."""
-        found: dict[str, str] = {}
-        for unreadable in distributed.all_gather_object(dict(self.unreadable)):
-            found |= unreadable
-        skipped = Skipped(self.skipped.num_good - len(found), sorted(found.items()))
-        if distributed.is_main_process():
-            skipped.write(report)
-        skipped.check(max_bad_fraction, report)
 
     def __enter__(self) -> Clips:
         return self

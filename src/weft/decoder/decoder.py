@@ -200,6 +200,10 @@ class PublishedDecoder(SpeechDecoder):
         self.hift.to(device)
         return self
 
+    def prompt(self, codes: Codes, samples: np.ndarray, sample_rate_hz: int, speaker: str | None = None) -> Voice:
+        """Raise UserError: there are no voice prompts."""
+        raise UserError("this decoder has one voice: give no voice prompt")
+
     def stream(self, seed: int = 0, voice: Voice | None = None) -> PublishedStream:
         """Start an utterance: push codes, get the audio of complete blocks. `seed` determines the noise."""
         if voice is not None:

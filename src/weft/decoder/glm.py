@@ -100,6 +100,15 @@ def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
     channels = set(estimator["channels"])
     if len(channels) != 1 or flow["length_regulator"]["sampling_ratios"] != [1, 1, 1, 1]:
         raise UserError(f"{path} is of a decoder with another structure than the released one")
+    shape = HiFTShape(
+        sample_rate_hz=hift["sampling_rate"],
+        channels=hift["base_channels"],
+        f0_channels=hift["f0_predictor"]["cond_channels"],
+        harmonics=hift["nb_harmonics"],
+        upsampling=hift["upsample_rates"][0],
+        fft_samples=hift["istft_params"]["n_fft"],
+        hop_samples=hift["istft_params"]["hop_len"],
+    )
     published = PublishedConfig(
         num_codes=flow["vocab_size"],
         code_rate_hz=flow["input_frame_rate"],
@@ -121,16 +130,8 @@ def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
         ),
         sigma_min=flow_matching["sigma_min"],
         guidance=flow_matching["inference_cfg_rate"],
-        sample_rate_hz=hift["sampling_rate"],
-    )
-    shape = HiFTShape(
-        sample_rate_hz=hift["sampling_rate"],
-        channels=hift["base_channels"],
-        f0_channels=hift["f0_predictor"]["cond_channels"],
-        harmonics=hift["nb_harmonics"],
-        upsampling=hift["upsample_rates"][0],
-        fft_samples=hift["istft_params"]["n_fft"],
-        hop_samples=hift["istft_params"]["hop_len"],
+        sample_rate_hz=shape.sample_rate_hz,
+        hop_samples=shape.frame_samples,
     )
     return published, shape
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.mel import MelConfig
 from weft.errors import UserError
@@ -26,6 +26,8 @@ _SHAPE = (
 def load_base(folder: Path, flow: FlowConfig, mel: MelConfig) -> SpeechDecoder:
     """Load a decoder whose weights fit a new one. Raises UserError if its shape or mel spectrogram differs."""
     decoder = SpeechDecoder.from_pretrained(folder, device="cpu")
+    if isinstance(decoder, PublishedDecoder):
+        raise UserError(f"{folder} is the released decoder, which training cannot start from: give one of weft")
     for name in _SHAPE:
         if (found := getattr(decoder.flow.config, name)) != (value := getattr(flow, name)):
             raise UserError(f"{folder} has {name} = {found}, but flow.{name} is {value}: give the same value")

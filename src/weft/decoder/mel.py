@@ -78,9 +78,10 @@ class MelSpectrogram(nn.Module):
         """Return the samples (B, S) whose windows have the least squared error to `spectrum` (B, T, F)."""
         frames = torch.fft.irfft(spectrum, n=self.config.window_samples) * self.window
         weight = self.window.square().expand(1, *frames.shape[1:])
-        return self._add(frames) / self._add(weight).clamp(min=1e-3)
+        return self.add(frames) / self.add(weight).clamp(min=1e-3)
 
-    def _add(self, frames: Tensor) -> Tensor:
+    def add(self, frames: Tensor) -> Tensor:
+        """Return the sum (B, S) of windows (B, T, window) one hop apart."""
         window, hop = self.config.window_samples, self.config.hop_samples
         num_samples = (frames.shape[1] - 1) * hop + window
         columns = frames.transpose(1, 2)

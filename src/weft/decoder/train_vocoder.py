@@ -33,6 +33,7 @@ from weft.training.config import TrainConfig
 from weft.training.estimate import Estimate, Memory
 from weft.training.loop import discard_checkpoints, fit
 from weft.training.prefetch import Prefetch
+from weft.training.unreadable import check_unreadable
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence
             clips.skipped.check(config.max_bad_fraction, report)
             clips.skipped.write(report)
             fit_vocoder(training, clips, config, draft.folder)
-            clips.check_unreadable(config.max_bad_fraction, draft.folder / "log/unreadable.jsonl")
+            num_good, unreadable = clips.skipped.num_good, draft.folder / "log/unreadable.jsonl"
+            check_unreadable(clips.unreadable, num_good, unreadable, config.max_bad_fraction)
         vocoder = training.average.model.eval()
         draft.counts["parameters"] = sum(p.numel() for p in vocoder.parameters())
         draft.counts["utterances"] = clips.skipped.num_good

@@ -149,9 +149,7 @@ class Vocoder(nn.Module):
     def _add(self, state: VocoderState, frames: Tensor) -> Tensor:
         """Add frames (B, T, window) to the tail; return the samples (B, T * hop) that are complete."""
         num, hop = frames.shape[1], self.hop_samples
-        total = num * hop + state.tail.shape[1]
-        added = F.fold(frames.transpose(1, 2), (1, total), (1, frames.shape[2]), stride=(1, hop))[:, 0, 0]
-        added = added + F.pad(state.tail, (0, num * hop))
+        added = self.spectrogram.add(frames) + F.pad(state.tail, (0, num * hop))
         state.tail = added[:, num * hop :]
         return added[:, : num * hop] * self.scale.repeat(num)
 

@@ -28,7 +28,7 @@ from weft.artifacts import require_parent
 from weft.asr.transcribe import Transcriber
 from weft.audio import SAMPLE_RATE_HZ, resample
 from weft.data.speech import load_speech
-from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
 from weft.decoder.griffin_lim import GriffinLim
 from weft.decoder.vocoder import Vocoder
 from weft.errors import UserError
@@ -56,14 +56,16 @@ def measure(
     The seed of the noise of the n-th utterance is `seed` + n. Raises UserError for a decoder of another tokenizer, for
     unreadable audio, and if no utterance has words.
     """
+    if isinstance(decoder, PublishedDecoder):
+        raise UserError("the released decoder has no parts to compare: use weft eval resynth")
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
     measured, left_out = split_by_words(utterances, lambda u: u.text)
     if not measured:
         raise UserError("no utterance has a transcript with words: add `text`")
-    transcriber, scores = Transcriber(judge), _Scores()
+    transcriber, scores, plain = Transcriber(judge), _Scores(), with_griffin_lim(decoder)
     with progress.bar("decoder", len(measured)) as advance:
         for i, utterance in enumerate(measured):
-            sound = render(decoder, tokenizer, load_speech(utterance, decoder.sample_rate_hz), seed + i)
+            sound = render(decoder, plain, tokenizer, load_speech(utterance, decoder.sample_rate_hz), seed + i)
             texts = transcriber.long(
                 [resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in sound.values()],
                 [utterance.language] * len(sound),
@@ -84,24 +86,35 @@ def measure(
     }
 
 
+def with_griffin_lim(decoder: SpeechDecoder) -> SpeechDecoder:
+    """Return a decoder with the same flow model and Griffin-Lim."""
+    if isinstance(decoder.vocoder, GriffinLim):
+        return decoder
+    plain = SpeechDecoder(decoder.flow, decoder.mel, speakers=decoder.speakers)
+    return plain.to(str(decoder.flow.mean.device))
+
+
 @torch.no_grad()
-def render(decoder: SpeechDecoder, tokenizer: SpeechTokenizer, recording: np.ndarray, seed: int) -> Sound:
-    """Return samples (S,) of a recording (S,) at the rate of the decoder by each system, all of its whole codes."""
+def render(
+    decoder: SpeechDecoder, plain: SpeechDecoder, tokenizer: SpeechTokenizer, recording: np.ndarray, seed: int
+) -> Sound:
+    """Return samples (S,) of a recording (S,) at the rate of the decoder by each system, all of its whole codes.
+
+    `plain` is the decoder with Griffin-Lim.
+    """
     codes = tokenizer.encode([resample(recording, decoder.sample_rate_hz, SAMPLE_RATE_HZ)])[0]
     samples = np.zeros(len(codes) * decoder.samples_per_code, np.float32)
     samples[: len(recording)] = recording[: len(samples)]
-    spectrogram = decoder.vocoder.spectrogram
-    mel = spectrogram(torch.from_numpy(samples)[None].to(decoder.flow.mean.device))
-    sound = {RECORDING: samples}
+    mel = decoder.vocoder.spectrogram(torch.from_numpy(samples)[None].to(decoder.flow.mean.device))
+    sound, griffin_lim = {RECORDING: samples}, plain.vocoder
+    assert isinstance(griffin_lim, GriffinLim)
     if isinstance(decoder.vocoder, Vocoder):
         sound["vocoder"] = decoder.vocoder(mel)[0].cpu().numpy()
-    griffin_lim = GriffinLim(decoder.mel).to(mel.device)
     state, noise = griffin_lim.new_state(1), torch.Generator().manual_seed(seed)
     start = torch.randn(1, len(samples), generator=noise).to(mel.device)
     inverted = torch.cat([griffin_lim.push(state, mel, start), griffin_lim.flush(state)], dim=1)
     sound["griffin_lim"] = inverted[0, griffin_lim.delay_samples :].cpu().numpy()
-    if isinstance(decoder.vocoder, Vocoder):
-        plain = SpeechDecoder(decoder.flow, decoder.mel, speakers=decoder.speakers).to(str(mel.device))
+    if plain is not decoder:
         sound["flow_griffin_lim"] = plain.synthesize(codes, seed)
     return sound | {DECODER: decoder.synthesize(codes, seed)}
 

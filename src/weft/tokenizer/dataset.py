@@ -25,13 +25,11 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import orjson
 import torch
 from torch import Tensor
 
 from weft import progress
 from weft.data.batching import slices_by_length
-from weft.data.skipped import Skipped
 from weft.errors import UserError
 from weft.records import Utterance
 from weft.tokenizer.config import TokenizerConfig
@@ -43,6 +41,7 @@ from weft.tokenizer.tokenizer import SpeechTokenizer
 from weft.tokenizer.views import Augmentation, Views, distortions, views_of
 from weft.training import distributed
 from weft.training.prefetch import data_threads
+from weft.training.unreadable import check_unreadable
 
 
 @dataclass(frozen=True)
@@ -228,16 +227,8 @@ class SpeechDataset:
 
         Raises UserError if they are too many.
         """
-        found: dict[str, str] = {}
-        if report.exists():
-            found = {row["where"]: row["why"] for row in map(orjson.loads, report.read_bytes().splitlines())}
-        for unreadable in distributed.all_gather_object(dict(self._read.unreadable)):
-            found |= unreadable
-        found = distributed.broadcast_object(found)
-        skipped = Skipped(self.skipped.num_good - len(found), sorted(found.items()))
-        skipped.write(report)
-        skipped.check(self._config.max_bad_fraction, report)
-        return len(found)
+        unreadable, num_good = self._read.unreadable, self.skipped.num_good
+        return check_unreadable(unreadable, num_good, report, self._config.max_bad_fraction)
 
     def __enter__(self) -> SpeechDataset:
         return self

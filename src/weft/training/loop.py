@@ -86,8 +86,8 @@ def fit(
         for step in range(first_step, config.steps):
             before_step(step)
             optimizer.set_lr(config.lr_at(step))
-            is_first = step == first_step  # it may compile, read the first data and connect the devices
-            with nullcontext() if is_first else distributed.step_timeout(config.step_timeout_minutes):
+            # The first step may compile, read the first data and connect the devices.
+            with nullcontext() if step == first_step else distributed.step_timeout(config.step_timeout_minutes):
                 losses = _backward(objective, batch_at, parts_of(step), config, step)
                 norm = float(parallel.clip_grad_norm(model, config.max_grad_norm))
             if guard.should_step(step, norm, title):
@@ -97,8 +97,8 @@ def fit(
             advance(1, _write(log, step, losses, {**metrics, **guard.metrics}) if is_logged else "")
             is_due = is_due or config.is_checkpointed(step)
             if is_due and (guard.last_step_ok or step + 1 == config.steps):
-                is_due = False
                 checkpoint.save(folder / "checkpoints", step + 1, model, optimizer, guard, keep=config.keep_checkpoints)
+                is_due = False
     model.eval()
     return time.monotonic() - start_sec
 

@@ -6,14 +6,14 @@
 
 A mel frame has 256 samples at 22,050 Hz, so a code has 6.89 frames. Frames of codes come from the nearest position.
 
-Shapes: B batch, N codes, T mel frames, M mel bands, P frames of the prompt, D width, V width of a speaker embedding.
+Shapes: B batch, N codes, T mel frames, M mel bands, P frames of the prompt, D width.
 
 Sources: the released GLM-4-Voice decoder, after CosyVoice (arXiv 2407.05407).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -48,12 +48,6 @@ class PublishedConfig:
     """Noise level at the end of the path."""
     guidance: NonNegativeFloat = 0.7
     """Strength of classifier-free guidance."""
-    condition_dropout: Fraction = 0.2
-    """Fraction of training clips without conditions, for classifier-free guidance."""
-    prompt_fraction: Fraction = 0.5
-    """Fraction of training clips whose first frames are given."""
-    max_prompt_fraction: Fraction = 0.8
-    """Largest fraction of the frames of a clip that is given."""
     euler_steps: PositiveInt = 10
     """Euler steps from noise to mel."""
 
@@ -65,28 +59,6 @@ class PublishedConfig:
     def num_frames(self, num_codes: int) -> int:
         """Return the mel frames of some codes, rounded down."""
         return num_codes * self.samples_per_code // self.hop_samples
-
-
-@dataclass(frozen=True)
-class PublishedBatch:
-    """Training clips of one length with everything random: `codes` (B, N), log-mel `mel` (B, M, T), normal `noise` (B,
-    M, T), `time` (B,) uniform in 0..1, the frames `num_given` (B,) of the prompt, and `dropped` (B,), true where the
-    conditions are dropped."""
-
-    codes: Tensor
-    mel: Tensor
-    noise: Tensor
-    time: Tensor
-    num_given: Tensor
-    dropped: Tensor
-
-    def __len__(self) -> int:
-        """Number of clips, over which the loss is a mean."""
-        return len(self.codes)
-
-    def to(self, device: torch.device) -> PublishedBatch:
-        """Move all tensors to a device."""
-        return PublishedBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 class PublishedFlow(nn.Module):
@@ -113,33 +85,14 @@ class PublishedFlow(nn.Module):
             x = F.mish(norm(conv(x)))
         return self.conv_out(x)
 
-    def loss(self, batch: PublishedBatch) -> dict[str, Tensor]:
-        """Return the mean squared error of the velocity. The speaker is that of `sample` without an embedding."""
-        prior = self.prior(batch.codes, batch.mel.shape[-1])
-        frame = torch.arange(batch.mel.shape[-1], device=prior.device)
-        given = torch.where(frame < batch.num_given[:, None, None], batch.mel, 0.0)
-        speaker = self.speaker.bias[:, None].expand_as(prior)
-        keep = (~batch.dropped).to(prior.dtype)[:, None, None]
-        conditions = keep * torch.cat([prior, speaker, given], dim=1)
-        time, rest = schedule(batch.time), 1 - self.config.sigma_min
-        t = time[:, None, None]
-        x = (1 - rest * t) * batch.noise + t * batch.mel
-        velocity = batch.mel - rest * batch.noise
-        return {"loss": F.mse_loss(self.estimator(x, time, conditions), velocity)}
-
     @torch.no_grad()
-    def sample(
-        self, codes: Tensor, noise: Tensor, prompt: Tensor | None = None, embedding: Tensor | None = None
-    ) -> Tensor:
-        """Return the mel (B, M, T) of codes (B, N) from normal noise (B, M, T).
+    def sample(self, codes: Tensor, noise: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Return the mel (B, M, T) of codes (B, N) from normal noise (B, M, T), the first frames given by `prompt`.
 
-        The first frames are those of `prompt`. `embedding` (B, V) is that of the speaker, 0 if it is not given, as in
-        the release.
+        The speaker is that of the release, whose speaker embedding is always 0.
         """
         prior = self.prior(codes, noise.shape[-1])
-        if embedding is None:
-            embedding = prior.new_zeros(len(codes), self.config.speaker_width)
-        speaker = self.speaker(F.normalize(embedding, dim=1))[..., None].expand_as(prior)
+        speaker = self.speaker.bias[:, None].expand_as(prior)
         given = torch.zeros_like(prior)
         if prompt is not None:
             given[..., : prompt.shape[-1]] = prompt

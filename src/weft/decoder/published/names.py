@@ -73,10 +73,8 @@ FLOW: Rules = [
     (r"\.mid_blocks\.", ".middle."),
     (r"\.up_blocks\.0\.", ".up_half."),
     (r"\.up_blocks\.1\.", ".up_whole."),
-    *((rf"(\.(?:down|up)_(?:whole|half)|\.middle\.\d+){old}", rf"\g<1>{new}") for old, new in (
-        (old, re.sub(r"\\1", r"\\2", new)) for old, new in _BLOCK
-    )),
-]  # fmt: skip
+    *_BLOCK,
+]
 HIFT: Rules = [
     (r"^m_source\.l_linear\.", "source_mix."),
     (r"^conv_pre\.", "input."),

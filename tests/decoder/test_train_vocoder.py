@@ -129,3 +129,25 @@ def test_an_estimate_has_the_size_of_the_vocoder_and_trains_nothing(
     num = sum(p.numel() for p in Vocoder(recipe.shape, recipe.mel).parameters())
     assert f"{num:,}" in capsys.readouterr().out
     assert not recipe.out.exists()
+
+
+def test_held_out_recordings_are_checked_before_training_and_may_be_short(audio: Path, tmp_path: Path) -> None:
+    for path in audio.glob("*.wav"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    save(tmp_path / "short.wav", np.full(10, 0.1, np.float32), 16_000)
+    assert run(replace(config(audio, tmp_path / "out", steps=1), held_out=(tmp_path,))).counts["mel_distance"] > 0
+    (tmp_path / "bad.wav").write_bytes(b"this is no audio")
+    with pytest.raises(UserError, match="1 of 5 items are bad"):
+        run(replace(config(audio, tmp_path / "other", steps=1), held_out=(tmp_path,)))
+    assert not list((tmp_path / "other.partial/log").glob("metrics.jsonl"))
+
+
+def test_a_clip_is_not_shorter_than_the_windows_of_the_loss(audio: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"clip_sec is 0\.1: give at least 0\.2"):
+        replace(config(audio, tmp_path / "out"), clip_sec=0.1)
+
+
+def test_recordings_that_cannot_be_read_are_reported_with_the_first_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"this is no audio")
+    with pytest.raises(UserError, match=r"no recording can be read: fix it; the first is .*bad"):
+        run(replace(config(tmp_path, tmp_path / "out", steps=1), held_out=()))

@@ -57,7 +57,8 @@ class Clips:
             found.append(utterance)
             ends.append(ends[-1] + length)
         if not found:
-            raise UserError("no utterance can be read: give audio")
+            where, reason = self.skipped.bad[0] if self.skipped.bad else ("", "there is none")
+            raise UserError(f"no recording can be read: fix it; the first is {where} ({reason})")
         self.skipped.num_good = len(found)
         self.seconds = ends[-1] / SAMPLE_RATE_HZ
         self._utterances, self._ends = found, np.array(ends[1:])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from weft import launch, progress
 from weft.artifacts import Manifest
 from weft.config import NOT_IN_PLAN, Decay, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from weft.data.speech import load_speech, read_manifest, speech_id
+from weft.data.skipped import Skipped
+from weft.data.speech import load_speech, read_manifest, readable, speech_id
 from weft.decoder.clips import Clips
 from weft.decoder.discriminators import DiscriminatorShape
 from weft.decoder.mel import MelConfig
@@ -34,6 +36,8 @@ from weft.training.estimate import Estimate, Memory
 from weft.training.loop import discard_checkpoints, fit
 from weft.training.prefetch import Prefetch
 from weft.training.unreadable import check_unreadable
+
+_MIN_CLIP_SEC = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class VocoderConfig:
     dry_run: Annotated[bool, NOT_IN_PLAN] = False
     """Train nothing; print the number of parameters, memory and training time."""
 
+    def __post_init__(self) -> None:
+        if self.clip_sec < _MIN_CLIP_SEC:
+            raise UserError(
+                f"clip_sec is {self.clip_sec:g}: give at least {_MIN_CLIP_SEC:g}, for the windows of the losses"
+            )
+
     @property
     def clip_frames(self) -> int:
         """Mel frames of a clip."""
@@ -93,7 +103,10 @@ def run(config: VocoderConfig) -> Manifest | None:
 
 def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence[Utterance], draft: Draft) -> None:
     """Train a vocoder and write the average of its weights into the draft."""
-    report = draft.folder / "log/skipped.jsonl"
+    report, skipped = draft.folder / "log/skipped.jsonl", Skipped()
+    measured = readable(held_out, skipped)  # before the training, which an unreadable recording would otherwise lose
+    skipped.check(config.max_bad_fraction, draft.folder / "log/skipped_held_out.jsonl")
+    skipped.write(draft.folder / "log/skipped_held_out.jsonl")
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
         training = new_training(config)
@@ -114,8 +127,8 @@ def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence
         draft.counts["seconds"] = clips.seconds
         if distributed.is_main_process():
             vocoder.write_files(draft.folder)
-            if held_out:
-                draft.counts["mel_distance"] = mel_distance(training, held_out)
+            if measured:
+                draft.counts["mel_distance"] = mel_distance(training, measured)
         discard_checkpoints(draft.folder)
 
 
@@ -156,7 +169,8 @@ def mel_distance(training: VocoderTraining, utterances: Sequence[Utterance]) -> 
     rate_hz, hop = vocoder.spectrogram.config.sample_rate_hz, vocoder.hop_samples
     for utterance in utterances:
         samples = torch.from_numpy(load_speech(utterance, rate_hz)).to(vocoder.scale.device)[None]
-        samples = samples[:, : samples.shape[1] // hop * hop]
+        num = max(samples.shape[1], int(_MIN_CLIP_SEC * rate_hz))
+        samples = F.pad(samples, (0, -(-num // hop) * hop - samples.shape[1]))
         distances.append(float(training.distance(vocoder(vocoder.spectrogram(samples)), samples)))
     return sum(distances) / len(distances)
 

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -53,17 +54,22 @@ def test_later_codes_do_not_change_the_audio_that_is_out() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [[60], [1] * 60, [20, 5, 30, 5]])
 def test_the_vocoder_gives_the_audio_of_the_whole_mel_spectrogram(sizes: list[int]) -> None:
-    assert isinstance(VOCODER, HiFT)
-    mel, generator = torch.randn(1, 8, 60), torch.Generator().manual_seed(0)
-    noise = torch.cat([torch.randn(1, 3, n * 256, generator=generator) for n in sizes], dim=-1)
-    f0 = VOCODER.f0_hz(mel)
-    expected = VOCODER(mel, VOCODER.source(f0, noise, torch.zeros(1, 3)))[0].numpy()
-    sound, generator = _Sound(VOCODER, 8, torch.device("cpu")), torch.Generator().manual_seed(0)
+    """In fp64, in which a missing frame of context and a jump of the source's phases differ from rounding."""
+    vocoder = copy.deepcopy(VOCODER).double()
+    assert isinstance(vocoder, HiFT)
+    vocoder.f0_out.weight *= 300
+    vocoder.f0_out.bias *= 0  # a part of the frames is voiced
+    mel, generator = torch.randn(1, 8, 60).double(), torch.Generator().manual_seed(0)
+    noise = torch.cat([torch.randn(1, 3, n * 256, generator=generator) for n in sizes], dim=-1).double()
+    f0 = vocoder.f0_hz(mel)
+    assert 5 < (f0 > 10).sum() < 55, f0
+    expected = vocoder(mel, vocoder.source(f0, noise, torch.zeros(1, 3)))[0].numpy()
+    sound, generator = _Sound(vocoder, 8), torch.Generator().manual_seed(0)
     ends = np.cumsum(sizes)
     parts = [
         sound.push(part, generator, is_last=end == 60) for part, end in zip(mel.split(sizes, dim=-1), ends, strict=True)
     ]
-    assert np.allclose(np.concatenate(parts), expected, atol=1e-4 * np.abs(expected).max())
+    assert np.allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
 
 
 def test_the_cost_of_a_block_does_not_depend_on_its_position() -> None:

@@ -37,7 +37,7 @@ class PublishedStream:
         self._codes: list[int] = []  # of the blocks before, whose mel is given
         self._mel = torch.zeros(1, flow.config.num_mels, 0, device=self._device)  # of these codes
         self._num_codes = 0
-        self._sound = _Sound(vocoder, flow.config.num_mels, self._device)
+        self._sound = _Sound(vocoder, flow.config.num_mels)
         self._num_samples = 0
         self._ended = False
 
@@ -92,19 +92,19 @@ class PublishedStream:
 class _Sound:
     """The vocoder's state: mel frames and source samples behind and ahead of the audio that is out."""
 
-    def __init__(self, vocoder: HiFT, num_mels: int, device: torch.device) -> None:
-        self._vocoder = vocoder
-        self._mel = torch.zeros(1, num_mels, 0, device=device)
+    def __init__(self, vocoder: HiFT, num_mels: int) -> None:
+        self._vocoder, zeros, waves = vocoder, vocoder.output.weight.new_zeros, vocoder.shape.harmonics + 1
+        self._mel = zeros(1, num_mels, 0)
         self._num_behind = 0  # frames of it whose audio is out
-        self._source = torch.zeros(1, 0, device=device)  # of these frames
-        self._noise = torch.zeros(1, vocoder.shape.harmonics + 1, 0, device=device)  # of the other frames
-        self._cycles = torch.zeros(1, vocoder.shape.harmonics + 1, device=device)  # at the end of the audio that is out
+        self._source = zeros(1, 0)  # of these frames
+        self._noise = zeros(1, waves, 0)  # of the other frames
+        self._cycles = zeros(1, waves)  # at the end of the audio that is out
 
     def push(self, mel: Tensor, generator: torch.Generator, is_last: bool) -> np.ndarray:
         """Add frames (1, M, T); return the samples (S,) that no later frame changes, or all of them."""
         size = self._vocoder.shape.frame_samples
         shape = (1, self._noise.shape[1], mel.shape[-1] * size)
-        self._noise = torch.cat([self._noise, torch.randn(shape, generator=generator).to(mel.device)], dim=-1)
+        self._noise = torch.cat([self._noise, torch.randn(shape, generator=generator).to(mel)], dim=-1)
         self._mel = torch.cat([self._mel, mel], dim=-1)
         num = self._mel.shape[-1] - self._num_behind - (0 if is_last else REACH_FRAMES)
         if num <= 0:

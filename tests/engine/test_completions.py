@@ -66,7 +66,7 @@ def test_at_most_concurrency_requests_are_pending(stand_in, engine):
     barrier = threading.Barrier(4)
 
     def together(body):
-        barrier.wait(timeout=2)  # for four requests
+        barrier.wait(timeout=60)  # for four requests
         return count_up(body)
 
     stand_in.answer = together

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from weft.errors import UserError
-from weft.eval.sound import Dnsmos, compare, f0_hz, mel_cepstra
+from weft.eval.sound import Dnsmos, compare, mel_cepstra
 
 RATE = 16_000
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("pystoi", "speechmos", "onnxruntime")}
@@ -15,25 +15,6 @@ def voice(pitch: np.ndarray, rate_hz: int = RATE, formant_hz: float = 700.0) -> 
     phase = 2 * np.pi * np.cumsum(pitch) / rate_hz
     levels = [1 / (1 + ((k * pitch.mean() - formant_hz) / 300) ** 2) for k in range(1, 20)]
     return (0.1 * sum(a * np.sin(k * phase) for k, a in enumerate(levels, 1))).astype(np.float32)
-
-
-@pytest.mark.parametrize("rate_hz", [16_000, 22_050, 24_000])
-@pytest.mark.parametrize("pitch_hz", [80.0, 123.4, 310.0])
-def test_f0_of_a_harmonic_sound_is_its_pitch(rate_hz: int, pitch_hz: float) -> None:
-    found = f0_hz(voice(np.full(rate_hz, pitch_hz), rate_hz), rate_hz)
-    inner = found[20:-20]
-    assert np.isfinite(inner).all()
-    assert np.abs(1200 * np.log2(inner / pitch_hz)).max() < 20
-
-
-def test_f0_follows_a_glide_and_is_missing_in_noise_and_silence() -> None:
-    pitch = np.linspace(100, 200, RATE)
-    glide = f0_hz(voice(pitch), RATE)[20:-20]
-    times = np.arange(len(glide)) * 0.005 + 0.1
-    assert np.abs(glide - (100 + 100 * times)).max() < 6
-    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
-    assert np.isfinite(f0_hz(noise, RATE)).mean() < 0.05
-    assert not np.isfinite(f0_hz(np.zeros(RATE, np.float32), RATE)).any()
 
 
 def test_cepstra_have_the_spectral_shape_and_not_the_level() -> None:

@@ -5,8 +5,8 @@
     found.mcd_db, found.f0_error_cents, found.voicing_error, found.stoi
 
 Sources: DNSMOS P.835 (arXiv 2110.01763), whose networks are in the package speechmos. Mel-cepstral distance (Kubichek
-1993) over 24 coefficients of 80 mel bands; without alignment, because a decoder keeps the timing. F0 by normalized
-autocorrelation (Boersma 1993), without his path search. STOI (Taal et al. 2011) by the package pystoi.
+1993) over 24 coefficients of 80 mel bands; without alignment, because a decoder keeps the timing. STOI (Taal et al.
+2011) by the package pystoi.
 
 Shapes: S samples, T frames.
 """
@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers.audio_utils import mel_filter_bank
 
 from weft.audio import SAMPLE_RATE_HZ
+from weft.decoder.pitch import f0_hz
 from weft.errors import UserError
 
 _SEGMENT_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)  # of DNSMOS
 _NETWORK = "speechmos/dnsmos_models/sig_bak_ovr.onnx"
 _OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # from the network's output to the scale of listeners
-_MIN_F0_HZ, _MAX_F0_HZ, _MIN_PERIODICITY = 60.0, 400.0, 0.5
 _NUM_CEPSTRA = 24
 _MIN_POWER = 1e-4  # of a mel band: about 50 dB below that of speech
 
@@ -78,8 +79,8 @@ def compare(recording: np.ndarray, synthesized: np.ndarray, sample_rate_hz: int)
     num = min(len(recording), len(synthesized))
     pair = [x[:num].astype(np.float32) for x in (recording, synthesized)]
     cepstra = [mel_cepstra(x, sample_rate_hz) for x in pair]
-    pitch = [f0_hz(x, sample_rate_hz) for x in pair]
-    voiced = [np.isfinite(f0) for f0 in pitch]
+    pitch = f0_hz(torch.from_numpy(np.stack(pair)), sample_rate_hz, sample_rate_hz // 200).numpy()
+    voiced = pitch > 0
     both = voiced[0] & voiced[1]
     cents = np.abs(1200 * np.log2(pitch[1][both] / pitch[0][both]))
     return Comparison(
@@ -97,33 +98,6 @@ def mel_cepstra(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     log = 0.5 * np.log(np.maximum(power @ bands, _MIN_POWER))
     angles = np.pi * (np.arange(80) + 0.5)[:, None] * np.arange(1, _NUM_CEPSTRA + 1) / 80
     return log @ np.cos(angles) / 80
-
-
-def f0_hz(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Return F0 (T,) every 5 ms, NaN where the speech is not periodic or 50 dB below its loudest frame."""
-    longest = int(sample_rate_hz / _MIN_F0_HZ)
-    window = np.hanning(3 * longest)
-    frames = _frames(samples, sample_rate_hz, 3 * longest)
-    frames = (frames - frames.mean(1, keepdims=True)) * window
-    energy = np.square(frames).sum(1)
-    correlation = _autocorrelation(frames)[:, : longest + 2] / np.maximum(energy, 1e-12)[:, None]
-    correlation /= _autocorrelation(window[None])[0, : longest + 2] / np.square(window).sum()
-    shortest = int(sample_rate_hz / _MAX_F0_HZ)
-    inner = correlation[:, shortest : longest + 1]
-    is_peak = (inner >= correlation[:, shortest - 1 : longest]) & (inner > correlation[:, shortest + 1 : longest + 2])
-    # shorter lags are preferred a little, because multiples of the period have peaks as high
-    score = np.where(is_peak, inner - 0.05 * np.log2(np.arange(shortest, longest + 1) / shortest), -np.inf)
-    best = score.argmax(1) + shortest
-    rows = np.arange(len(best))
-    before, at, after = (correlation[rows, best + shift] for shift in (-1, 0, 1))
-    shift = 0.5 * (before - after) / np.minimum(before - 2 * at + after, -1e-12)
-    voiced = np.isfinite(score.max(1)) & (at > _MIN_PERIODICITY) & (energy > 1e-5 * energy.max(initial=0.0))
-    return np.where(voiced, sample_rate_hz / (best + shift), np.nan)
-
-
-def _autocorrelation(frames: np.ndarray) -> np.ndarray:
-    size = 2 * frames.shape[1]
-    return np.fft.irfft(np.abs(np.fft.rfft(frames, size)) ** 2)[:, : frames.shape[1]]
 
 
 def _frames(samples: np.ndarray, sample_rate_hz: int, window: int) -> np.ndarray:

@@ -91,9 +91,9 @@ samples = decoder.synthesize([1, 2, 3], seed=0)  # codes of the speech tokenizer
         about="It converts mel spectrograms to audio, as a part of speech decoders.",
         snippet="""
 import torch
-from weft.decoder.vocoder import Vocoder
+from weft.decoder.load import load_vocoder
 
-vocoder = Vocoder.from_pretrained(".")  # the directory of this file
+vocoder = load_vocoder(".")  # the directory of this file
 samples = torch.zeros(1, 100 * vocoder.hop_samples)
 samples = vocoder(vocoder.spectrogram(samples))
 """,

@@ -10,10 +10,10 @@ from torch import nn
 from weft.artifacts import Manifest, read
 from weft.audio import save
 from weft.data.datasets import write_codes_part
+from weft.decoder.config import DecoderConfig
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowConfig, FlowDecoder
 from weft.decoder.mel import MelConfig
-from weft.decoder.train import DecoderConfig
 from weft.files import write_json
 from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance

@@ -11,11 +11,11 @@ from tests.decoder.conftest import FLOW, LENGTHS, NUM_CODES
 from weft.audio import load, save
 from weft.data.datasets import Rows
 from weft.data.speech import read_manifest
+from weft.decoder.config import DecoderConfig
 from weft.decoder.dataset import DecoderDataset
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowDecoder
 from weft.decoder.mel import SILENCE
-from weft.decoder.train import DecoderConfig
 from weft.errors import UserError
 
 

@@ -5,17 +5,13 @@ import pytest
 import torch
 
 from tests.decoder.conftest import write_tokenizer
-from tests.decoder.published.test_flow import randomized
-from tests.tokenizer.conftest import make_tokenizer
+from tests.decoder.published.test_flow import MEL, randomized
 from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
 from weft.decoder.flow import FlowConfig
 from weft.decoder.glm import ImportConfig, read_config, run
 from weft.decoder.init import load_base
 from weft.decoder.mel import MelConfig
-from weft.decoder.published.flow import PublishedConfig, PublishedFlow
-from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.errors import UserError
-from weft.eval.decoder import measure
 
 CONFIG = """
 __set_seed1: !apply:random.seed [1986]
@@ -59,18 +55,19 @@ def released(tmp_path: Path) -> Path:
     folder = tmp_path / "released"
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
-    flow, hift = read_config(folder / "config.yaml")
-    torch.save(randomized(PublishedFlow(flow)).state_dict(), folder / "flow.pt")
-    torch.save(randomized(HiFT(hift, 8), 0.1).state_dict(), folder / "hift.pt")
+    flow, hift = read_config(folder / "config.yaml").models()
+    torch.save(randomized(flow).state_dict(), folder / "flow.pt")
+    torch.save(randomized(hift, 0.1).state_dict(), folder / "hift.pt")
     return folder
 
 
 def test_the_configuration_is_read_as_data(released: Path) -> None:
-    flow, hift = read_config(released / "config.yaml")
-    assert (flow.num_codes, flow.code_rate_hz, flow.num_mels, flow.sample_rate_hz) == (20, 12.5, 8, 22_050)
+    config = read_config(released / "config.yaml")
+    flow, hift = config.published, config.hift
+    assert (config.num_codes, config.code_rate_hz, config.mel) == (20, 12.5, MEL)
     assert (flow.encoder.width, flow.encoder.layers, flow.encoder.ffn, flow.encoder.block_codes) == (16, 2, 32, 4)
     assert (flow.estimator.channels, flow.estimator.transformers, flow.estimator.head_width) == (16, 1, 8)
-    assert (hift.sample_rate_hz, hift.channels, hift.f0_channels, hift.frame_samples) == (22_050, 16, 8, 256)
+    assert (hift.channels, hift.f0_channels, hift.frame_samples) == (16, 8, 256)
 
 
 def test_an_imported_decoder_is_the_released_one(released: Path, tmp_path: Path) -> None:
@@ -90,10 +87,8 @@ def test_an_imported_decoder_is_the_released_one(released: Path, tmp_path: Path)
         decoder.speaker("anna")
     with pytest.raises(UserError, match="give no voice prompt"):
         decoder.prompt([1], np.ones(1764, np.float32), 22_050)
-    with pytest.raises(UserError, match="training cannot start from"):
+    with pytest.raises(UserError, match='is of kind = "published"'):
         load_base(tmp_path / "decoder", FlowConfig(), MelConfig())
-    with pytest.raises(UserError, match="use weft eval resynth"):
-        measure(decoder, make_tokenizer(), [], tmp_path / "judge")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +127,3 @@ def test_incomplete_and_damaged_weights_are_refused(released: Path, tmp_path: Pa
     with pytest.raises(UserError, match="GLM-4-Voice decoder"):
         run(config)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_defaults_are_published() -> None:
-    flow, hift = PublishedConfig(), HiFTShape()
-    assert (flow.num_codes, flow.encoder.block_codes, flow.euler_steps, flow.guidance) == (16_384, 10, 10, 0.7)
-    assert (flow.samples_per_code, hift.frame_samples) == (1764, 256)

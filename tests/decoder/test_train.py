@@ -10,11 +10,12 @@ import torch
 from tests.decoder.conftest import FLOW, LENGTHS, write_tokenizer
 from tests.training.skipped import changed_steps
 from weft import artifacts
-from weft.decoder import train
+from weft.decoder import blocks, train
+from weft.decoder.config import DecoderConfig
 from weft.decoder.decoder import SpeechDecoder
 from weft.decoder.flow import FlowDecoder
 from weft.decoder.mel import MelConfig
-from weft.decoder.train import DecoderConfig, run
+from weft.decoder.train import run
 from weft.decoder.vocoder import Vocoder, VocoderShape
 from weft.errors import UserError
 from weft.plan import Plan, open_draft
@@ -62,9 +63,9 @@ def test_an_interrupted_training_resumes_with_other_job_settings_to_the_same_wei
             run(config)
     job = {"checkpoint_every_steps": 1, "keep_checkpoints": 1, "log_every_steps": 3, "max_skipped_steps": 9}
     steps: list[int] = []
-    batch_at = train.DecoderDataset.batch_at
+    batch_at = blocks.DecoderDataset.batch_at
     monkeypatch.setattr(
-        train.DecoderDataset, "batch_at", lambda self, step, part: steps.append(step) or batch_at(self, step, part)
+        blocks.DecoderDataset, "batch_at", lambda self, step, part: steps.append(step) or batch_at(self, step, part)
     )
     resumed = run(replace(config, train=replace(config.train, **job), max_bad_fraction=0.5))
     assert whole is not None
@@ -119,7 +120,7 @@ def test_a_dry_run_prints_the_size_and_writes_nothing(
     files = set(config.out.parent.rglob("*"))
     assert run(replace(config, dry_run=True, codes=(Path("none"),), audio=(Path("none"),))) is None
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip())
-    num_parameters = sum(p.numel() for p in train.new_flow_decoder(config).parameters())
+    num_parameters = sum(p.numel() for p in blocks.new_flow_decoder(config).parameters())
     assert lines["parameters"] == f"{num_parameters:,}"
     assert lines["training_flops"].endswith("in 6 steps")
     assert lines["activations_gb"].endswith("per window")

@@ -10,6 +10,7 @@ from tests.ranks import in_ranks
 from weft.artifacts import Manifest
 from weft.audio import save
 from weft.decoder.discriminators import DiscriminatorShape
+from weft.decoder.load import load_vocoder
 from weft.decoder.mel import MelConfig
 from weft.decoder.train_vocoder import VocoderConfig, run
 from weft.decoder.vocoder import Vocoder, VocoderShape
@@ -59,7 +60,7 @@ def test_the_artifact_is_the_average_of_the_trained_weights(trained: tuple[Vocod
     assert manifest.counts["utterances"] == 3
     assert manifest.counts["seconds"] == pytest.approx(3.0)
     assert manifest.counts["mel_distance"] > 0
-    vocoder = Vocoder.from_pretrained(recipe.out)
+    vocoder = load_vocoder(recipe.out)
     assert sum(p.numel() for p in vocoder.parameters()) == manifest.counts["parameters"]
     assert vocoder(torch.zeros(1, 10, 80)).shape == (1, 2560)
     lines = list(read_metrics(recipe.out / "log"))
@@ -118,7 +119,7 @@ def test_unreadable_recordings_are_skipped_up_to_a_limit(audio: Path, tmp_path: 
 def test_other_sample_rates_are_a_setting(audio: Path, tmp_path: Path) -> None:
     mel = MelConfig(24_000, 1024, 240, 100)
     run(replace(config(audio, tmp_path / "out", steps=4), mel=mel))
-    assert Vocoder.from_pretrained(tmp_path / "out")(torch.zeros(1, 10, 100)).shape == (1, 2400)
+    assert load_vocoder(tmp_path / "out")(torch.zeros(1, 10, 100)).shape == (1, 2400)
 
 
 def test_an_estimate_has_the_size_of_the_vocoder_and_trains_nothing(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from weft.config import load_recipe
+from weft.decoder.config import DecoderConfig
 from weft.decoder.flow import FlowConfig
-from weft.decoder.train import DecoderConfig
 from weft.demo import pipeline
 from weft.demo import run as demo_run
 from weft.demo.data import Sizes

@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.decoder.published.test_flow import MEL, TINY
+from weft.audio import resample
 from weft.data.speech import read_manifest
-from weft.decoder.decoder import SpeechDecoder
+from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
+from weft.decoder.published.flow import PublishedFlow
+from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.decoder.vocoder import Vocoder, VocoderShape
 from weft.errors import UserError
 from weft.eval import decoder as evaluation
@@ -68,17 +72,25 @@ def test_every_system_is_measured_against_the_recording(
 def test_all_systems_are_as_long_as_the_codes(decoder: SpeechDecoder, bundle: Path) -> None:
     tokenizer = SpeechTokenizer.from_pretrained(bundle / "tokenizer")
     recording = 0.1 * np.random.default_rng(0).standard_normal(9000).astype(np.float32)
-    sound = evaluation.render(decoder, evaluation.with_griffin_lim(decoder), tokenizer, recording, seed=0)
+    sound = evaluation.Renderer(decoder, tokenizer)(recording, seed=0)
     num = len(tokenizer.encode([recording])[0]) * 1280
     assert {name: len(samples) for name, samples in sound.items()} == dict.fromkeys(SYSTEMS, num)
     assert np.array_equal(sound["recording"][:9000], recording[:num])
     assert np.array_equal(sound["decoder"], decoder.synthesize(tokenizer.encode([recording])[0], seed=0))
     plain = SpeechDecoder.from_pretrained(bundle / "decoder")
-    assert list(evaluation.render(plain, plain, tokenizer, recording, seed=0)) == [
-        "recording",
-        "griffin_lim",
-        "decoder",
-    ]
+    names = list(evaluation.Renderer(plain, tokenizer)(recording, seed=0))
+    assert names == ["recording", "griffin_lim", "decoder"]
+
+
+def test_the_systems_of_the_papers_decoder_are_as_long_as_the_codes(bundle: Path) -> None:
+    tokenizer = SpeechTokenizer.from_pretrained(bundle / "tokenizer")
+    flow = PublishedFlow(TINY, tokenizer.num_codes, tokenizer.frame_rate_hz, MEL)
+    decoder = PublishedDecoder(flow.eval(), HiFT(HiFTShape(channels=16, f0_channels=8, harmonics=2), MEL).eval())
+    sound = evaluation.Renderer(decoder, tokenizer)(np.ones(20_000, np.float32), seed=0)
+    num = len(tokenizer.encode([resample(np.ones(20_000, np.float32), 22_050, 16_000)])[0]) * decoder.samples_per_code
+    assert {name: len(samples) for name, samples in sound.items()} == dict.fromkeys(
+        ("recording", "vocoder", "griffin_lim", "decoder"), num
+    )
 
 
 def test_missing_packages_leave_their_measures_out(

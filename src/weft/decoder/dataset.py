@@ -8,7 +8,8 @@ Shapes: W codes of all utterances with their contexts, K codes, P mel values of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,11 @@ class DecoderDataset:
         self._padding_code, self._num_mels = decoder.num_codes, decoder.mel.num_mels
         self._context = self._flow.context_codes
         self.skipped = Skipped()
-        utterances, mels, speakers = self._read(decoder, codes, audio)
+        spectrogram, utterances, mels, speakers = MelSpectrogram(decoder.mel), [], [], []
+        for found in read_pairs(codes, audio, decoder, spectrogram, self.skipped):
+            utterances.append(found.codes)
+            mels.append(found.mel.unflatten(0, (len(found.codes), -1)).flatten(1))
+            speakers.append(found.speaker)
         row_of = {name: row for row, name in enumerate(decoder.speakers, 1)}
         self._speakers = torch.tensor([row_of.get(name or "", 0) for name in speakers])
         self._voices = dict[str | int, list[int]]()  # utterances of each speaker, or of one utterance if it is unknown
@@ -66,25 +71,6 @@ class DecoderDataset:
         self._codes = torch.cat([F.pad(c, (self._context, 0), value=self._padding_code) for c in utterances])  # (W,)
         self._mel = torch.cat([F.pad(m, (0, 0, self._context, 0), value=SILENCE) for m in mels])  # (W, P)
         self._first = np.cumsum(self.lengths + self._context) - self.lengths - self._context
-
-    def _read(
-        self, decoder: SpeechDecoder, codes: Sequence[Path], audio: Sequence[Utterance]
-    ) -> tuple[list[Tensor], list[Tensor], list[str | None]]:
-        by_id = {u.id: u for u in audio}
-        rows = Rows.of(*codes)
-        spectrogram = MelSpectrogram(decoder.mel)
-        found, mels, speakers = [], [], []
-        with progress.bar("mel", len(rows)) as advance:
-            for utterance in rows.utterances():
-                advance()
-                with self.skipped.on_error(utterance.id):
-                    mel = _mel(utterance, by_id.get(utterance.id), decoder.samples_per_code, spectrogram)
-                    pair = torch.tensor(decoder.check_codes(utterance.codes)), mel.half()
-                    found.append(pair[0])
-                    mels.append(pair[1].unflatten(0, (len(utterance.codes), -1)).flatten(1))
-                    speakers.append(by_id[utterance.id].speaker)
-                    self.skipped.num_good += 1
-        return found, mels, speakers
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean mel of each code and of padding (K + 1, P), and mean and deviation of each band (P,)."""
@@ -144,6 +130,37 @@ class DecoderDataset:
         )
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Codes (N,) of an utterance, the log-mel frames (T, M) in fp16 of its recording, and the speaker."""
+
+    codes: Tensor
+    mel: Tensor
+    speaker: str | None
+
+
+def read_pairs(
+    codes: Sequence[Path],
+    audio: Sequence[Utterance],
+    decoder: SpeechDecoder,
+    spectrogram: MelSpectrogram,
+    skipped: Skipped,
+) -> Iterator[Pair]:
+    """Yield the utterances whose audio, found by id, can be read and fits their codes."""
+    by_id, rows = {u.id: u for u in audio}, Rows.of(*codes)
+    with progress.bar("mel", len(rows)) as advance:
+        for utterance in rows.utterances():
+            advance()
+            pair = None
+            with skipped.on_error(utterance.id):
+                mel = _mel(utterance, by_id.get(utterance.id), decoder.samples_per_code, spectrogram)
+                ids = torch.tensor(decoder.check_codes(utterance.codes))
+                pair = Pair(ids, mel.half(), by_id[utterance.id].speaker)
+                skipped.num_good += 1
+            if pair is not None:
+                yield pair
+
+
 def _mel(
     utterance: CodedUtterance, audio: Utterance | None, samples_per_code: int, spectrogram: MelSpectrogram
 ) -> Tensor:
@@ -158,4 +175,5 @@ def _mel(
             "the audio that was tokenized"
         )
     padded = np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
+    padded = np.pad(padded, (0, -num_samples % spectrogram.config.hop_samples))
     return spectrogram(torch.from_numpy(padded)[None])[0]

@@ -29,7 +29,7 @@ from weft.decoder.griffin_lim import GriffinLim
 from weft.decoder.mel import MelConfig
 from weft.decoder.published.conformer import EncoderShape
 from weft.decoder.published.flow import PublishedConfig, PublishedFlow
-from weft.decoder.published.hift import HiFT, HiFTShape
+from weft.decoder.published.hift import HiFT
 from weft.decoder.published.stream import PublishedStream
 from weft.decoder.published.unet import UNetShape
 from weft.decoder.stream import Codes, DecoderStream, Parts, Voice, check_codes
@@ -41,7 +41,7 @@ from weft.weights import load_weights, save_weights
 
 KIND = "decoder"
 _MIN_PROMPT_LEVEL = 1e-3
-_CONFIG, _WEIGHTS, _VOCODER_WEIGHTS = "decoder.json", "model.safetensors", "vocoder.safetensors"
+_CONFIG, _WEIGHTS = "decoder.json", "model.safetensors"
 
 
 class SpeechDecoder:
@@ -58,7 +58,8 @@ class SpeechDecoder:
         assert vocoder is None or vocoder.spectrogram.config == mel, "the vocoder is for another mel spectrogram"
         self.flow = flow
         self.mel = mel
-        self.vocoder: Vocoder | GriffinLim = vocoder or GriffinLim(mel)
+        part = vocoder or GriffinLim(mel)
+        self.vocoder: Vocoder | GriffinLim | HiFT = part
         self.speakers = tuple(speakers)
         """Names of the speakers of the training data, if it distinguishes them."""
         self._manifest = manifest
@@ -67,7 +68,7 @@ class SpeechDecoder:
         self.mel_frames_per_code, remainder = divmod(flow.values_per_code, mel.num_mels)
         assert not remainder, "a code must be a whole number of mel frames"
         self.samples_per_code = self.mel_frames_per_code * mel.hop_samples
-        self._parts = Parts(flow, self.vocoder, self.mel_frames_per_code, self.samples_per_code)
+        self._parts = Parts(flow, part, self.mel_frames_per_code, self.samples_per_code)
 
     @property
     def manifest(self) -> Manifest:
@@ -80,6 +81,21 @@ class SpeechDecoder:
         self.flow.to(device)
         self.vocoder.to(device)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return self.flow.mean.device
+
+    @property
+    def euler_steps(self) -> int:
+        """Euler steps of the flow model per block."""
+        return self.flow.config.euler_steps
+
+    @property
+    def first_block_codes(self) -> int:
+        """Codes that give the first audio of a stream."""
+        return self.flow.config.first_block_codes
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> SpeechDecoder:
@@ -158,8 +174,8 @@ class SpeechDecoder:
             raise UserError("the voice prompt is silent: give a few seconds of clear speech")
         whole = np.zeros(len(codes) * self.samples_per_code, np.float32)
         whole[: len(samples)] = samples[: len(whole)]
-        mel = self.vocoder.spectrogram(torch.from_numpy(whole)[None].to(self.flow.mean.device))[0]
-        ids = torch.tensor(self.check_codes(codes), device=self.flow.mean.device)
+        mel = self.vocoder.spectrogram(torch.from_numpy(whole)[None].to(self.device))[0]
+        ids = torch.tensor(self.check_codes(codes), device=self.device)
         values = mel.unflatten(0, (len(ids), -1)).flatten(1)
         voice = self.speaker(speaker) if speaker else Voice()
         return replace(voice, codes=ids[-num:], mel=values[-num:])
@@ -170,34 +186,55 @@ class SpeechDecoder:
 
 
 class PublishedDecoder(SpeechDecoder):
-    """The paper's decoder, with the released weights (`weft import-glm`). It has one voice."""
+    """The paper's decoder, trained, or with the released weights (`weft import-glm`). It has one voice."""
 
     def __init__(self, flow: PublishedFlow, vocoder: HiFT, manifest: Manifest | None = None) -> None:
-        self.published, self.hift, self._manifest = flow, vocoder, manifest
-        self.num_codes, self.sample_rate_hz = flow.config.num_codes, flow.config.sample_rate_hz
-        self.samples_per_code, self.speakers = flow.config.samples_per_code, ()
+        assert vocoder.spectrogram.config == flow.mel, "the vocoder is for another mel spectrogram"
+        self.published, self.hift, self.mel, self._manifest = flow, vocoder, flow.mel, manifest
+        self.vocoder = vocoder
+        self.num_codes, self.sample_rate_hz = flow.num_codes, flow.mel.sample_rate_hz
+        self.samples_per_code, self.speakers = flow.samples_per_code, ()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return self.published.to_mel.weight.device
+
+    @property
+    def euler_steps(self) -> int:
+        """Euler steps of the flow model per block."""
+        return self.published.config.euler_steps
+
+    @property
+    def first_block_codes(self) -> int:
+        """Codes that give the first audio of a stream."""
+        return self.published.config.encoder.block_codes
 
     @classmethod
     def from_files(cls, folder: Path, config: dict[str, Any], manifest: Manifest) -> PublishedDecoder:
         """Load what `write_files` wrote."""
         shape = dict(config["published"])
         encoder, estimator = EncoderShape(**shape.pop("encoder")), UNetShape(**shape.pop("estimator"))
-        flow = PublishedFlow(PublishedConfig(**shape, encoder=encoder, estimator=estimator))
-        vocoder = HiFT(HiFTShape(**config["hift"]), flow.config.num_mels)
+        published, vocoder = PublishedConfig(**shape, encoder=encoder, estimator=estimator), HiFT.from_files(folder)
+        flow = PublishedFlow(published, config["num_codes"], config["code_rate_hz"], vocoder.spectrogram.config)
         load_weights(flow, folder / _WEIGHTS)
-        load_weights(vocoder, folder / _VOCODER_WEIGHTS)
-        return cls(flow.eval(), vocoder.eval(), manifest)
+        return cls(flow.eval(), vocoder, manifest)
 
     def write_files(self, folder: Path) -> None:
         """Write weights and configuration into the directory of an artifact."""
         save_weights(self.published.state_dict(), folder / _WEIGHTS)
-        save_weights(self.hift.state_dict(), folder / _VOCODER_WEIGHTS)
-        write_json(folder / _CONFIG, {"published": asdict(self.published.config), "hift": asdict(self.hift.shape)})
+        self.hift.write_files(folder)
+        config = {
+            "published": asdict(self.published.config),
+            "num_codes": self.num_codes,
+            "code_rate_hz": self.published.code_rate_hz,
+        }
+        write_json(folder / _CONFIG, config)
 
     def to(self, device: str) -> PublishedDecoder:
         """Move the decoder to a device."""
         self.published.to(device)
-        self.hift.to(device)
+        self.vocoder.to(device)
         return self
 
     def prompt(self, codes: Codes, samples: np.ndarray, sample_rate_hz: int, speaker: str | None = None) -> Voice:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +24,9 @@ from torch import Tensor
 from weft.artifacts import Manifest, base_manifest, loading, read_parent
 from weft.config import MODEL
 from weft.decoder.decoder import KIND, PublishedDecoder
+from weft.decoder.mel import MelConfig
 from weft.decoder.published.conformer import EncoderShape
-from weft.decoder.published.flow import PublishedConfig, PublishedFlow
+from weft.decoder.published.flow import PUBLISHED_MEL, PublishedConfig, PublishedFlow
 from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.decoder.published.names import FLOW, HIFT, Rules, folded, renamed
 from weft.decoder.published.unet import UNetShape
@@ -66,12 +67,12 @@ def run(config: ImportConfig) -> Manifest:
         )
     parents = {"tokenizer": read_parent(config.tokenizer, TOKENIZER), "source": base_manifest(config.folder)}
     with loading(config.folder, _WHAT):
-        flow, hift = read_config(config.folder / _CONFIG)
-    plan = Plan(KIND, {"published": asdict(flow), "hift": asdict(hift)}, parents)
+        released = read_config(config.folder / _CONFIG)
+    plan = Plan(KIND, asdict(released), parents)
 
     def write(draft: Draft) -> None:
         with loading(config.folder, _WHAT):
-            models = PublishedFlow(flow), HiFT(hift, flow.num_mels)
+            models = released.models()
             for model, name, rules in zip(models, (_FLOW, _HIFT), (FLOW, HIFT), strict=True):
                 weights = _weights(config.folder / name, rules)
                 require_fit(model, weights, config.folder / name)
@@ -89,7 +90,22 @@ def _weights(path: Path, rules: Rules) -> dict[str, Tensor]:
     return {name: weight.float() for name, weight in weights.items()}
 
 
-def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
+@dataclass(frozen=True)
+class Released:
+    """The configuration of a released decoder."""
+
+    published: PublishedConfig
+    hift: HiFTShape
+    mel: MelConfig
+    num_codes: int
+    code_rate_hz: float
+
+    def models(self) -> tuple[PublishedFlow, HiFT]:
+        """Return the models with random weights."""
+        return PublishedFlow(self.published, self.num_codes, self.code_rate_hz, self.mel), HiFT(self.hift, self.mel)
+
+
+def read_config(path: Path) -> Released:
     """Convert the configuration of a released decoder to ours.
 
     Raises UserError for names that would construct other objects than those of the release, with their line.
@@ -101,7 +117,6 @@ def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
     if len(channels) != 1 or flow["length_regulator"]["sampling_ratios"] != [1, 1, 1, 1]:
         raise UserError(f"{path} is of a decoder with another structure than the released one")
     shape = HiFTShape(
-        sample_rate_hz=hift["sampling_rate"],
         channels=hift["base_channels"],
         f0_channels=hift["f0_predictor"]["cond_channels"],
         harmonics=hift["nb_harmonics"],
@@ -110,9 +125,6 @@ def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
         hop_samples=hift["istft_params"]["hop_len"],
     )
     published = PublishedConfig(
-        num_codes=flow["vocab_size"],
-        code_rate_hz=flow["input_frame_rate"],
-        num_mels=flow["output_size"],
         speaker_width=flow["spk_embed_dim"],
         encoder=EncoderShape(
             encoder["output_size"],
@@ -130,10 +142,14 @@ def read_config(path: Path) -> tuple[PublishedConfig, HiFTShape]:
         ),
         sigma_min=flow_matching["sigma_min"],
         guidance=flow_matching["inference_cfg_rate"],
-        sample_rate_hz=shape.sample_rate_hz,
-        hop_samples=shape.frame_samples,
     )
-    return published, shape
+    mel = replace(
+        PUBLISHED_MEL,
+        sample_rate_hz=hift["sampling_rate"],
+        hop_samples=shape.frame_samples,
+        num_mels=flow["output_size"],
+    )
+    return Released(published, shape, mel, flow["vocab_size"], flow["input_frame_rate"])
 
 
 class _Loader(yaml.SafeLoader):

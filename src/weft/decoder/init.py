@@ -27,7 +27,7 @@ def load_base(folder: Path, flow: FlowConfig, mel: MelConfig) -> SpeechDecoder:
     """Load a decoder whose weights fit a new one. Raises UserError if its shape or mel spectrogram differs."""
     decoder = SpeechDecoder.from_pretrained(folder, device="cpu")
     if isinstance(decoder, PublishedDecoder):
-        raise UserError(f"{folder} is the released decoder, which training cannot start from: give one of weft")
+        raise UserError(f'{folder} is of kind = "published": set this kind, or give a decoder of kind = "block"')
     for name in _SHAPE:
         if (found := getattr(decoder.flow.config, name)) != (value := getattr(flow, name)):
             raise UserError(f"{folder} has {name} = {found}, but flow.{name} is {value}: give the same value")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.config import PositiveInt
+from weft.config import NonNegativeInt, PositiveInt
 from weft.errors import UserError
 
 _MIN_MAGNITUDE = 1e-5
@@ -33,12 +33,18 @@ class MelConfig:
     hop_samples: PositiveInt = 256
     """Samples between frames."""
     num_mels: PositiveInt = 80
-    """Mel bands, from 0 Hz up to half the sample rate."""
+    """Mel bands, from 0 Hz up to `max_hz`."""
+    max_hz: NonNegativeInt = 0
+    """Highest frequency of the mel bands; 0: half the sample rate."""
 
     def __post_init__(self) -> None:
         if self.window_samples <= self.hop_samples or (self.window_samples - self.hop_samples) % 2:
             raise UserError(
                 f"mel.window_samples is {self.window_samples}: give hop_samples {self.hop_samples} plus an even number"
+            )
+        if self.max_hz > self.sample_rate_hz / 2:
+            raise UserError(
+                f"mel.max_hz is {self.max_hz}: give at most half the sample rate of {self.sample_rate_hz} Hz"
             )
 
 
@@ -54,7 +60,9 @@ class MelSpectrogram(nn.Module):
 
         self.config = config
         rate_hz, bands = config.sample_rate_hz, 1 + config.window_samples // 2
-        filters = mel_filter_bank(bands, config.num_mels, 0.0, rate_hz / 2, rate_hz, norm="slaney", mel_scale="slaney")
+        filters = mel_filter_bank(
+            bands, config.num_mels, 0.0, config.max_hz or rate_hz / 2, rate_hz, norm="slaney", mel_scale="slaney"
+        )
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(config.window_samples), persistent=False)
 

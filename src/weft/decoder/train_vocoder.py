@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from weft.data.speech import load_speech, read_manifest, readable, speech_id
 from weft.decoder.clips import Clips
 from weft.decoder.discriminators import DiscriminatorShape
 from weft.decoder.mel import MelConfig
+from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.decoder.vocoder import KIND, Vocoder, VocoderShape
 from weft.decoder.vocoder_loss import LossConfig, VocoderTraining
 from weft.device import default_device
@@ -50,7 +51,10 @@ class VocoderConfig:
     """Manifests (or directories) of recordings. Transcripts are not needed."""
     held_out: tuple[Path, ...] = ()
     """Manifests (or directories) of recordings to measure the result on."""
+    kind: Literal["convnext", "hift"] = "convnext"
+    """Network: causal ConvNeXt blocks of the shape `shape`, or HiFT of the shape `hift`, for the paper's decoder."""
     shape: VocoderShape = field(default_factory=VocoderShape)
+    hift: HiFTShape = field(default_factory=HiFTShape)
     mel: MelConfig = field(default_factory=MelConfig)
     discriminators: DiscriminatorShape = field(default_factory=DiscriminatorShape)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -75,6 +79,8 @@ class VocoderConfig:
             raise UserError(
                 f"clip_sec is {self.clip_sec:g}: give at least {_MIN_CLIP_SEC:g}, for the windows of the losses"
             )
+        if self.kind == "hift" and self.mel.hop_samples != self.hift.frame_samples:
+            raise UserError(f"mel.hop_samples is {self.mel.hop_samples}: give {self.hift.frame_samples}, those of HiFT")
 
     @property
     def clip_frames(self) -> int:
@@ -134,7 +140,9 @@ def _train(config: VocoderConfig, audio: Sequence[Utterance], held_out: Sequence
 
 def new_training(config: VocoderConfig) -> VocoderTraining:
     """Return a vocoder and discriminators with random weights."""
-    return VocoderTraining(Vocoder(config.shape, config.mel), config.discriminators, config.loss)
+    kind = config.kind
+    vocoder = HiFT(config.hift, config.mel) if kind == "hift" else Vocoder(config.shape, config.mel)
+    return VocoderTraining(vocoder, config.discriminators, config.loss)
 
 
 def fit_vocoder(training: VocoderTraining, clips: Clips, config: VocoderConfig, folder: Path) -> None:
@@ -168,7 +176,7 @@ def mel_distance(training: VocoderTraining, utterances: Sequence[Utterance]) -> 
     vocoder, distances = training.average.model, []
     rate_hz, hop = vocoder.spectrogram.config.sample_rate_hz, vocoder.hop_samples
     for utterance in utterances:
-        samples = torch.from_numpy(load_speech(utterance, rate_hz)).to(vocoder.scale.device)[None]
+        samples = torch.from_numpy(load_speech(utterance, rate_hz)).to(vocoder.spectrogram.window.device)[None]
         num = max(samples.shape[1], int(_MIN_CLIP_SEC * rate_hz))
         samples = F.pad(samples, (0, -(-num // hop) * hop - samples.shape[1]))
         distances.append(float(training.distance(vocoder(vocoder.spectrogram(samples)), samples)))

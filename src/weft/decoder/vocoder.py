@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.artifacts import loading, read
+from weft.artifacts import loading
 from weft.config import NonNegativeInt, PositiveInt
 from weft.decoder.mel import SILENCE, MelConfig, MelSpectrogram
 from weft.errors import UserError
@@ -32,7 +32,7 @@ from weft.files import read_json_object, write_json
 from weft.weights import load_weights, save_weights
 
 KIND = "vocoder"
-_CONFIG, _WEIGHTS = "vocoder.json", "vocoder.safetensors"
+CONFIG, WEIGHTS = "vocoder.json", "vocoder.safetensors"
 _KERNEL = 7
 _CONTEXT = _KERNEL - 1  # frames
 _MAX_LOG_MAGNITUDE = 5.0
@@ -87,24 +87,18 @@ class Vocoder(nn.Module):
         self.register_buffer("scale", 1 / sums, persistent=False)  # (hop,), of the window sum at any sample
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Vocoder:
-        """Load a vocoder artifact. Raises UserError if it is not complete."""
-        read(Path(folder), KIND)
-        return cls.from_files(Path(folder))
-
-    @classmethod
     def from_files(cls, folder: Path) -> Vocoder:
         """Load what `write_files` wrote. Raises UserError for invalid files."""
         with loading(folder, "a vocoder"):
-            config = read_json_object(folder / _CONFIG)
+            config = read_json_object(folder / CONFIG)
             vocoder = cls(VocoderShape(**config["shape"]), MelConfig(**config["mel"]))
-            load_weights(vocoder, folder / _WEIGHTS)
+            load_weights(vocoder, folder / WEIGHTS)
             return vocoder.eval()
 
     def write_files(self, folder: Path) -> None:
         """Write weights and configuration into the directory of an artifact."""
-        save_weights(self.state_dict(), folder / _WEIGHTS)
-        write_json(folder / _CONFIG, {"shape": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
+        save_weights(self.state_dict(), folder / WEIGHTS)
+        write_json(folder / CONFIG, {"shape": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
 
     def new_state(self, batch_size: int) -> VocoderState:
         """Return the state before the first frame: silence."""

@@ -26,6 +26,7 @@ from torch.func import functional_call
 from weft.config import NonNegativeFloat
 from weft.decoder.discriminators import Discriminators, DiscriminatorShape
 from weft.decoder.mel import MelConfig, MelSpectrogram
+from weft.decoder.published.hift import HiFT
 from weft.decoder.vocoder import Vocoder
 from weft.training.average import Average
 
@@ -42,6 +43,8 @@ class LossConfig:
     """Weight of the distance of the discriminators' features."""
     adversarial_weight: NonNegativeFloat = 1.0
     """Weight of the discriminators' scores."""
+    f0_weight: NonNegativeFloat = 1.0
+    """Weight of the error of F0 in Hz, which HiFT predicts."""
 
 
 class MelDistance(nn.Module):
@@ -63,9 +66,9 @@ class MelDistance(nn.Module):
 class VocoderTraining(nn.Module):
     """A vocoder and its discriminators; and the average of the vocoder's weights, once `start_average` was called."""
 
-    average: Average[Vocoder]
+    average: Average[Vocoder | HiFT]
 
-    def __init__(self, vocoder: Vocoder, discriminators: DiscriminatorShape, config: LossConfig) -> None:
+    def __init__(self, vocoder: Vocoder | HiFT, discriminators: DiscriminatorShape, config: LossConfig) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
         self.discriminators = Discriminators(discriminators)
@@ -77,29 +80,33 @@ class VocoderTraining(nn.Module):
 
     def losses(self, samples: Tensor, adversarial: bool) -> dict[str, Tensor]:
         """Return the losses of recorded samples (B, S); "loss" is their weighted sum."""
-        config = self.config
-        generated = self.vocoder(self.vocoder.spectrogram(samples))
-        mel = self.distance(generated, samples)
-        if not adversarial:
-            return {"loss": config.mel_weight * mel, "mel": mel}
+        config, frames = self.config, self.vocoder.spectrogram(samples)
+        generated = self.vocoder(frames)
+        losses = {"mel": self.distance(generated, samples)}
+        loss = config.mel_weight * losses["mel"]
+        if isinstance(self.vocoder, HiFT):
+            losses["f0"] = self.vocoder.f0_loss(frames, samples)
+            loss = loss + config.f0_weight * losses["f0"]
+        if adversarial:
+            found = self._adversarial(generated, samples)
+            loss = loss + config.feature_weight * found["features"] + config.adversarial_weight * found["generator"]
+            loss, losses = loss + found["discriminator"], losses | found
+        return {"loss": loss, **losses}
+
+    def _adversarial(self, generated: Tensor, samples: Tensor) -> dict[str, Tensor]:
+        """Return the loss of the discriminators, and the generator's losses by them, for samples (B, S)."""
         scores, features = self.discriminators(samples)
         wrong, _ = self.discriminators(generated.detach())
         parts = [(1 - real).relu().mean() + (1 + fake).relu().mean() for real, fake in zip(scores, wrong, strict=True)]
-        discriminator = torch.stack(parts).mean()
         fixed = {name: p.detach() for name, p in self.discriminators.named_parameters()}
         fooled, imitated = functional_call(self.discriminators, fixed, (generated,))
-        generator = torch.stack([(1 - score).relu().mean() for score in fooled]).mean()
         pairs = [
             (real.detach() - fake).abs().mean()
             for of_real, of_fake in zip(features, imitated, strict=True)
             for real, fake in zip(of_real, of_fake, strict=True)
         ]
-        matching = torch.stack(pairs).mean()
-        loss = config.mel_weight * mel + config.feature_weight * matching + config.adversarial_weight * generator
         return {
-            "loss": loss + discriminator,
-            "mel": mel,
-            "discriminator": discriminator,
-            "generator": generator,
-            "features": matching,
+            "discriminator": torch.stack(parts).mean(),
+            "generator": torch.stack([(1 - score).relu().mean() for score in fooled]).mean(),
+            "features": torch.stack(pairs).mean(),
         }

@@ -26,8 +26,8 @@ from weft.chat.dialogues import run as speak_dialogues
 from weft.chat.session import respond
 from weft.data.datasets import Rows
 from weft.data.speech import read_manifest
+from weft.decoder.config import DecoderConfig
 from weft.decoder.decoder import SpeechDecoder
-from weft.decoder.train import DecoderConfig
 from weft.decoder.train import run as train_decoder
 from weft.demo.report_data import report_data
 from weft.demo.run import DemoConfig, DemoRun

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from weft import progress
 from weft.artifacts import require_parent
@@ -56,16 +58,14 @@ def measure(
     The seed of the noise of the n-th utterance is `seed` + n. Raises UserError for a decoder of another tokenizer, for
     unreadable audio, and if no utterance has words.
     """
-    if isinstance(decoder, PublishedDecoder):
-        raise UserError("the released decoder has no parts to compare: use weft eval resynth")
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
     measured, left_out = split_by_words(utterances, lambda u: u.text)
     if not measured:
         raise UserError("no utterance has a transcript with words: add `text`")
-    transcriber, scores, plain = Transcriber(judge), _Scores(), with_griffin_lim(decoder)
+    transcriber, scores, renderer = Transcriber(judge), _Scores(), Renderer(decoder, tokenizer)
     with progress.bar("decoder", len(measured)) as advance:
         for i, utterance in enumerate(measured):
-            sound = render(decoder, plain, tokenizer, load_speech(utterance, decoder.sample_rate_hz), seed + i)
+            sound = renderer(load_speech(utterance, decoder.sample_rate_hz), seed + i)
             texts = transcriber.long(
                 [resample(x, decoder.sample_rate_hz, SAMPLE_RATE_HZ) for x in sound.values()],
                 [utterance.language] * len(sound),
@@ -80,43 +80,46 @@ def measure(
         "seconds": scores.seconds,
         "judge": judge.resolve().name,
         "sample_rate_hz": decoder.sample_rate_hz,
-        "euler_steps": decoder.flow.config.euler_steps,
+        "euler_steps": decoder.euler_steps,
         **scores.results(),
         **speed(decoder, tokenizer, [load_speech(u) for u in measured[:_NUM_STREAMS]]),
     }
 
 
-def with_griffin_lim(decoder: SpeechDecoder) -> SpeechDecoder:
-    """Return a decoder with the same flow model and Griffin-Lim."""
-    if isinstance(decoder.vocoder, GriffinLim):
-        return decoder
-    plain = SpeechDecoder(decoder.flow, decoder.mel, speakers=decoder.speakers)
-    return plain.to(str(decoder.flow.mean.device))
+class Renderer:
+    """The systems that give the words of a recording."""
 
+    def __init__(self, decoder: SpeechDecoder, tokenizer: SpeechTokenizer) -> None:
+        self._decoder, self._tokenizer, self._plain = decoder, tokenizer, None
+        self._griffin_lim = GriffinLim(decoder.mel).to(decoder.device)
+        if not isinstance(decoder, PublishedDecoder) and isinstance(decoder.vocoder, Vocoder):
+            plain = SpeechDecoder(decoder.flow, decoder.mel, speakers=decoder.speakers)
+            self._plain = plain.to(str(decoder.device))
 
-@torch.no_grad()
-def render(
-    decoder: SpeechDecoder, plain: SpeechDecoder, tokenizer: SpeechTokenizer, recording: np.ndarray, seed: int
-) -> Sound:
-    """Return samples (S,) of a recording (S,) at the rate of the decoder by each system, all of its whole codes.
+    @torch.no_grad()
+    def __call__(self, recording: np.ndarray, seed: int) -> Sound:
+        """Return samples (S,) of a recording (S,) at the rate of the decoder by each system, all of its whole codes."""
+        decoder = self._decoder
+        codes = self._tokenizer.encode([resample(recording, decoder.sample_rate_hz, SAMPLE_RATE_HZ)])[0]
+        samples = np.zeros(len(codes) * decoder.samples_per_code, np.float32)
+        samples[: len(recording)] = recording[: len(samples)]
+        frames = F.pad(torch.from_numpy(samples)[None], (0, -len(samples) % decoder.mel.hop_samples))
+        mel = decoder.vocoder.spectrogram(frames.to(decoder.device))
+        sound = {RECORDING: samples}
+        if not isinstance(decoder.vocoder, GriffinLim):
+            sound["vocoder"] = decoder.vocoder(mel)[0, : len(samples)].cpu().numpy()
+        sound["griffin_lim"] = self._invert(mel, seed)[: len(samples)]
+        if self._plain is not None:
+            sound["flow_griffin_lim"] = self._plain.synthesize(codes, seed)
+        return sound | {DECODER: decoder.synthesize(codes, seed)}
 
-    `plain` is the decoder with Griffin-Lim.
-    """
-    codes = tokenizer.encode([resample(recording, decoder.sample_rate_hz, SAMPLE_RATE_HZ)])[0]
-    samples = np.zeros(len(codes) * decoder.samples_per_code, np.float32)
-    samples[: len(recording)] = recording[: len(samples)]
-    mel = decoder.vocoder.spectrogram(torch.from_numpy(samples)[None].to(decoder.flow.mean.device))
-    sound, griffin_lim = {RECORDING: samples}, plain.vocoder
-    assert isinstance(griffin_lim, GriffinLim)
-    if isinstance(decoder.vocoder, Vocoder):
-        sound["vocoder"] = decoder.vocoder(mel)[0].cpu().numpy()
-    state, noise = griffin_lim.new_state(1), torch.Generator().manual_seed(seed)
-    start = torch.randn(1, len(samples), generator=noise).to(mel.device)
-    inverted = torch.cat([griffin_lim.push(state, mel, start), griffin_lim.flush(state)], dim=1)
-    sound["griffin_lim"] = inverted[0, griffin_lim.delay_samples :].cpu().numpy()
-    if plain is not decoder:
-        sound["flow_griffin_lim"] = plain.synthesize(codes, seed)
-    return sound | {DECODER: decoder.synthesize(codes, seed)}
+    def _invert(self, mel: Tensor, seed: int) -> np.ndarray:
+        """Return the samples (S,) of mel (1, T, M) by Griffin-Lim."""
+        griffin_lim, noise = self._griffin_lim, torch.Generator().manual_seed(seed)
+        start = torch.randn(1, mel.shape[1] * griffin_lim.hop_samples, generator=noise).to(mel.device)
+        state = griffin_lim.new_state(1)
+        inverted = torch.cat([griffin_lim.push(state, mel, start), griffin_lim.flush(state)], dim=1)
+        return inverted[0, griffin_lim.delay_samples :].cpu().numpy()
 
 
 class _Scores:
@@ -197,7 +200,7 @@ def speed(decoder: SpeechDecoder, tokenizer: SpeechTokenizer, recordings: Sequen
         start = time.perf_counter()
         samples = decoder.synthesize(codes)
         factors.append((time.perf_counter() - start) / max(1e-9, len(samples) / decoder.sample_rate_hz))
-        stream, first = decoder.stream(), codes[: decoder.flow.config.first_block_codes]
+        stream, first = decoder.stream(), codes[: decoder.first_block_codes]
         start = time.perf_counter()
         stream.push(first)
         firsts.append(1000 * (time.perf_counter() - start))

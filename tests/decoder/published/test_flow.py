@@ -1,21 +1,25 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from weft.decoder.published.conformer import BlockEncoder, EncoderShape, relative_positions
-from weft.decoder.published.flow import PublishedConfig, PublishedFlow
+from weft.decoder.published.flow import PUBLISHED_MEL, PublishedBatch, PublishedConfig, PublishedFlow
 from weft.decoder.published.unet import UNet, UNetShape
 
 TINY = PublishedConfig(
-    num_codes=20,
-    num_mels=8,
     speaker_width=4,
     encoder=EncoderShape(width=16, heads=2, layers=2, ffn=32, block_codes=4),
     estimator=UNetShape(channels=16, mid_blocks=1, transformers=1, heads=2, head_width=8),
     euler_steps=3,
 )
+MEL = replace(PUBLISHED_MEL, num_mels=8)
+
+
+def tiny_flow() -> PublishedFlow:
+    return PublishedFlow(TINY, num_codes=20, code_rate_hz=12.5, mel=MEL)
 
 
 def randomized(module: nn.Module, std: float = 0.2) -> nn.Module:
@@ -28,8 +32,10 @@ def randomized(module: nn.Module, std: float = 0.2) -> nn.Module:
 def test_the_flow_model_has_its_published_size() -> None:
     """111.2 million parameters."""
     with torch.device("meta"):
-        flow = PublishedFlow(PublishedConfig())
+        flow = PublishedFlow(PublishedConfig(), 16_384, 12.5, PUBLISHED_MEL)
     assert sum(p.numel() for p in flow.parameters()) == 111_166_208
+    assert (flow.config.encoder.block_codes, flow.config.euler_steps, flow.config.guidance) == (10, 10, 0.7)
+    assert flow.samples_per_code == 1764
 
 
 @torch.no_grad()
@@ -91,9 +97,9 @@ def test_the_estimator_keeps_any_number_of_frames(num_frames: int) -> None:
 
 @torch.no_grad()
 def test_codes_have_6_89_frames_and_the_sample_depends_on_all_inputs() -> None:
-    flow = randomized(PublishedFlow(TINY))
+    flow = randomized(tiny_flow())
     assert isinstance(flow, PublishedFlow)
-    assert [TINY.num_frames(n) for n in (1, 10, 64)] == [6, 68, 441]
+    assert [flow.num_frames(n) for n in (1, 10, 64)] == [6, 68, 441]
     codes, noise = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.randn(1, 8, 41)
     mel = flow.sample(codes, noise)
     assert mel.shape == (1, 8, 41)
@@ -104,3 +110,57 @@ def test_codes_have_6_89_frames_and_the_sample_depends_on_all_inputs() -> None:
         flow.sample(codes, noise, prompt=torch.ones(1, 8, 5)),
     ):
         assert (other - mel).abs().max() > 1e-4
+
+
+def batch_of(mel_of: torch.Tensor, seed: int, size: int = 8, num_codes: int = 4) -> PublishedBatch:
+    """Clips of random codes; the mel (K, M) of each code stays the same during it."""
+    g = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 20, (size, num_codes), generator=g)
+    num_frames = tiny_flow().num_frames(num_codes)
+    mel = nn.functional.interpolate(mel_of[codes].transpose(1, 2), size=num_frames, mode="nearest")
+    return PublishedBatch(
+        codes=codes,
+        mel=mel,
+        noise=torch.randn(mel.shape, generator=g),
+        time=torch.rand(size, generator=g),
+        num_given=torch.zeros(size, dtype=torch.int64),
+        dropped=torch.zeros(size, dtype=torch.bool),
+    )
+
+
+def test_training_learns_the_mel_of_codes() -> None:
+    """The loss of other codes with the same mel is higher."""
+    torch.manual_seed(0)
+    flow, mel_of = tiny_flow(), torch.randn(20, 8)
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+    for step in range(80):
+        optimizer.zero_grad()
+        flow.loss(batch_of(mel_of, step))["loss"].backward()
+        optimizer.step()
+    held_out = batch_of(mel_of, 1000, size=64)
+    with torch.no_grad():
+        right, wrong = (
+            flow.loss(replace(held_out, codes=codes))["loss"] for codes in (held_out.codes, held_out.codes.flip(0))
+        )
+    assert wrong > 1.2 * right
+
+
+@torch.no_grad()
+def test_the_loss_is_the_error_of_the_velocity_under_the_given_conditions() -> None:
+    flow, batch = tiny_flow(), batch_of(torch.randn(20, 8), 0, size=3)
+    batch = replace(batch, num_given=torch.tensor([0, 5, 5]), dropped=torch.tensor([False, False, True]))
+    seen: list[torch.Tensor] = []
+
+    def perfect(x: torch.Tensor, time: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+        seen.append(conditions)
+        return batch.mel - (1 - TINY.sigma_min) * batch.noise
+
+    flow.estimator.forward = perfect  # type: ignore[method-assign]
+    assert flow.loss(batch)["loss"] == 0
+    prior, speaker, given = seen[0].chunk(3, dim=1)
+    assert torch.equal(given[0], torch.zeros_like(given[0]))
+    assert torch.equal(given[1, :, :5], batch.mel[1, :, :5])
+    assert not given[1, :, 5:].any()
+    assert not seen[0][2].any()
+    assert torch.allclose(prior[0], flow.prior(batch.codes[:1], batch.mel.shape[-1])[0], atol=1e-5)
+    assert torch.equal(speaker[0, :, 0], flow.speaker.bias)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.decoder.published.test_flow import TINY, randomized
+from tests.decoder.published.test_flow import MEL, randomized, tiny_flow
 from weft.decoder.published.flow import PublishedFlow
 from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.decoder.published.stream import REACH_FRAMES, PublishedStream, _Sound
 from weft.errors import UserError
 
-FLOW = randomized(PublishedFlow(TINY))
-VOCODER = randomized(HiFT(HiFTShape(channels=16, f0_channels=8, harmonics=2), num_mels=8), 0.15)
+FLOW = randomized(tiny_flow())
+VOCODER = randomized(HiFT(HiFTShape(channels=16, f0_channels=8, harmonics=2), MEL), 0.15)
 CODES = np.random.default_rng(0).integers(0, 20, 45)
 
 
@@ -64,8 +64,8 @@ def test_the_vocoder_gives_the_audio_of_the_whole_mel_spectrogram(sizes: list[in
     noise = torch.cat([torch.randn(1, 3, n * 256, generator=generator) for n in sizes], dim=-1).double()
     f0 = vocoder.f0_hz(mel)
     assert 5 < (f0 > 10).sum() < 55, f0
-    expected = vocoder(mel, vocoder.source(f0, noise, torch.zeros(1, 3)))[0].numpy()
-    sound, generator = _Sound(vocoder, 8), torch.Generator().manual_seed(0)
+    expected = vocoder.synthesize(mel, vocoder.source(f0, noise, torch.zeros(1, 3)))[0].numpy()
+    sound, generator = _Sound(vocoder), torch.Generator().manual_seed(0)
     ends = np.cumsum(sizes)
     parts = [
         sound.push(part, generator, is_last=end == 60) for part, end in zip(mel.split(sizes, dim=-1), ends, strict=True)
@@ -73,17 +73,16 @@ def test_the_vocoder_gives_the_audio_of_the_whole_mel_spectrogram(sizes: list[in
     assert np.allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
 
 
-def test_the_cost_of_a_block_does_not_depend_on_its_position() -> None:
+def test_the_cost_of_a_block_does_not_depend_on_its_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model gets the same number of codes and frames."""
     one, sizes = stream(), []
-    sample = FLOW.sample
-    one._flow = type("Counted", (), {"config": TINY, "sample": None})()  # type: ignore[assignment]
+    sample = PublishedFlow.sample
 
-    def counted(codes: torch.Tensor, noise: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+    def counted(self: PublishedFlow, codes: torch.Tensor, noise: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
         sizes.append((codes.shape[1], noise.shape[-1]))
-        return sample(codes, noise, prompt)
+        return sample(self, codes, noise, prompt)
 
-    one._flow.sample = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(PublishedFlow, "sample", counted)
     for _ in range(10):
         one.push(CODES[:40])
     assert {codes for codes, _ in sizes[3:]} == {16}

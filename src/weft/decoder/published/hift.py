@@ -1,9 +1,10 @@
 """The vocoder of the paper's speech decoder: HiFT, harmonics filtered by a network with an inverse STFT.
 
-    vocoder = HiFT(HiFTShape(), num_mels=80)
-    f0 = vocoder.f0_hz(mel)                                 # (B, T)
+    vocoder = HiFT(HiFTShape(), MelConfig(22_050, 1024, 256, 80, 8000))
+    samples = vocoder(mel)                                  # (B, T, M) -> (B, S), with random noise and phases
+    f0 = vocoder.f0_hz(mel)                                 # (B, T), the steps of the same, from mel (B, M, T)
     source = vocoder.source(f0, noise, phases)              # (B, S)
-    samples = vocoder(mel, source)                          # (B, S)
+    samples = vocoder.synthesize(mel, source)               # (B, S)
 
 Shapes: B batch, T mel frames, S samples, C channels, M mel bands, K harmonics.
 
@@ -14,14 +15,21 @@ filters (arXiv 1904.12088), iSTFTNet (arXiv 2203.02395), Snake (arXiv 2006.08195
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.artifacts import loading
 from weft.config import PositiveInt
+from weft.decoder.mel import MelConfig, MelSpectrogram
+from weft.decoder.pitch import f0_hz
+from weft.decoder.vocoder import CONFIG, WEIGHTS
+from weft.files import read_json_object, write_json
+from weft.weights import load_weights, save_weights
 
 _SLOPE, _LAST_SLOPE = 0.1, 0.01
 _DILATIONS = (1, 3, 5)
@@ -34,8 +42,6 @@ _MAX_MAGNITUDE, _MAX_SAMPLE = 1e2, 0.99
 class HiFTShape:
     """Shape of the vocoder. The defaults are published."""
 
-    sample_rate_hz: PositiveInt = 22_050
-    """Sample rate."""
     channels: PositiveInt = 512
     """Channels at the frame rate; each of the two up-samplings halves them."""
     f0_channels: PositiveInt = 512
@@ -60,9 +66,11 @@ class HiFT(nn.Module):
 
     window: Tensor
 
-    def __init__(self, shape: HiFTShape, num_mels: int) -> None:
+    def __init__(self, shape: HiFTShape, mel: MelConfig) -> None:
         super().__init__()
-        self.shape = shape
+        assert mel.hop_samples == shape.frame_samples, "HiFT is for another mel spectrogram"
+        self.shape, self.spectrogram, self.hop_samples = shape, MelSpectrogram(mel), mel.hop_samples
+        num_mels = mel.num_mels
         channels, up, bins = shape.channels, shape.upsampling, shape.fft_samples + 2
         sizes = [num_mels] + 5 * [shape.f0_channels]
         self.f0_layers = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in pairwise(sizes))
@@ -81,11 +89,40 @@ class HiFT(nn.Module):
         self.output = nn.Conv1d(levels[1], bins, 7, padding=3)
         self.register_buffer("window", torch.hann_window(shape.fft_samples), persistent=False)
 
+    @classmethod
+    def from_files(cls, folder: Path) -> HiFT:
+        """Load what `write_files` wrote. Raises UserError for invalid files."""
+        with loading(folder, "a vocoder"):
+            config = read_json_object(folder / CONFIG)
+            vocoder = cls(HiFTShape(**config["hift"]), MelConfig(**config["mel"]))
+            load_weights(vocoder, folder / WEIGHTS)
+            return vocoder.eval()
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights and configuration into the directory of an artifact."""
+        save_weights(self.state_dict(), folder / WEIGHTS)
+        write_json(folder / CONFIG, {"hift": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Return the samples (B, S) of log-mel frames (B, T, M), with random noise and phases."""
+        mel = mel.transpose(1, 2)
+        waves = self.shape.harmonics + 1
+        noise = torch.randn(len(mel), waves, mel.shape[-1] * self.hop_samples, device=mel.device)
+        phases = F.pad(2 * math.pi * torch.rand(len(mel), waves - 1, device=mel.device), (1, 0))
+        with torch.no_grad():
+            source = self.source(self.f0_hz(mel), noise, phases)
+        return self.synthesize(mel, source)
+
+    def f0_loss(self, mel: Tensor, samples: Tensor) -> Tensor:
+        """Return the mean error in Hz of F0 of log-mel frames (B, T, M), compared with that of samples (B, S)."""
+        measured = f0_hz(samples, self.spectrogram.config.sample_rate_hz, self.hop_samples)
+        return F.l1_loss(self.f0_hz(mel.transpose(1, 2)), measured)
+
     def f0_hz(self, mel: Tensor) -> Tensor:
         """Predict F0 (B, T) of log-mel frames (B, M, T)."""
         for layer in self.f0_layers:
             mel = F.elu(layer(mel))
-        return self.f0_out(mel.transpose(1, 2)).squeeze(-1).abs()
+        return _full(self.f0_out(mel.transpose(1, 2))).squeeze(-1).abs()
 
     def source(self, f0: Tensor, noise: Tensor, phases: Tensor) -> Tensor:
         """Return the source signal (B, S): harmonics where F0 (B, T) is voiced, and noise.
@@ -96,15 +133,15 @@ class HiFT(nn.Module):
         voiced = (f0 > _VOICED_HZ).to(f0.dtype).repeat_interleave(self.shape.frame_samples, dim=1)[:, None]
         level = voiced * _NOISE_LEVEL + (1 - voiced) * _SINE_LEVEL / 3
         waves = voiced * _SINE_LEVEL * torch.sin(2 * math.pi * cycles + phases[..., None]) + level * noise
-        return self.source_mix(waves.transpose(1, 2)).squeeze(-1).tanh()
+        return _full(self.source_mix(waves.transpose(1, 2))).squeeze(-1).tanh()
 
     def cycles(self, f0: Tensor) -> Tensor:
         """Return the position of each harmonic in its cycle (B, K, S), 0 to 1, for F0 (B, T)."""
         f0 = f0.repeat_interleave(self.shape.frame_samples, dim=1)[:, None]
         order = torch.arange(1, self.shape.harmonics + 2, device=f0.device)[:, None]
-        return (f0 * order / self.shape.sample_rate_hz).cumsum(-1) % 1
+        return (f0 * order / self.spectrogram.config.sample_rate_hz).cumsum(-1) % 1
 
-    def forward(self, mel: Tensor, source: Tensor) -> Tensor:
+    def synthesize(self, mel: Tensor, source: Tensor) -> Tensor:
         """Return the samples (B, S) of log-mel frames (B, M, T), given the source signal (B, S)."""
         shape = self.shape
         spectrum = torch.stft(source, shape.fft_samples, shape.hop_samples, window=self.window, return_complex=True)
@@ -117,10 +154,15 @@ class HiFT(nn.Module):
             x = x + self.source_filters[level](down(spectrum))
             filters = self.filters[level * len(_KERNELS) : (level + 1) * len(_KERNELS)]
             x = torch.stack([part(x) for part in filters]).mean(0)
-        magnitude, phase = self.output(F.leaky_relu(x, _LAST_SLOPE)).chunk(2, dim=1)
+        magnitude, phase = _full(self.output(F.leaky_relu(x, _LAST_SLOPE))).chunk(2, dim=1)
         spectrum = torch.polar(magnitude.exp().clamp(max=_MAX_MAGNITUDE), phase.sin())
         samples = torch.istft(spectrum, shape.fft_samples, shape.hop_samples, window=self.window)
         return samples.clamp(-_MAX_SAMPLE, _MAX_SAMPLE)
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return at least fp32, for phases and Fourier transforms under autocast."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _Filter(nn.Module):

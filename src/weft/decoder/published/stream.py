@@ -35,9 +35,9 @@ class PublishedStream:
         self._device = flow.to_mel.weight.device
         self._pending: list[int] = []
         self._codes: list[int] = []  # of the blocks before, whose mel is given
-        self._mel = torch.zeros(1, flow.config.num_mels, 0, device=self._device)  # of these codes
+        self._mel = torch.zeros(1, flow.mel.num_mels, 0, device=self._device)  # of these codes
         self._num_codes = 0
-        self._sound = _Sound(vocoder, flow.config.num_mels)
+        self._sound = _Sound(vocoder)
         self._num_samples = 0
         self._ended = False
 
@@ -47,7 +47,7 @@ class PublishedStream:
         Raises UserError, without changing the state, for a code outside the codebook.
         """
         assert not self._ended, "this stream has ended: start another"
-        self._pending.extend(check_codes(codes, self._flow.config.num_codes))
+        self._pending.extend(check_codes(codes, self._flow.num_codes))
         size, audio = self._flow.config.encoder.block_codes, [np.zeros(0, np.float32)]
         while len(self._pending) >= size:
             audio.append(self._decode(size, is_last=False))
@@ -64,27 +64,27 @@ class PublishedStream:
     @torch.no_grad()
     def _decode(self, num_codes: int, is_last: bool) -> np.ndarray:
         """Decode the next `num_codes` pending codes. The last block has a frame for the samples of a part of one."""
-        config, before = self._flow.config, self._codes
+        flow, before = self._flow, self._codes
         first = self._num_codes - len(before)
         self._num_codes += num_codes
-        total = -(-self._num_codes * config.samples_per_code // config.hop_samples)
-        end = total if is_last else config.num_frames(self._num_codes)
-        num_frames, num_given = end - config.num_frames(first), self._mel.shape[-1]
+        total = -(-self._num_codes * flow.samples_per_code // flow.mel.hop_samples)
+        end = total if is_last else flow.num_frames(self._num_codes)
+        num_frames, num_given = end - flow.num_frames(first), self._mel.shape[-1]
         codes = before + self._pending[:num_codes]
         del self._pending[:num_codes]
         new = self._mel[..., :0]
         if num_frames > num_given:
-            noise = torch.randn(1, config.num_mels, num_frames, generator=self._generator).to(self._device)
+            noise = torch.randn(1, flow.mel.num_mels, num_frames, generator=self._generator).to(self._device)
             ids = torch.tensor([codes], device=self._device)
-            mel = self._flow.sample(ids, noise, self._mel)
+            mel = flow.sample(ids, noise, self._mel)
             new = mel[..., num_given:]
-        keep = _BLOCKS_BEFORE * config.encoder.block_codes
+        keep = _BLOCKS_BEFORE * flow.config.encoder.block_codes
         self._codes = codes[-keep:]
-        kept = end - config.num_frames(self._num_codes - len(self._codes))
+        kept = end - flow.num_frames(self._num_codes - len(self._codes))
         self._mel = torch.cat([self._mel, new], dim=-1)[..., num_frames - kept :]
         audio = self._sound.push(new, self._generator, is_last)
         if is_last:
-            audio = audio[: self._num_codes * config.samples_per_code - self._num_samples]
+            audio = audio[: self._num_codes * flow.samples_per_code - self._num_samples]
         self._num_samples += len(audio)
         return audio
 
@@ -92,9 +92,9 @@ class PublishedStream:
 class _Sound:
     """The vocoder's state: mel frames and source samples behind and ahead of the audio that is out."""
 
-    def __init__(self, vocoder: HiFT, num_mels: int) -> None:
+    def __init__(self, vocoder: HiFT) -> None:
         self._vocoder, zeros, waves = vocoder, vocoder.output.weight.new_zeros, vocoder.shape.harmonics + 1
-        self._mel = zeros(1, num_mels, 0)
+        self._mel = zeros(1, vocoder.spectrogram.config.num_mels, 0)
         self._num_behind = 0  # frames of it whose audio is out
         self._source = zeros(1, 0)  # of these frames
         self._noise = zeros(1, waves, 0)  # of the other frames
@@ -111,7 +111,7 @@ class _Sound:
             return np.zeros(0, np.float32)
         f0 = self._vocoder.f0_hz(self._mel)[:, self._num_behind :]
         source = torch.cat([self._source, self._vocoder.source(f0, self._noise, 2 * math.pi * self._cycles)], dim=1)
-        samples = self._vocoder(self._mel, source)[0, self._num_behind * size :][: num * size]
+        samples = self._vocoder.synthesize(self._mel, source)[0, self._num_behind * size :][: num * size]
         self._cycles = (self._cycles + self._vocoder.cycles(f0[:, :num])[..., -1]) % 1
         done = self._num_behind + num
         drop = max(0, done - REACH_FRAMES)

@@ -194,6 +194,8 @@ def test_voices_that_do_not_exist_are_rejected() -> None:
         decoder.prompt([1, 2], samples, 22_050)
     with pytest.raises(UserError, match="silent"):
         decoder.prompt([1, 2], 0 * samples, 16_000)
+    with pytest.raises(UserError, match="not finite"):
+        decoder.prompt([1, 2], np.nan * samples, 16_000)
     with pytest.raises(UserError, match="do not fit its 9 codes"):
         decoder.prompt([1] * 9, samples, 16_000)
 

@@ -161,7 +161,8 @@ class SpeechDecoder:
     def prompt(self, codes: Codes, samples: np.ndarray, sample_rate_hz: int, speaker: str | None = None) -> Voice:
         """Return the voice of a recording (S,) with its codes (N,), the last `flow.config.prompt_codes` of which count.
 
-        Raises UserError for a decoder without voice prompts, another sample rate, silence, and codes that do not fit.
+        Raises UserError for a decoder without voice prompts, another sample rate, silence, samples that are not
+        finite, and codes that do not fit.
         """
         num = self.flow.config.prompt_codes
         if not num:
@@ -170,6 +171,8 @@ class SpeechDecoder:
             raise UserError(f"the voice prompt has {sample_rate_hz} Hz: resample it to {self.sample_rate_hz} Hz")
         if abs(len(samples) - len(codes) * self.samples_per_code) > self.samples_per_code:
             raise UserError(f"the voice prompt has {len(samples)} samples, which do not fit its {len(codes)} codes")
+        if not np.isfinite(samples).all():
+            raise UserError("the voice prompt has samples that are not finite numbers: record it again")
         if np.abs(samples).max(initial=0.0) < _MIN_PROMPT_LEVEL:
             raise UserError("the voice prompt is silent: give a few seconds of clear speech")
         whole = np.zeros(len(codes) * self.samples_per_code, np.float32)

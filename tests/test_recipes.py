@@ -22,6 +22,8 @@ from transformers import (
 from weft.cli import COMMANDS
 from weft.config import FLAT, NOT_IN_PLAN, RENAMED, load_recipe, recipes_folder
 from weft.data.job import JobConfig
+from weft.decoder.published.flow import PUBLISHED_MEL, PublishedConfig, PublishedFlow
+from weft.decoder.published.hift import HiFT, HiFTShape
 from weft.tokenizer.augment import AugmentConfig
 from weft.tokenizer.encoder import BottleneckWhisper, encoder_parameters
 
@@ -172,6 +174,18 @@ def test_the_papers_tokenizers_train_two_epochs_on_pseudo_labels(name: str) -> N
     assert recipe.pseudo
     hours = recipe.train.steps * recipe.batch_sec / 3600
     assert (1 - recipe.supervised_fraction) * hours == pytest.approx(2 * 700_000, rel=0.01)
+
+
+def test_the_papers_decoder_has_its_published_shape_in_both_stages() -> None:
+    first, second, vocoder = (load(f"paper/{name}.toml") for name in ("decoder-all-voices", "decoder", "vocoder"))
+    assert first.published == second.published == PublishedConfig(max_clip_blocks=24)
+    assert second.init == first.out
+    assert first.vocoder == vocoder.out
+    assert (vocoder.hift, vocoder.mel) == (HiFTShape(), PUBLISHED_MEL)
+    with torch.device("meta"):
+        models = PublishedFlow(first.published, 16_384, 12.5, vocoder.mel), HiFT(vocoder.hift, vocoder.mel)
+    for model, name in zip(models, ("decoder", "vocoder"), strict=True):
+        assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in RECIPES[f"paper/{name}.toml"].read_text()
 
 
 @pytest.mark.parametrize("name", LM_RECIPES)

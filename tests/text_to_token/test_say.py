@@ -83,9 +83,7 @@ def test_the_voice_is_a_speaker_of_the_decoder_or_a_recording(trained, tmp_path,
     prompt = {"voice_prompt": tmp_path / "voice.wav", "tokenizer": trained.tokenizer}
     sounds = [say(), say(voice="ann"), say(voice="bob"), say(**prompt), say(**prompt, voice="bob")]
     assert all(not np.array_equal(a, b) for a, b in combinations(sounds, 2))
-    with pytest.raises(
-        UserError, match="bobb is not a speaker of this decoder: give one of its 2 speakers"
-    ):
+    with pytest.raises(UserError, match="bobb is not a speaker of this decoder: give one of its 2 speakers"):
         say(voice="bobb")
     with pytest.raises(UserError, match="give --tokenizer"):
         say(voice_prompt=tmp_path / "voice.wav")

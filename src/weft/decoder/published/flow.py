@@ -33,7 +33,7 @@ PUBLISHED_MEL = MelConfig(sample_rate_hz=22_050, window_samples=1024, hop_sample
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """Shape, training and sampling. The defaults of shape and sampling are published."""
+    """Shape, training and sampling. The defaults are published, but for `max_clip_blocks`."""
 
     speaker_width: PositiveInt = 192
     """Width of a speaker embedding, which is always 0 in the released code."""

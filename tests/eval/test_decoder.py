@@ -41,6 +41,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the judge and what needs optional packages: quality is the loudness, distances are constants."""
     monkeypatch.setattr(evaluation, "Transcriber", Judge)
     monkeypatch.setattr(evaluation, "Dnsmos", lambda: lambda samples: float(np.abs(samples).mean()))
+    monkeypatch.setattr(evaluation, "Utmos", lambda weights: lambda samples: 4.0)
     monkeypatch.setattr(evaluation, "compare", lambda a, b, rate: Comparison(1.0, None, 0.25, 0.5))
 
 
@@ -91,6 +92,18 @@ def test_the_systems_of_the_papers_decoder_are_as_long_as_the_codes(bundle: Path
     assert {name: len(samples) for name, samples in sound.items()} == dict.fromkeys(
         ("recording", "vocoder", "griffin_lim", "decoder"), num
     )
+
+
+def test_utmos_is_measured_with_its_weights(
+    decoder: SpeechDecoder, bundle: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch(monkeypatch)
+    tokenizer, utterances = SpeechTokenizer.from_pretrained(bundle / "tokenizer"), list(read_manifest(speech))[:1]
+    without = evaluation.measure(decoder, tokenizer, utterances, Path("judge"))["systems"]["decoder"]
+    found = evaluation.measure(decoder, tokenizer, utterances, Path("judge"), utmos=Path("weights"))["systems"]
+    assert "utmos" not in without
+    assert found["decoder"]["utmos"]["rate"] == found["recording"]["utmos"]["rate"] == 4.0
+    assert found["decoder"]["utmos_difference"]["rate"] == 0
 
 
 def test_missing_packages_leave_their_measures_out(

@@ -1,13 +1,16 @@
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from weft.errors import UserError
-from weft.eval.sound import Dnsmos, compare, mel_cepstra
+from weft.eval.sound import Dnsmos, Utmos, compare, mel_cepstra
 
 RATE = 16_000
-_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("pystoi", "speechmos", "onnxruntime")}
+_PACKAGES = ("pystoi", "speechmos", "onnxruntime", "utmos_pytorch")
+_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _PACKAGES}
 
 
 def voice(pitch: np.ndarray, rate_hz: int = RATE, formant_hz: float = 700.0) -> np.ndarray:
@@ -44,10 +47,27 @@ def test_dnsmos_rates_noise_low() -> None:
     assert 1.0 < Dnsmos()(noise) < 2.0
 
 
+@pytest.mark.skipif(not _INSTALLED["utmos_pytorch"], reason="needs utmos-pytorch")
+def test_utmos_loads_all_of_its_weights_and_nothing_else(tmp_path: Path) -> None:
+    from utmos_pytorch.utmos_torch import UTMOSModel
+
+    state = UTMOSModel().state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    assert np.isfinite(Utmos(tmp_path / "weights.pt")(0.1 * np.random.default_rng(0).standard_normal(RATE)))
+    state.pop(next(iter(state)))
+    torch.save(state, tmp_path / "part.pt")
+    for name in ("part.pt", "missing.pt"):
+        with pytest.raises(UserError, match=name):
+            Utmos(tmp_path / name)
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pystoi", None)
     with pytest.raises(UserError, match=r"weft-speech\[quality\]"):
         compare(np.ones(RATE, np.float32), np.ones(RATE, np.float32), RATE)
+    monkeypatch.setitem(__import__("sys").modules, "utmos_pytorch", None)
+    with pytest.raises(UserError, match=r"weft-speech\[quality\]"):
+        Utmos(Path("weights.pt"))
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"weft-speech\[quality\]"):
         Dnsmos()

@@ -34,7 +34,7 @@ from weft.decoder.decoder import PublishedDecoder, SpeechDecoder
 from weft.decoder.griffin_lim import GriffinLim
 from weft.decoder.vocoder import Vocoder
 from weft.errors import UserError
-from weft.eval.sound import Comparison, Dnsmos, compare
+from weft.eval.sound import Comparison, Dnsmos, Utmos, compare
 from weft.records import Utterance
 from weft.text.error_rate import pooled, split_by_words, word_error_rate, word_errors
 from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -50,19 +50,21 @@ def measure(
     utterances: Sequence[Utterance],
     judge: Path,
     seed: int = 0,
+    utmos: Path | None = None,
     receive: Callable[[Utterance, Sound, Sequence[str]], None] = lambda utterance, sound, texts: None,
 ) -> dict[str, Any]:
     """Return the results as results.json has them; `receive` gets the samples of each utterance by system, and their
     transcripts.
 
-    The seed of the noise of the n-th utterance is `seed` + n. Raises UserError for a decoder of another tokenizer, for
-    unreadable audio, and if no utterance has words.
+    The seed of the noise of the n-th utterance is `seed` + n. DNSMOS is measured if its package is installed, UTMOS with
+    the file of its weights, `utmos`. Raises UserError for a decoder of another tokenizer, for unreadable audio, and if
+    no utterance has words.
     """
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)
     measured, left_out = split_by_words(utterances, lambda u: u.text)
     if not measured:
         raise UserError("no utterance has a transcript with words: add `text`")
-    transcriber, scores, renderer = Transcriber(judge), _Scores(), Renderer(decoder, tokenizer)
+    transcriber, scores, renderer = Transcriber(judge), _Scores(utmos), Renderer(decoder, tokenizer)
     with progress.bar("decoder", len(measured)) as advance:
         for i, utterance in enumerate(measured):
             sound = renderer(load_speech(utterance, decoder.sample_rate_hz), seed + i)
@@ -125,14 +127,15 @@ class Renderer:
 class _Scores:
     """The measures of every utterance, by system."""
 
-    def __init__(self) -> None:
+    def __init__(self, utmos: Path | None) -> None:
         self.seconds = 0.0
         self._references: list[str] = []
         self._texts: dict[str, list[str]] = {}
-        self._quality: dict[str, list[float]] = {}
         self._distances: dict[str, list[Comparison]] = {}
         self._missing: dict[str, str] = {}
-        self._dnsmos = self._optional("dnsmos", Dnsmos)
+        raters = {"dnsmos": self._optional("dnsmos", Dnsmos), "utmos": Utmos(utmos) if utmos else None}
+        self._raters = {name: rater for name, rater in raters.items() if rater is not None}
+        self._ratings: dict[str, dict[str, list[float]]] = {name: {} for name in self._raters}  # by system
 
     def _optional(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what needs an optional package, or None, and note what to install."""
@@ -148,9 +151,9 @@ class _Scores:
         self._references.append(reference)
         for (name, samples), text in zip(sound.items(), texts, strict=True):
             self._texts.setdefault(name, []).append(text)
-            if self._dnsmos is not None:
-                quality = self._dnsmos(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ))
-                self._quality.setdefault(name, []).append(quality)
+            for rater, rate in self._raters.items():
+                rating = rate(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ))
+                self._ratings[rater].setdefault(name, []).append(rating)
             if name != RECORDING and "distances" not in self._missing:
                 found = self._optional("distances", partial(compare, sound[RECORDING], samples, sample_rate_hz))
                 if found is not None:
@@ -166,8 +169,8 @@ class _Scores:
 
     def _of(self, name: str) -> Iterator[tuple[str, Any]]:
         yield "wer", asdict(word_error_rate(self._references, self._texts[name]))
-        if name in self._quality:
-            yield "dnsmos", asdict(_mean(self._quality[name]))
+        for rater, ratings in self._ratings.items():
+            yield rater, asdict(_mean(ratings[name]))
         if found := self._distances.get(name):
             yield "mcd_db", statistics.mean(c.mcd_db for c in found)
             cents = [c.f0_error_cents for c in found if c.f0_error_cents is not None]
@@ -183,9 +186,9 @@ class _Scores:
             )
         ]
         found = {"wer_difference": asdict(pooled(pairs))}
-        if name in self._quality:
-            quality = zip(self._quality[name], self._quality[RECORDING], strict=True)
-            found["dnsmos_difference"] = asdict(_mean([a - b for a, b in quality]))
+        for rater, ratings in self._ratings.items():
+            pairs_of_ratings = zip(ratings[name], ratings[RECORDING], strict=True)
+            found[f"{rater}_difference"] = asdict(_mean([a - b for a, b in pairs_of_ratings]))
         return found
 
 

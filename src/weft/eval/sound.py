@@ -1,12 +1,14 @@
-"""Measures of synthesized speech: quality by DNSMOS, and distances to a recording of the same words and timing.
+"""Measures of synthesized speech: ratings by DNSMOS and UTMOS, and distances to a recording of the same words and time.
 
     quality = Dnsmos()(samples)                                     # samples at 16 kHz
+    naturalness = Utmos(Path("utmos_state_dict.pt"))(samples)
     found = compare(recording, synthesized, sample_rate_hz)
     found.mcd_db, found.f0_error_cents, found.voicing_error, found.stoi
 
-Sources: DNSMOS P.835 (arXiv 2110.01763), whose networks are in the package speechmos. Mel-cepstral distance (Kubichek
-1993) over 24 coefficients of 80 mel bands; without alignment, because a decoder keeps the timing. STOI (Taal et al.
-2011) by the package pystoi.
+Sources: DNSMOS P.835 (arXiv 2110.01763), whose networks are in the package speechmos. UTMOS (arXiv 2204.02152) by the
+package utmos-pytorch, whose weights are utmos_state_dict.pt of Blinorot/UTMOS-PyTorch on the Hub. Mel-cepstral distance
+(Kubichek 1993) over 24 coefficients of 80 mel bands; without alignment, because a decoder keeps the timing. STOI (Taal
+et al. 2011) by the package pystoi.
 
 Shapes: S samples, T frames.
 """
@@ -21,9 +23,11 @@ import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from weft.artifacts import loading
 from weft.audio import SAMPLE_RATE_HZ
 from weft.decoder.pitch import f0_hz
 from weft.errors import UserError
+from weft.weights import require_fit
 
 _SEGMENT_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)  # of DNSMOS
 _NETWORK = "speechmos/dnsmos_models/sig_bak_ovr.onnx"
@@ -55,6 +59,26 @@ class Dnsmos:
         starts = range(0, len(samples) - _SEGMENT_SAMPLES + 1, SAMPLE_RATE_HZ)
         raw = [self._session.run(None, {"input_1": samples[None, s : s + _SEGMENT_SAMPLES]})[0][0][2] for s in starts]
         return float(np.mean(np.polyval(_OVERALL, raw)))
+
+
+class Utmos:
+    """The naturalness of speech, from 1 to 5, as listeners would rate it."""
+
+    def __init__(self, weights: Path) -> None:
+        """Load the model. Raises UserError if utmos-pytorch is not installed, or the file is not its weights."""
+        try:
+            from utmos_pytorch import UTMOSScoreTorch
+            from utmos_pytorch.utmos_torch import UTMOSModel
+        except ImportError as e:
+            raise UserError("UTMOS needs utmos-pytorch: pip install 'weft-speech[quality]'") from e
+        with loading(weights, "UTMOS"):
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            require_fit(UTMOSModel(), state, weights)  # the package ignores missing weights
+            self._model = UTMOSScoreTorch(str(weights))
+
+    def __call__(self, samples: np.ndarray) -> float:
+        """Return the rating of samples (S,) at 16 kHz."""
+        return float(self._model.score(torch.from_numpy(samples.astype(np.float32)))[0])
 
 
 @dataclass(frozen=True)

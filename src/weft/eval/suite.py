@@ -73,6 +73,8 @@ class EvalConfig:
     """Number of sentences for text-to-token, sampled by the seed; not set: all."""
     judge: Annotated[Path | None, MODEL] = None
     """Whisper, a directory or a name on the Hub, that transcribes the audio of decoder and text-to-token."""
+    utmos: Path | None = None
+    """Weights of UTMOS, utmos_state_dict.pt of Blinorot/UTMOS-PyTorch on the Hub: decoder reports it as well."""
     codes: tuple[Path, ...] = ()
     """Codes datasets that text-to-token was trained on, which define rare words."""
     speaker: str | None = None
@@ -170,7 +172,8 @@ def _decoder(config: EvalConfig) -> dict[str, Any]:
             clips = {name: Clip(samples, model.sample_rate_hz, text) for (name, samples), text in pairs}
             examples.append(Example(utterance.text or "", clips))
 
-    found = decoder.measure(model, _load_tokenizer(config), utterances, config.judge, config.seed, receive)
+    speech_tokenizer = _load_tokenizer(config)
+    found = decoder.measure(model, speech_tokenizer, utterances, config.judge, config.seed, config.utmos, receive)
     if config.page:
         write_bytes(config.page, render(found, examples).encode())
     return found | skipped

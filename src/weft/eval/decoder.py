@@ -56,8 +56,8 @@ def measure(
     """Return the results as results.json has them; `receive` gets the samples of each utterance by system, and their
     transcripts.
 
-    The seed of the noise of the n-th utterance is `seed` + n. DNSMOS is measured if its package is installed, UTMOS with
-    the file of its weights, `utmos`. Raises UserError for a decoder of another tokenizer, for unreadable audio, and if
+    The seed of the noise of the n-th utterance is `seed` + n. DNSMOS is measured if its package is installed, and UTMOS
+    with the file of its weights, `utmos`. Raises UserError for a decoder of another tokenizer, unreadable audio, and if
     no utterance has words.
     """
     require_parent(decoder.manifest, "tokenizer", tokenizer.manifest)

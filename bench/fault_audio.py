@@ -373,7 +373,7 @@ def _other_commands(world: World) -> Iterator[Case]:
         ),
         "resynth": (["resynth", "manifest.jsonl", *tokenizer, *decoder], any_of(makes(), refused("bad"))),
         "eval tokenizer": (
-            ["eval", "tokenizer", "--model", world["bundle"], "--speech", "manifest.jsonl"],
+            ["eval", "tokenizer", "--model", world["bundle"], "--data", "manifest.jsonl"],
             makes(),
         ),
         "chat": (["chat", world["bundle"], "--wav", "bad.wav", "--max-sec", "1"], any_of(refused("bad"), ends)),

@@ -79,7 +79,7 @@ def _pairs(world: World) -> Iterator[Case]:
 
         def arguments(folder: Path, text: str = text) -> list[str | bytes]:
             (folder / "pairs.jsonl").write_text(text + "\n")
-            out = ["--model", world["bundle"], "--pairs", "pairs.jsonl", "--out", "out.json"]
-            return ["eval", "topic-cloze", *out]
+            out = ["--model", world["bundle"], "--data", "pairs.jsonl", "--out", "out.json"]
+            return ["eval", "likelihood", *out]
 
         yield Case("pairs", name, arguments, refused("pairs.jsonl"))

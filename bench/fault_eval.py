@@ -63,9 +63,9 @@ _SAYS = any_of(writes(), refuses("does not end"))  # by a model that was hardly 
 
 def _commands(world: World) -> dict[str, tuple[list[str], tuple[str, ...]]]:
     """Return commands that read `bundle`, with the parts that they need."""
-    speech = ["--speech", world["speak/audio/lines-1.flac"]]
-    transcribed = ["--speech", "manifest.jsonl", "--out", "out.json"]
-    pairs = ["--pairs", world["pairs.jsonl"], "--out", "out.json"]
+    speech = ["--data", world["speak/audio/lines-1.flac"]]
+    transcribed = ["--data", "manifest.jsonl", "--out", "out.json"]
+    pairs = ["--data", world["pairs.jsonl"], "--out", "out.json"]
     text_to_token = ["eval", "text-to-token", "--model", "bundle", *transcribed]
     chat = ["chat", "bundle", "--wav", speech[1], "--max-sec", "0.5", "--out", "out.wav"]
     return {
@@ -77,8 +77,8 @@ def _commands(world: World) -> dict[str, tuple[list[str], tuple[str, ...]]]:
             [*text_to_token, "--judge", world["whisper"]],
             ("tokenizer", "text_to_token", "decoder"),
         ),
-        "eval topic-cloze": (
-            ["eval", "topic-cloze", "--model", "bundle", *pairs],
+        "eval likelihood": (
+            ["eval", "likelihood", "--model", "bundle", *pairs],
             ("tokenizer", "text_to_token", "lm"),
         ),
     }
@@ -176,7 +176,7 @@ def _other_models(world: World) -> Iterator[Case]:
     """Yield every kind of artifact, and paths without one, in place of the models of flags."""
     say = ["say", "The cat sat.", "--out", "out.wav"]
     model, decoder = ["--text-to-token", world["train-text-to-token"]], ["--decoder", world["train-decoder"]]
-    evaluate = ["eval", "text-to-token", "--model", world["bundle"], "--speech", "manifest.jsonl", "--out", "out.json"]
+    evaluate = ["eval", "text-to-token", "--model", world["bundle"], "--data", "manifest.jsonl", "--out", "out.json"]
     flags: dict[str, tuple[list[str], str]] = {
         "say --text-to-token": ([*say, *decoder, "--text-to-token"], "text_to_token"),
         "say --decoder": ([*say, *model, "--decoder"], "decoder"),
@@ -252,7 +252,7 @@ def _speech(world: World) -> Iterator[Case]:
             def make(folder: Path, suite: str = suite, rows: list[dict[str, Any]] = rows) -> list[str | bytes]:
                 write_jsonl(folder / "manifest.jsonl", rows)
                 model = ["--model", world["bundle"], "--out", "out.json"]
-                return ["eval", suite, *model, "--speech", "manifest.jsonl"]
+                return ["eval", suite, *model, "--data", "manifest.jsonl"]
 
             yield Case(f"speech, eval {suite}", name, make, check)
 
@@ -261,17 +261,17 @@ def _settings(world: World) -> Iterator[Case]:
     """Yield flags that are invalid or do not fit together."""
     evaluate, model = ["--model", world["bundle"], "--out", "out.json"], world["train-text-to-token"]
     text = ["eval", "text-to-token", *evaluate]
-    pairs = ["eval", "topic-cloze", *evaluate, "--pairs", world["pairs.jsonl"]]
-    speech = ["eval", "tokenizer", *evaluate, "--speech", "manifest.jsonl"]
+    pairs = ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"]]
+    speech = ["eval", "tokenizer", *evaluate, "--data", "manifest.jsonl"]
     say = ["say", "The cat sat.", "--text-to-token", model, "--decoder", world["train-decoder"], "--out", "out.wav"]
     chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
     cases: dict[str, tuple[list[str], Check]] = {
-        "no suite": (["eval", *evaluate], refuses("suite")),
-        "topic-cloze without pairs": (["eval", "topic-cloze", *evaluate], refuses("--pairs")),
-        "resynth without speech": (["eval", "resynth", *evaluate], refuses("--speech")),
+        "no metric": (["eval", *evaluate], refuses("metric")),
+        "likelihood without pairs": (["eval", "likelihood", *evaluate], refuses("--data")),
+        "resynth without speech": (["eval", "resynth", *evaluate], refuses("--data")),
         "text-to-token without sentences": (text, refuses("--texts")),
         "text-to-token, texts and speech": (
-            [*text, "--texts", world["corpus.jsonl"], "--speech", "manifest.jsonl"],
+            [*text, "--texts", world["corpus.jsonl"], "--data", "manifest.jsonl"],
             refuses("--texts"),
         ),
         "text-to-token, texts without words": ([*text, "--texts", "marks.txt"], refuses("no words")),
@@ -282,23 +282,23 @@ def _settings(world: World) -> Iterator[Case]:
             refuses("martian"),
         ),
         "text-to-token, other codes": (
-            [*text, "--speech", "manifest.jsonl", "--codes", "nowhere"],
+            [*text, "--data", "manifest.jsonl", "--codes", "nowhere"],
             refuses("nowhere"),
         ),
         "text-to-token, unknown speaker": (
-            [*text, "--speech", "manifest.jsonl", "--speaker", "nobody"],
+            [*text, "--data", "manifest.jsonl", "--speaker", "nobody"],
             refuses("nobody"),
         ),
-        "topic-cloze, unknown voice": ([*pairs, "--voice", "espeak:martian"], refuses("martian")),
-        "topic-cloze, unknown speaker": ([*pairs, "--speaker", "nobody"], refuses("nobody")),
-        "topic-cloze of a voice": ([*pairs, "--voice", "espeak:en-us"], writes("accuracy")),
+        "likelihood, unknown voice": ([*pairs, "--voice", "espeak:martian"], refuses("martian")),
+        "likelihood, unknown speaker": ([*pairs, "--speaker", "nobody"], refuses("nobody")),
+        "likelihood of a voice": ([*pairs, "--voice", "espeak:en-us"], writes("value")),
         "limit 0": ([*speech, "--limit", "0"], refuses("limit")),
         "limit above the number": ([*speech, "--limit", "99"], writes(utterances=_NUM_UTTERANCES)),
         "limit 2": ([*speech, "--limit", "2"], writes(utterances=2)),
         "negative seed": ([*speech, "--seed", "-1"], refuses("seed")),
         "unknown language": ([*speech, "--language", "xx"], any_of(writes(), refuses("xx"))),
-        "num-sentences 0": ([*text, "--texts", world["lines.txt"], "--num-sentences", "0"], refuses("sentences")),
-        "tokenizer twice": (["eval", "tokenizer", *speech[1:]], any_of(writes(), refuses("tokenizer"))),
+        "text-to-token, limit 0": ([*text, "--texts", world["lines.txt"], "--limit", "0"], refuses("limit")),
+        "two metrics": (["eval", "tokenizer", *speech[1:]], refuses("tokenizer")),
         "say, unknown speaker": ([*say, "--speaker", "nobody"], refuses("nobody")),
         "say, negative seed": ([*say, "--seed", "-1"], refuses("seed")),
         "chat, max-sec 0": ([*chat, "--max-sec", "0"], refuses("sec")),
@@ -321,7 +321,7 @@ def _settings(world: World) -> Iterator[Case]:
 
 def output_files(world: World) -> dict[str, tuple[list[str], str]]:
     """Return commands that write a file, without `--out`, and the suffix of the file."""
-    evaluate = ["eval", "tokenizer", "--model", world["bundle"], "--speech", world["speak"], "--limit", "4"]
+    evaluate = ["eval", "tokenizer", "--model", world["bundle"], "--data", world["speak"], "--limit", "4"]
     return {
         "eval": (evaluate, ".json"),
         "chat": (["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--max-sec", "0.5"], ".wav"),

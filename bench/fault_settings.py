@@ -177,10 +177,10 @@ def _flags(world: World) -> Iterator[Case]:
         "info of a directory": (["info", "."], refused("manifest.json")),
         "view of text": (["view", world["corpus.jsonl"], "--out", "out.html"], refused("corpus.jsonl")),
         "view --num 0": (["view", world["interleave"], "--out", "out.html", "--num", "0"], refused("num")),
-        "eval of an unknown suite": (["eval", "bleu", "--model", world["bundle"], "--out", "o.json"], refused("bleu")),
+        "eval of an unknown metric": (["eval", "bleu", "--model", world["bundle"], "--out", "o.json"], refused("bleu")),
         "eval without speech": (
             ["eval", "tokenizer", "--model", world["bundle"], "--out", "o.json"],
-            refused("speech"),
+            refused("--data"),
         ),
         "chat with a missing file": (["chat", world["bundle"], "--wav", "nowhere.wav"], refused("nowhere.wav")),
         "chat --max-sec nan": (["chat", world["bundle"], "--max-sec", "nan"], refused("sec")),

@@ -118,7 +118,7 @@ def test_a_recipe_of_another_command_is_recognized(tmp_path: Path, capsys: pytes
         ["documents", "speech", "--source", "URL", "--out", "out"],
         ["tokenize", "URL", "--tokenizer", "tokenizer", "--out", "out"],
         ["interleave", "memory://text", "--text-to-token", "URL", "--out", "out"],
-        ["eval", "resynth", "--model", "URL", "--speech", "speech", "--out", "out.json"],
+        ["eval", "resynth", "--model", "URL", "--data", "speech", "--out", "out.json"],
         ["chat", "bundle", "--wav", "URL"],
         ["view", "URL", "--out", "page.html"],
         ["pretrain", "URL.toml"],

@@ -45,7 +45,7 @@ def test_the_commands_for_a_new_language_run(tmp_path: Path, monkeypatch: pytest
             assert cli.run(arguments) == 0, line
             commands.append(arguments[0])
     assert commands == ["speak", "speak", "train-tokenizer", "train-tokenizer", "eval", "tokenize", "info"]
-    found = json.loads((tmp_path / "runs/german/results.json").read_text())["tokenizer"]
+    found = json.loads((tmp_path / "runs/german/results.json").read_text())["details"]
     assert found["utterances"] == artifacts.read(tmp_path / "runs/german/codes").counts["utterances"] == 8
     assert found["frame_rate_hz"] == 12.5
 
@@ -87,7 +87,7 @@ def test_the_rehearsal_reads_what_its_commands_have_written(tmp_path: Path, monk
         expanded = [path for a in arguments for path in (sorted(glob(a)) if "*" in a else [a])]
         assert cli.run(expanded) == 0, line
     assert ran[:2] == ["TokenizerConfig"] * 2
-    assert ran[-3:] == ["SayConfig", "ChatConfig", "EvalConfig"]
+    assert ran[-3:] == ["SayConfig", "ChatConfig", "TokenizerEval"]
     assert ran.count("PretrainConfig") == 2
 
 

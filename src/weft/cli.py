@@ -25,9 +25,11 @@ from typing import Annotated, Any
 
 from weft import __version__, launch, progress
 from weft.errors import UserError, line_and_status, printable
+from weft.eval.registry import METRICS
 from weft.text.inputs import valid_text
 
 EXIT_INTERRUPTED = 130
+_EVAL, _USAGE_OF_EVAL = "eval", "weft eval METRIC --model FOLDER --data FILE --out results.json [--key value ...]"
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ COMMANDS = {
     "pack": Command("weft.interleave.pack", "PackConfig", "Convert documents to token shards of one vocabulary."),
     "pretrain": Command("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", True),
     "sft": Command("weft.lm.pretrain", "PretrainConfig", "Fine-tune a speech-text language model on dialogues.", True),
-    "eval": Command("weft.eval.suite", "EvalConfig", "Evaluate the models of a bundle."),
     "chat": Command("weft.chat.terminal", "ChatConfig", "Chat with the models of a bundle."),
     "info": Command("weft.info", "InfoConfig", "Print the manifest of an artifact."),
     "view": Command("weft.pages.view", "ViewConfig", "Write an HTML page to read and hear documents."),
+    **{f"eval {name}": Command(*metric) for name, metric in METRICS.items()},
 }
 
 
@@ -188,10 +190,15 @@ def _dispatch(arguments: list[str]) -> None:
         progress.show(*_overview())
     elif arguments[0] in ("-V", "--version"):
         progress.show(__version__)
-    elif arguments[0] not in COMMANDS:
-        raise UserError(f"there is no command {arguments[0]!r}{_suggestion(arguments[0])}: see weft --help")
+    elif arguments[0] == _EVAL and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        progress.show(f"Usage: {_USAGE_OF_EVAL}", "", *_listed(f"{_EVAL} "))
     else:
-        _run_command(arguments[0], COMMANDS[arguments[0]], arguments[1:])
+        words = 2 if arguments[0] == _EVAL else 1
+        name, rest = " ".join(arguments[:words]), arguments[words:]
+        if name not in COMMANDS:
+            what = f"metric {arguments[1]!r}" if words == 2 else f"command {name!r}"
+            raise UserError(f"there is no {what}{_suggestion(name)}: see weft {'eval ' * (words - 1)}--help")
+        _run_command(name, COMMANDS[name], rest)
 
 
 def _run_command(name: str, command: Command, tokens: list[str]) -> None:
@@ -296,12 +303,18 @@ def _config_of(command: Command) -> type:
     return getattr(importlib.import_module(command.module), command.config)
 
 
+def _listed(prefix: str = "") -> list[str]:
+    """Return the lines of the commands whose names begin with a prefix."""
+    names = [name for name in COMMANDS if name.startswith(prefix) and (prefix or " " not in name)]
+    width = max(map(len, names)) + 2
+    return [f"  {name:<{width}}{COMMANDS[name].help}" for name in names]
+
+
 def _overview() -> list[str]:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
     return [
         "weft: speech-text pre-training with synthetic interleaved data.", "",
-        "Usage: weft COMMAND ...", "", *lines, "", "See weft COMMAND --help. Start with weft demo.",
+        "Usage: weft COMMAND ...", "", *_listed(), "", f"Metrics: {_USAGE_OF_EVAL}", "", *_listed(f"{_EVAL} "), "",
+        "See weft COMMAND --help. Start with weft demo.",
         "Environment: WEFT_DEVICE=cpu or cuda chooses the device, WEFT_DEBUG=1 prints tracebacks of errors.",
     ]  # fmt: skip
 

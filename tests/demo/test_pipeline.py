@@ -31,7 +31,7 @@ def test_results_have_every_key(finished: DemoConfig) -> None:
             value = value[part]
         assert value is not None or key == "chat.first_audio_ms"
     assert results["total_sec"] == pytest.approx(sum(s["sec"] for s in results["stages"].values()), abs=0.1)
-    assert results["eval"]["topic_cloze"]["S"]["n"] == finished.sizes.pairs
+    assert results["eval"]["topic_cloze"]["SS"]["n"] == finished.sizes.pairs
 
 
 def test_the_report_is_one_file(bundle: Path) -> None:
@@ -68,10 +68,11 @@ def test_the_bundle_works_with_the_other_commands(bundle: Path, tmp_path: Path) 
     assert (tmp_path / "a.wav").is_file()
     assert cli.run(["info", str(bundle / "lm")]) == 0
     out = tmp_path / "results.json"
-    arguments = ["--model", str(bundle), "--out", str(out), "--speech", str(held_out), "--pairs", str(pairs)]
-    assert cli.run(["eval", "tokenizer", "topic-cloze", *arguments, "--voice", "espeak:en-us"]) == 0
+    arguments = ["--model", str(bundle), "--out", str(out)]
+    assert cli.run(["eval", "tokenizer", *arguments, "--data", str(held_out)]) == 0
+    assert cli.run(["eval", "likelihood", *arguments, "--data", str(pairs), "--voice", "espeak:en-us"]) == 0
     num_pairs = len(pairs.read_text().splitlines())
-    assert json.loads(out.read_text())["topic-cloze"]["T"]["n"] == num_pairs
+    assert json.loads(out.read_text())["results"]["TT"]["n"] == num_pairs
 
 
 def contents_of(folder: Path) -> dict[Path, int]:
@@ -139,6 +140,6 @@ def test_the_users_text_and_speech_pass_through_all_stages(finished: DemoConfig,
     pipeline.run(config)
     results = json.loads((config.out / "results.json").read_text())
     cloze = results["eval"]["topic_cloze"]  # None if the text-to-token model failed on a piece of every pair
-    assert cloze is None or cloze["T"]["n"] == cloze["S"]["n"] >= 1
+    assert cloze is None or cloze["TT"]["n"] == cloze["SS"]["n"] >= 1
     assert (config.out / "report.html").is_file()
     assert results["interleave"]["documents"] >= 1

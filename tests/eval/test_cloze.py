@@ -21,6 +21,7 @@ PIECES = {
     "b.right": "The oven is hot.",
     "b.wrong": "A trout bites.",
 }
+NAMES = ("beginning", "right", "wrong")
 LINE = {"id": "c", "beginning": "Cy sails.", "right": "Wind blows.", "wrong": "Snow falls."}
 
 
@@ -53,9 +54,10 @@ def test_a_failed_synthesis_gives_no_codes():
     [
         (b"{oops", "line 2 is not a pair"),
         (b"[1]", "line 2 is not a pair"),
-        (b'{"id": "c", "beginning": "x", "right": "y"}', "line 2 is not a pair .*wrong"),
+        (b'{"id": "d", "beginning": "x", "right": "y"}', "line 2 is not a pair .*wrong"),
         (json.dumps({**LINE, "extra": 1}).encode(), "line 2 is not a pair .*extra"),
         (json.dumps({**LINE, "id": None}).encode(), "line 2: `id` is '': give a string"),
+        (json.dumps({"id": "c", "right_audio": "a.wav"}).encode(), "line 2 is not a pair .no wrong.: give wrong or"),
         (json.dumps({**LINE, "right": " "}).encode(), "line 2: `right` is ' ': give a string that is not empty"),
         (b'{"id": "\xff"}', "line 2 is not a pair"),
     ],
@@ -81,16 +83,48 @@ def test_a_pair_is_spoken_if_all_its_texts_have_codes():
     assert spoken_pairs(PAIRS, codes) == PAIRS[:1]
     with pytest.raises(UserError, match="none of 1 pairs could be synthesized: give other pairs"):
         spoken_pairs(PAIRS[1:], codes)
-    lm = SimpleNamespace(model=None, vocab=None)
     with pytest.raises(UserError, match=r"b.wrong has no codes"):
-        cloze.measure(lm, PAIRS, codes)
+        cloze.measure(LM, PAIRS, codes)
+
+
+LM = SimpleNamespace(model=None, vocab=None)
 
 
 def test_each_piece_has_its_codes_and_its_place_in_the_story(monkeypatch):
     calls = []
-    monkeypatch.setattr(cloze, "choose_likelier", lambda model, vocab, pairs: calls.append(pairs))
+    monkeypatch.setattr(cloze, "score_pairs", lambda model, vocab, pairs, one_modality: calls.append(pairs))
     codes = {name: [i] for i, name in enumerate(PAIRS[0].texts)}
-    assert list(cloze.measure(SimpleNamespace(model=None, vocab=None), PAIRS[:1], codes)) == ["T", "ST", "TS", "S"]
+    assert list(cloze.measure(LM, PAIRS[:1], codes)) == ["TT", "ST", "TS", "SS"]
     (text,), (speech,) = calls[0], calls[3]
     assert [s.codes for s in (*speech.prompt, speech.right, speech.wrong)] == [[0], [1], [2], [3], [4]]
     assert "".join(s.text for s in (*text.prompt, text.right)) == f"{PAIRS[0].beginning} {PAIRS[0].right}"
+
+
+def test_recordings_are_used_instead_of_synthesis(tmp_path, monkeypatch):
+    row = {**LINE, "beginning_audio": "a.wav", "right_audio": "b.wav", "wrong_audio": "c.wav", "voice": "joe"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
+    [pair] = read_pairs(tmp_path / "pairs.jsonl")
+    assert pair.texts == {}
+    assert pair.recordings == {f"c.{n}": str(tmp_path / f"{f}.wav") for n, f in zip(NAMES, "abc", strict=True)}
+    calls = []
+    monkeypatch.setattr(cloze, "score_pairs", lambda model, vocab, pairs, one_modality: calls.append(pairs[0]))
+    cloze.measure(LM, [pair], {f"c.{name}": [i] for i, name in enumerate(NAMES)}, ["SS", "TS"])
+    assert [s.codes for s in (*calls[0].prompt, calls[0].right, calls[0].wrong)] == [[0], [1], [2]]
+    assert [s.text or s.codes for s in (*calls[1].prompt, calls[1].right)] == ["Cy sails.", " Wind blows."]
+
+
+def test_pairs_without_texts_are_measured_in_speech_only(tmp_path, monkeypatch):
+    """As those of sWUGGY, which have no beginning."""
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"id": "w", "right_audio": "a.wav", "wrong_audio": "b.wav"}))
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    codes = {"w.right": [1], "w.wrong": [2]}
+    monkeypatch.setattr(cloze, "score_pairs", lambda model, vocab, pairs, one_modality: pairs)
+    assert cloze.measure(LM, pairs, codes, ["SS"])["SS"][0].prompt == ()
+    with pytest.raises(UserError, match="pair w has no text of `right`: measure only directions in which it is speech"):
+        cloze.measure(LM, pairs, codes, ["ST"])
+
+
+def test_ids_are_unique(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(2 * (json.dumps(LINE) + "\n"))
+    with pytest.raises(UserError, match="has the id 'c' twice"):
+        read_pairs(tmp_path / "pairs.jsonl")

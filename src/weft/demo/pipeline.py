@@ -33,6 +33,7 @@ from weft.demo.report_data import report_data
 from weft.demo.run import DemoConfig, DemoRun
 from weft.errors import UserError
 from weft.eval import cloze
+from weft.eval.model import load_lm
 from weft.eval.resynth import resynthesize
 from weft.files import write_bytes, write_json
 from weft.interleave.config import InterleaveConfig
@@ -43,7 +44,6 @@ from weft.interleave.pack import PackConfig
 from weft.interleave.pack import run as run_pack
 from weft.lm.init import InitLmConfig
 from weft.lm.init import run as init_lm
-from weft.lm.model import LanguageModel
 from weft.lm.pretrain import PretrainConfig
 from weft.lm.pretrain import run as train_lm
 from weft.lock import locked
@@ -226,8 +226,9 @@ def evaluate(demo: DemoRun) -> None:
         write_json(demo.path("log/cloze.json"), {})
         demo.results["eval"] = {"topic_cloze": None}
         return
-    found = cloze.measure(LanguageModel.from_pretrained(demo.path("pretrained")), pairs, codes)
-    chosen = {p.id: {d: a.chosen_right[i] for d, a in found.items()} for i, p in enumerate(pairs)}
+    found = cloze.measure(load_lm(demo.path("pretrained")), pairs, codes)
+    scores = {direction: of.scores("mean") for direction, of in found.items()}
+    chosen = {p.id: {d: score[i] == 1 for d, score in scores.items()} for i, p in enumerate(pairs)}
     write_json(demo.path("log/cloze.json"), chosen)
     demo.results["eval"] = {"topic_cloze": {d: cloze.metrics(a) for d, a in found.items()}}
 

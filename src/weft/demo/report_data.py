@@ -36,7 +36,7 @@ _NOTES = {
     "interleave": "Poisson(10) span lengths over whole documents; fraction of words.",
     "pretrain.loss": "Held-out documents.",
     "eval.topic_cloze": "Mean log-likelihood of the ending's tokens; the wrong ending is from another topic. "
-    "95 % Wilson interval. Mutual information subtracts the score of the ending without the beginning.",
+    "95 % bootstrap interval. Mutual information subtracts the score of the ending without the beginning.",
     "chat": "The question has a wording that does not occur in training.",
 }
 
@@ -101,7 +101,7 @@ def _document(demo: DemoRun, decoder: SpeechDecoder) -> list[Span]:
 def _cloze(demo: DemoRun) -> list[ClozeExample]:
     chosen = json.loads(demo.path("log/cloze.json").read_text())
     pairs = [p for p in read_pairs(demo.data.pairs) if p.id in chosen][:2]
-    return [ClozeExample(p.beginning, p.right, p.wrong, chosen[p.id]) for p in pairs]
+    return [ClozeExample(p.beginning or "", p.right or "", p.wrong or "", chosen[p.id]) for p in pairs]
 
 
 def _chat(demo: DemoRun) -> ChatExample:

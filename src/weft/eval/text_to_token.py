@@ -124,8 +124,9 @@ def measure(
 ) -> dict[str, Any]:
     """Return the errors of text-to-token and of speech, as results.json has them.
 
-    `occurrences` of words in training define the rare words. Sentences without words are left out and listed. Raises
-    UserError if none is left, for unreadable audio, for an unknown speaker, and for a tokenizer that cannot transcribe.
+    `items` has the transcripts of each sentence. `occurrences` of words in training define the rare words. Sentences
+    without words are left out and listed. Raises UserError if none is left, for unreadable audio, for an unknown
+    speaker, and for a tokenizer that cannot transcribe.
     """
     if tokenizer.model.config.encoder_only:
         raise UserError("this tokenizer is encoder_only and cannot transcribe codes: use one trained by weft")
@@ -139,6 +140,8 @@ def measure(
     speech, original = _encode_speech(tokenizer, with_words, judge)
     systems = {"text_to_token": _synthesize(synthesizer, with_words, speaker, seed), "speech": speech}
     by_asr = {name: tokenizer.transcribe(s.codes, languages) for name, s in systems.items()}
+    items: list[dict[str, Any]] = [{"id": s.id, "text": s.text} for s in with_words]
+    _add(items, by_asr)
     found: dict[str, Any] = {
         "sentences": len(with_words),
         "left_out": len(left_out),
@@ -149,9 +152,16 @@ def measure(
     if judge is not None:
         by_judge = {name: judge.transcribe(s.codes, languages) for name, s in systems.items()}
         found["judge"] = comparison.tables({**by_judge, "original": original})
+        _add(items, {f"judge.{name}": texts for name, texts in by_judge.items()} | {"judge.original": original})
     judged_by = "none: all metrics are by the tokenizer's ASR model" if judge is None else f"{judge.name}, a Whisper"
     notes = {"gate": "the tokenizer's own ASR model", "judge": judged_by}
-    return {**found, "notes": notes | classify.notes()}
+    return {**found, "notes": notes | classify.notes(), "items": items}
+
+
+def _add(items: Sequence[dict[str, Any]], transcripts: Mapping[str, Sequence[str]]) -> None:
+    """Add the transcripts of each sentence by system to its item."""
+    for i, item in enumerate(items):
+        item |= {name: texts[i] for name, texts in transcripts.items()}
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def measure(
     maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Utterances whose
     transcripts have no words are left out, and listed in `left_out_ids`. `base` is the directory of the Whisper that
     the tokenizer was trained from, or of another. `noise` has the figures of the same speech with noise at each of the
-    ratios of speech to noise `noise_snr_db`. Raises UserError if no utterance is left, for unreadable audio, and
-    if the tokenizer cannot transcribe.
+    ratios of speech to noise `noise_snr_db`. `items` has the transcripts of each utterance. Raises UserError if no
+    utterance is left, for unreadable audio, and if the tokenizer cannot transcribe.
     """
     utterances, left_out = split_by_words(utterances, lambda u: u.text)
     if not utterances:
@@ -57,6 +57,12 @@ def measure(
     found = transcribe_utterances(tokenizer, utterances, unquantized=True)
     warning = collapse_warning(found.counts)
     unquantized = _rates(utterances, found.texts_unquantized)
+    texts = {"transcript": found.texts, "transcript_unquantized": found.texts_unquantized}
+    reference = {}
+    if base:
+        texts["transcript_base"] = _transcripts(utterances, base)
+        rates = _rates(utterances, texts["transcript_base"])
+        reference = {"base": _name(tokenizer, base), **{f"{name}_base": value for name, value in rates.items()}}
     return {
         "utterances": len(utterances),
         "left_out": len(left_out),
@@ -64,11 +70,15 @@ def measure(
         "seconds": round(sum(found.seconds), 2),
         **_rates(utterances, found.texts),
         **{f"{name}_unquantized": value for name, value in unquantized.items()},
-        **(_reference(tokenizer, utterances, base) if base else {}),
+        **reference,
         **codebook_metrics(found.counts, tokenizer.frame_rate_hz),
         **({"noise": _noise(tokenizer, utterances, found, noise_snr_db)} if noise_snr_db else {}),
         "speakers": _speakers(utterances, found),
         "warnings": [warning] if warning else [],
+        "items": [
+            {"id": u.id, "text": u.text, **{name: of[i] for name, of in texts.items()}}
+            for i, u in enumerate(utterances)
+        ],
     }
 
 
@@ -84,17 +94,21 @@ def _noise(
     return figures
 
 
-def _reference(tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], base: Path) -> dict[str, Any]:
-    """Return the error rates of a Whisper, and its name."""
+def _transcripts(utterances: Sequence[Utterance], base: Path) -> list[str]:
+    """Return the transcripts of a Whisper."""
     whisper, texts = Transcriber(base), list[str]()
     with progress.bar("base", len(utterances)) as advance:
         for first in range(0, len(utterances), _UTTERANCES_PER_CALL):
             chunk = utterances[first : first + _UTTERANCES_PER_CALL]
             texts += whisper.long([load(u.audio) for u in chunk], [u.language for u in chunk])
             advance(len(chunk))
+    return texts
+
+
+def _name(tokenizer: SpeechTokenizer, base: Path) -> str:
+    """Return the name of a Whisper, with a remark if the tokenizer was not trained from it."""
     is_own = tokenizer.manifest.parents.get("base") == base_manifest(base).fingerprint
-    name = f"{base.resolve().name}{'' if is_own else ', from which the tokenizer was not trained'}"
-    return {"base": name, **{f"{name}_base": value for name, value in _rates(utterances, texts).items()}}
+    return f"{base.resolve().name}{'' if is_own else ', from which the tokenizer was not trained'}"
 
 
 def _error_rates(utterances: Sequence[Utterance], transcripts: Sequence[str]) -> dict[str, Any]:

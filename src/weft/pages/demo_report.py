@@ -20,10 +20,10 @@ from weft.text.normalize import comparison_form
 CHANCE = 0.5
 # Topic-cloze directions, by the key in the results: symbol and meaning.
 DIRECTIONS = {
-    "T": ("T", "written beginning, written endings"),
+    "TT": ("T", "written beginning, written endings"),
     "ST": ("S→T", "spoken beginning, written endings"),
     "TS": ("T→S", "written beginning, spoken endings"),
-    "S": ("S", "spoken beginning, spoken endings"),
+    "SS": ("S", "spoken beginning, spoken endings"),
 }
 # Metrics of each training run to draw, with their names.
 CURVES = {

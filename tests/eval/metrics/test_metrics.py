@@ -9,47 +9,55 @@ from tests.tokenizer.conftest import make_tokenizer, save_whisper
 from weft import cli
 from weft.artifacts import Manifest
 from weft.errors import UserError
-from weft.eval.suite import SUITES, EvalConfig, run
+from weft.eval.config import EvalConfig, check
 from weft.plan import Plan, open_draft
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_models_of_another_tokenizer_are_rejected(suite: str, tmp_path: Path) -> None:
+def test_models_of_another_tokenizer_are_rejected(tmp_path: Path) -> None:
     for name, parents in (("tokenizer", {}), ("text_to_token", {"tokenizer": Manifest("tokenizer", "another")})):
         with open_draft(tmp_path / name, Plan(name, {}, parents)):
             pass
     with pytest.raises(UserError, match="text_to_token was made with tokenizer another"):
-        run(EvalConfig((suite,), tmp_path, tmp_path / "results.json"))  # type: ignore[arg-type]
-    assert not (tmp_path / "results.json").exists()
+        check(EvalConfig(tmp_path, tmp_path / "results.json"))
 
 
-def evaluate(suite: str, model: Path, out: Path, *arguments: str | Path) -> dict:
-    command = ["eval", suite, "--model", model, "--out", out, *arguments]
+def evaluate(metric: str, model: Path, out: Path, *arguments: str | Path) -> dict:
+    """Return the details of the results."""
+    return results(metric, model, out, *arguments)["details"]
+
+
+def results(metric: str, model: Path, out: Path, *arguments: str | Path) -> dict:
+    command = ["eval", metric, "--model", model, "--out", out, *arguments]
     assert cli.run([str(a) for a in command]) == 0
-    return json.loads(out.read_text())[suite]
+    found = json.loads(out.read_text())
+    assert found["metric"] == metric
+    for result in found["results"].values():
+        assert result.keys() == {"value", "low", "high", "n", "unjudged", "protocol"}
+        assert {"data", "seed", "language", "fingerprints", "version"} <= result["protocol"].keys()
+    return found
 
 
-def test_the_tokenizer_suite_writes_and_prints_its_figures(
+def test_the_tokenizer_metric_writes_and_prints_its_figures(
     whisper: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = make_tokenizer()
     tokenizer.model.quantizer.codebook[1:] = 1e3
     bundle = write_bundle(tmp_path / "bundle", tokenizer, whisper)
-    found = evaluate("tokenizer", bundle, tmp_path / "results.json", "--speech", speech)
+    found = evaluate("tokenizer", bundle, tmp_path / "results.json", "--data", speech)
     assert found["codes_used"] == 1
     assert "has collapsed: only 1 of 32 codes" in found["warnings"][0]
     printed = capsys.readouterr().out
     assert "has collapsed: only 1 of 32 codes" in printed
     assert "speaker-0" in printed
     assert cli.run(["eval", "tokenizer", "--model", str(bundle), "--out", str(tmp_path / "other.json")]) == 2
-    assert "give --speech MANIFEST" in capsys.readouterr().err
+    assert "give --data MANIFEST" in capsys.readouterr().err
 
 
-def test_the_tokenizer_suite_measures_a_tokenizer_and_its_base(
+def test_the_tokenizer_metric_measures_a_tokenizer_and_its_base(
     bundle: Path, whisper: Path, speech: Path, tmp_path: Path
 ) -> None:
-    from_bundle = evaluate("tokenizer", bundle, tmp_path / "a.json", "--speech", speech)
-    found = evaluate("tokenizer", bundle / "tokenizer", tmp_path / "b.json", "--speech", speech, "--base", whisper)
+    from_bundle = evaluate("tokenizer", bundle, tmp_path / "a.json", "--data", speech)
+    found = evaluate("tokenizer", bundle / "tokenizer", tmp_path / "b.json", "--data", speech, "--base", whisper)
     assert found.items() >= from_bundle.items()
     assert found.keys() - from_bundle.keys() == {"base", "wer_base", "cer_base", "empty_share_base"}
     assert found["base"] == "whisper"
@@ -59,43 +67,44 @@ def test_the_tokenizer_suite_measures_a_tokenizer_and_its_base(
 
 def test_another_whisper_than_the_base_is_a_reference_with_a_remark(bundle: Path, speech: Path, tmp_path: Path) -> None:
     other = save_whisper(tmp_path / "other")
-    found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--speech", speech, "--base", other)
+    found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--data", speech, "--base", other)
     assert found["base"] == "other, from which the tokenizer was not trained"
 
 
 def test_a_limit_samples_utterances_by_the_seed(bundle: Path, speech: Path, tmp_path: Path) -> None:
     def units(*arguments: str) -> tuple[int, int]:
-        found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--speech", speech, *arguments)
+        found = evaluate("tokenizer", bundle, tmp_path / "out.json", "--data", speech, *arguments)
         return found["utterances"], found["wer"]["num_units"]
 
     assert units("--limit", "9") == (3, 11)
     assert units("--limit", "2") == units("--limit", "2") < (3, 11)
 
 
-def test_the_resynth_suite_writes_error_rates(bundle: Path, speech: Path, tmp_path: Path) -> None:
-    found = evaluate("resynth", bundle, tmp_path / "results.json", "--speech", speech)
+def test_the_resynth_metric_writes_error_rates(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    whole = results("resynth", bundle, tmp_path / "results.json", "--data", speech)
+    found = whole["details"]
     assert (found["utterances"], found["left_out"], found["left_out_ids"]) == (3, 1, ["3"])
-    assert all(found[name]["num_units"] == 11 for name in ("wer", "wer_original"))
+    assert all(whole["results"][name]["protocol"]["units"] == 11 for name in ("wer", "wer_original"))
 
 
-def test_the_text_to_token_suite_writes_and_prints_its_figures(
+def test_the_text_to_token_metric_writes_and_prints_its_figures(
     bundle: Path, whisper: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--judge", whisper, "--seed", "3", "--speech", speech, "--codes", bundle / "codes"]
-    results = [evaluate("text-to-token", bundle, tmp_path / name, *arguments) for name in ("a.json", "b.json")]
-    for found in results:
-        for metrics in found["spoken"].values():
+    arguments = ["--judge", whisper, "--seed", "3", "--data", speech, "--codes", bundle / "codes"]
+    found = [evaluate("text-to-token", bundle, tmp_path / name, *arguments) for name in ("a.json", "b.json")]
+    for one in found:
+        for metrics in one["spoken"].values():
             assert metrics.pop("tokens_per_sec") > 0
-    assert results[0] == results[1]
-    assert results[0]["notes"]["judge"].startswith("whisper, a Whisper, and not independent")
-    assert results[0]["gate"]["wrong_words"]["rare"]["words"] == 11
+    assert found[0] == found[1]
+    assert found[0]["notes"]["judge"].startswith("whisper, a Whisper, and not independent")
+    assert found[0]["gate"]["wrong_words"]["rare"]["words"] == 11
     printed = capsys.readouterr().out
     assert "1 to 5 words" in printed
     assert "difference" in printed
 
 
 def test_sentences_are_sampled_by_the_seed(bundle: Path, speech: Path, tmp_path: Path) -> None:
-    arguments = ["--speech", speech, "--num-sentences", "2"]
+    arguments = ["--data", speech, "--limit", "2"]
     found = evaluate("text-to-token", bundle, tmp_path / "results.json", *arguments)
     assert found["sentences"] + found["left_out"] == 2
 
@@ -103,10 +112,10 @@ def test_sentences_are_sampled_by_the_seed(bundle: Path, speech: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs sentences: give --texts CORPUS or --speech MANIFEST"),
+        ([], "needs sentences: give --texts CORPUS or --data MANIFEST"),
         (["--texts", "{}/none.txt"], "none.txt does not exist"),
         (["--texts", "{}/symbols.txt"], "the texts contain no words (2 sentences)"),
-        (["--texts", "{}/words.txt", "--speech", "{}"], "give --texts or --speech, not both"),
+        (["--texts", "{}/words.txt", "--data", "{}"], "give --texts or --data, not both"),
         (["--texts", "{}/words.txt", "--voice", "espeak:xx"], "espeak has no voice 'xx'"),
         (["--texts", "{}/words.txt", "--judge", "{}"], "is not a Hugging Face Whisper"),
         (["--texts", "{}/words.txt", "--judge", "{bundle}/tokenizer"], "is not a Hugging Face Whisper"),
@@ -126,26 +135,26 @@ def test_what_cannot_be_measured_is_rejected(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("given", "message"), [(True, "manifest.jsonl has no transcripts"), (False, "give --speech")])
+@pytest.mark.parametrize(("given", "message"), [(True, "manifest.jsonl has no transcripts"), (False, "give --data")])
 def test_speech_with_transcripts_is_required(
     bundle: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: bool, message: str
 ) -> None:
     rows = map(json.loads, (speech / "manifest.jsonl").read_text().splitlines())
     (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps({**row, "text": None}) for row in rows))
     arguments = ["eval", "tokenizer", "--model", str(bundle), "--out", str(tmp_path / "results.json")]
-    assert cli.run([*arguments, *(["--speech", str(tmp_path / "manifest.jsonl")] if given else [])]) == 2
+    assert cli.run([*arguments, *(["--data", str(tmp_path / "manifest.jsonl")] if given else [])]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_decoder_suite_needs_a_judge(
+def test_the_decoder_metric_needs_a_judge(
     bundle: Path, speech: Path, whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--speech", speech, "--judge", whisper, "--page", tmp_path / "page.html"]
+    arguments = ["--data", speech, "--judge", whisper, "--page", tmp_path / "page.html"]
     found = evaluate("decoder", bundle, tmp_path / "a.json", *arguments)
     assert "Griffin-Lim" in (tmp_path / "page.html").read_text()
     assert found["systems"].keys() == {"recording", "griffin_lim", "decoder"}
     assert found["judge"] == "whisper"
-    command = ["eval", "decoder", "--model", str(bundle), "--out", str(tmp_path / "b.json"), "--speech", str(speech)]
+    command = ["eval", "decoder", "--model", str(bundle), "--out", str(tmp_path / "b.json"), "--data", str(speech)]
     assert cli.run(command) == 2
     assert "give --judge WHISPER" in capsys.readouterr().err
 
@@ -159,21 +168,56 @@ def test_unreadable_speech_is_skipped_and_listed(
     rows = (damaged / "manifest.jsonl").read_text().splitlines()
     bad = [{"id": name, "audio": f"{name}.wav", "text": "The cat sat."} for name in ("text", "missing")]
     (damaged / "manifest.jsonl").write_text("\n".join([*map(json.dumps, bad), "{", *rows]))
-    found = evaluate(suite, bundle, tmp_path / "damaged.json", "--speech", damaged)
+    found = evaluate(suite, bundle, tmp_path / "damaged.json", "--data", damaged)
     assert (found.pop("skipped"), list(found["skipped_reasons"])[:2]) == (3, ["text", "missing"])
     assert len(found.pop("skipped_reasons")) == 3
     assert "cannot be read as audio" in capsys.readouterr().out
-    clean = evaluate(suite, bundle, tmp_path / "clean.json", "--speech", speech)
+    clean = evaluate(suite, bundle, tmp_path / "clean.json", "--data", speech)
     for results in (found, clean):
         for metrics in results.get("spoken", {}).values():
             metrics.pop("tokens_per_sec")
     assert found == clean
     (damaged / "manifest.jsonl").write_text(json.dumps(bad[0]))
-    arguments = ["eval", suite, "--model", str(bundle), "--out", str(tmp_path / "none.json"), "--speech", str(damaged)]
+    arguments = ["eval", suite, "--model", str(bundle), "--out", str(tmp_path / "none.json"), "--data", str(damaged)]
     assert cli.run(arguments) == 2
     assert "no transcribed speech can be read" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_topic_cloze_needs_pairs(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give --pairs"):
-        run(EvalConfig(("topic-cloze",), bundle, tmp_path / "results.json"))
+def test_every_item_has_its_transcripts(bundle: Path, speech: Path, whisper: Path, tmp_path: Path) -> None:
+    flags = ["--data", speech, "--noise-snr-db", "10", "--base", whisper]
+    found = results("tokenizer", bundle / "tokenizer", tmp_path / "a.json", *flags)
+    items = [json.loads(line) for line in (tmp_path / "a.items.jsonl").read_text().splitlines()]
+    assert [item["id"] for item in items] == ["0", "1", "2"]
+    assert items[0].keys() == {"id", "text", "transcript", "transcript_unquantized", "transcript_base"}
+    rates = found["results"]
+    assert rates["wer"]["value"] == found["details"]["wer"]["rate"]
+    assert (rates["wer"]["n"], rates["wer"]["protocol"]["units"]) == (3, 11)
+    assert rates["wer"]["protocol"]["judge"] == "the tokenizer's own ASR model"
+    assert rates["wer_base"]["protocol"]["judge"] == "whisper"
+    assert rates["unit_edit_distance, noise at 10 dB"]["value"] == pytest.approx(
+        found["details"]["noise"]["10 dB"]["unit_edit_distance"]["rate"]
+    )
+    assert rates["wer"]["protocol"]["fingerprints"].keys() == {"model", "data"}
+
+
+def test_the_results_of_all_metrics_of_speech_are_named(
+    bundle: Path, speech: Path, whisper: Path, tmp_path: Path
+) -> None:
+    flags = ["--data", speech, "--judge", whisper]
+    decoder = results("decoder", bundle, tmp_path / "d.json", *flags)["results"]
+    assert {"recording.wer", "griffin_lim.wer_difference", "decoder.wer"} <= decoder.keys()
+    model = results("text-to-token", bundle, tmp_path / "t.json", *flags)["results"]
+    assert {
+        "text_to_token.wer.gate",
+        "speech.wer.gate",
+        "text_to_token.wer.judge",
+        "difference.wer.gate",
+    } <= model.keys()
+    assert set(model["speech.wer.gate"]["protocol"]["fingerprints"]) == {
+        "tokenizer",
+        "text_to_token",
+        "decoder",
+        "data",
+    }
+    assert results("resynth", bundle, tmp_path / "r.json", *flags[:2])["results"].keys() == {"wer", "wer_original"}
+    assert len((tmp_path / "r.items.jsonl").read_text().splitlines()) == 3

@@ -1,0 +1,31 @@
+"""The metrics of `weft eval METRIC`: for each its module, the class of its config, and its help.
+
+A module has `run(config)`, which measures and calls `weft.eval.results.write`. docs/evaluation.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A metric: the module of its `run(config)`, the class of the config, and its help."""
+
+    module: str
+    config: str
+    help: str
+
+
+METRICS = {
+    "tokenizer": Metric(
+        "weft.eval.metrics.tokenizer", "TokenizerEval", "Word error rate through the codes, and use of the codebook."
+    ),
+    "resynth": Metric("weft.eval.metrics.resynth", "ResynthEval", "Word error rate of decoded codes of speech."),
+    "decoder": Metric("weft.eval.metrics.decoder", "DecoderEval", "Quality of decoded speech by system."),
+    "text-to-token": Metric(
+        "weft.eval.metrics.text_to_token", "TextToTokenEval", "Errors of synthesized codes beside those of speech."
+    ),
+    "likelihood": Metric(
+        "weft.eval.metrics.likelihood", "LikelihoodEval", "How often the right ending is likelier than a wrong one."
+    ),
+}

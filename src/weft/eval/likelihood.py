@@ -80,7 +80,7 @@ def score_pairs(model: PreTrainedModel, vocab: Vocab, pairs: Sequence[Pair], one
     if not pairs:
         raise UserError("there are no pairs: give at least one")
     prompts = [_prompt(vocab, pair, number) for number, pair in enumerate(pairs)]
-    allowed = _ids_of(vocab, pairs[0].right.type) if one_modality else None
+    allowed = ids_of(vocab, pairs[0].right.type) if one_modality else None
     endings = [ending for p in prompts for ending in p.endings]
     start = np.array([vocab.eos_id])  # which in training precedes every document
     alone = score(model, [Prompt(start, [ending]) for ending in endings], allowed).reshape(-1, 2)
@@ -112,7 +112,7 @@ def _prompt(vocab: Vocab, pair: Pair, number: int) -> Prompt:
     return Prompt(ids, found)
 
 
-def _ids_of(vocab: Vocab, modality: str) -> list[int]:
+def ids_of(vocab: Vocab, modality: str) -> list[int]:
     """Return all ids of speech, or of the text tokenizer before speech tokens and roles were added."""
     ids = np.arange(vocab.size)
     if modality == "speech":

@@ -28,4 +28,5 @@ METRICS = {
     "likelihood": Metric(
         "weft.eval.metrics.likelihood", "LikelihoodEval", "How often the right ending is likelier than a wrong one."
     ),
+    "qa": Metric("weft.eval.metrics.qa", "QaEval", "Accuracy of answers to written and spoken questions."),
 }

@@ -31,7 +31,7 @@ from weft.eval.model import TextVocab, Vocab
 from weft.eval.questions import Question
 
 GREEDY = Sampling(temperature=0)
-_MAX_REPEATS = 8  # of a cycle of ids, after which generation ends
+MAX_REPEATS = 8  # of a cycle of ids, after which generation ends
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Prompts:
         with progress.bar("answer", len(requests)) as advance:
             for first in range(0, len(requests), engine.batch_size):
                 chunk = requests[first : first + engine.batch_size]
-                found += engine.generate(chunk, GREEDY, stop, allowed, _MAX_REPEATS)
+                found += engine.generate(chunk, GREEDY, stop, allowed, MAX_REPEATS)
                 advance(len(chunk))
         if is_text:
             return [Answer(text=_first_line(vocab.tokenizer.decode(g.ids))) for g in found]

@@ -28,5 +28,7 @@ METRICS = {
     "likelihood": Metric(
         "weft.eval.metrics.likelihood", "LikelihoodEval", "How often the right ending is likelier than a wrong one."
     ),
+    "asr": Metric("weft.eval.metrics.asr", "AsrEval", "Error rates of recognition by the language model."),
+    "tts": Metric("weft.eval.metrics.tts", "TtsEval", "Error rates of speech by the language model."),
     "qa": Metric("weft.eval.metrics.qa", "QaEval", "Accuracy of answers to written and spoken questions."),
 }

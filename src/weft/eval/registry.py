@@ -30,5 +30,8 @@ METRICS = {
     ),
     "asr": Metric("weft.eval.metrics.asr", "AsrEval", "Error rates of recognition by the language model."),
     "tts": Metric("weft.eval.metrics.tts", "TtsEval", "Error rates of speech by the language model."),
+    "retention": Metric(
+        "weft.eval.metrics.retention", "RetentionEval", "Bits per byte of text, beside those of the base."
+    ),
     "qa": Metric("weft.eval.metrics.qa", "QaEval", "Accuracy of answers to written and spoken questions."),
 }

@@ -79,6 +79,7 @@ COMMANDS = {
     "info": Command("weft.info", "InfoConfig", "Print the manifest of an artifact."),
     "view": Command("weft.pages.view", "ViewConfig", "Write an HTML page to read and hear documents."),
     **{f"eval {name}": Command(*metric) for name, metric in METRICS.items()},
+    "eval compare": Command("weft.eval.compare", "CompareConfig", "Compare results of one metric item by item."),
 }
 
 

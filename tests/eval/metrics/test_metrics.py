@@ -188,7 +188,9 @@ def test_every_item_has_its_transcripts(bundle: Path, speech: Path, whisper: Pat
     found = results("tokenizer", bundle / "tokenizer", tmp_path / "a.json", *flags)
     items = [json.loads(line) for line in (tmp_path / "a.items.jsonl").read_text().splitlines()]
     assert [item["id"] for item in items] == ["0", "1", "2"]
-    assert items[0].keys() == {"id", "text", "transcript", "transcript_unquantized", "transcript_base"}
+    assert items[0].keys() == {"id", "text", "transcript", "transcript_unquantized", "transcript_base", "scores"}
+    assert items[0]["scores"].keys() == {f"{r}{s}" for r in ("wer", "cer") for s in ("", "_unquantized", "_base")}
+    assert sum(item["scores"]["wer"][1] for item in items) == 11
     rates = found["results"]
     assert rates["wer"]["value"] == found["details"]["wer"]["rate"]
     assert (rates["wer"]["n"], rates["wer"]["protocol"]["units"]) == (3, 11)

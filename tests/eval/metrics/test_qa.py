@@ -80,8 +80,8 @@ def test_the_accuracy_of_a_known_model(
     )  # fmt: skip
     items = [json.loads(line) for line in (tmp_path / "out.items.jsonl").read_text().splitlines()]
     assert items[3] == {
-        "id": "3", "question": "What is 3?", "kind": "cats", "TT.text": "It is cat 3." if right[3] else "A dog.",
-        "TT.text.has_answer": right[3], "TT.text.normalized": right[3],
+        "id": "3", "question": "What is 3?", "kind": "cats", "TT": "It is cat 3." if right[3] else "A dog.",
+        "scores": {"TT": right[3], "TT, normalized": right[3]},
     }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_answers_in_text_are_equal_after_speech_tokens_are_added(
     evaluate(text_lm, data, tmp_path / "before.json", "--max-text-tokens", "5")
     evaluate(lm, data, tmp_path / "after.json", "--max-text-tokens", "5")
     before, after = (
-        [json.loads(line)["TT.text"] for line in (tmp_path / f"{name}.items.jsonl").read_text().splitlines()]
+        [json.loads(line)["TT"] for line in (tmp_path / f"{name}.items.jsonl").read_text().splitlines()]
         for name in ("before", "after")
     )
     assert before == after

@@ -8,10 +8,10 @@ from weft.audio import load
 from weft.device import default_device
 from weft.engine.generate import Engine
 from weft.eval.config import EvalConfig, check, fingerprints, load_speech, load_tokenizer
-from weft.eval.results import Result, protocol, write
+from weft.eval.results import Result, error_counts, protocol, write
 from weft.eval.tasks import transcribe
 from weft.lm.model import LanguageModel
-from weft.text.error_rate import character_error_rate, split_by_words, word_error_rate
+from weft.text.error_rate import split_by_words
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,8 @@ def run(config: AsrEval) -> None:
     references = [u.text or "" for u in utterances]
     known = {**fingerprints(config, "lm", "tokenizer"), "data": speech.id}
     used = protocol(config, direction="ST", prompt="asr document", match="basic", fingerprints=known)
-    results = {
-        "wer": Result.of_rate(word_error_rate(references, texts), len(utterances), used),
-        "cer": Result.of_rate(character_error_rate(references, texts), len(utterances), used),
-    }
+    scores = error_counts({"": texts}, references)
+    results = {name: Result.of_counts(counts, used) for name, counts in scores.items()}
     items = [{"id": u.id, "text": u.text, "transcript": text} for u, text in zip(utterances, texts, strict=True)]
     details = {"utterances": len(utterances), "left_out": len(left_out), "left_out_ids": [u.id for u in left_out]}
-    write(config.out, "asr", results, details | speech.skipped, items)
+    write(config.out, "asr", results, details | speech.skipped, items, scores)

@@ -17,6 +17,7 @@ from weft.files import check_writable, write_bytes
 from weft.pages.components import Clip
 from weft.pages.decoder_report import Example, render
 from weft.records import Utterance
+from weft.text.error_rate import word_errors
 
 _NUM_EXAMPLES = 8  # on a page
 
@@ -62,4 +63,7 @@ def run(config: DecoderEval) -> None:
         for name, rate in measured.items()
         if isinstance(rate, dict)
     }
-    write(config.out, "decoder", results, found | speech.skipped, items)
+    scores = {
+        f"{system}.wer": [word_errors(item["text"], item[system]) for item in items] for system in found["systems"]
+    }
+    write(config.out, "decoder", results, found | speech.skipped, items, scores)

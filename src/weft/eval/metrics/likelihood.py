@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,9 +54,12 @@ def run(config: LikelihoodEval) -> None:
     found = cloze.measure(lm, measured, codes, config.directions, config.one_modality)
     known = {**fingerprints(config, "lm", "tokenizer", "text_to_token"), "data": str(content_id(pairs))}
     voices = sorted({p.voice or "" for p in measured if p.recordings} - {""}) or [_voice(config)]
+    keys = {(d, r): d if r == config.rules[0] else f"{d}, {r}" for d in config.directions for r in config.rules}
+    by_id = {key: dict(zip((p.id for p in measured), found[d].scores(r), strict=True)) for (d, r), key in keys.items()}
+    scores = {key: [of.get(p.id) for p in pairs] for key, of in by_id.items()}
     results = {
-        direction if rule == config.rules[0] else f"{direction}, {rule}": Result.of_scores(
-            [*scores.scores(rule), *(None for _ in range(len(pairs) - len(measured)))],
+        key: Result.of_scores(
+            scores[key],
             protocol(
                 config,
                 direction=direction,
@@ -67,25 +70,27 @@ def run(config: LikelihoodEval) -> None:
             ),
             unjudged_is=None,
         )
-        for direction, scores in found.items()
-        for rule in config.rules
+        for (direction, rule), key in keys.items()
     }
     details = {"pairs": len(pairs), "not_spoken": sorted({p.id for p in pairs} - {p.id for p in measured})}
-    write(config.out, "likelihood", results, details, _items(measured, found))
+    write(config.out, "likelihood", results, details, _items(pairs, measured, found), scores)
 
 
 def _voice(config: LikelihoodEval) -> str:
     return "the text-to-token model" if config.voice is None else voice_name(config.voice)
 
 
-def _items(pairs: Sequence[ClozePair], found: Mapping[str, PairScores]) -> Iterator[dict[str, Any]]:
-    """Yield the values of each pair: [right, wrong] by direction and rule."""
-    for i, pair in enumerate(pairs):
-        rules = ("mean", "total", "mutual_information")
-        yield {
-            "id": pair.id,
-            **{name: {rule: scores.values(rule)[i].tolist() for rule in rules} for name, scores in found.items()},
-        }
+def _items(
+    pairs: Sequence[ClozePair], measured: Sequence[ClozePair], found: Mapping[str, PairScores]
+) -> list[dict[str, Any]]:
+    """Return the values of each pair that was measured: [right, wrong] by direction and rule."""
+    row_of, rules = {pair.id: row for row, pair in enumerate(measured)}, ("mean", "total", "mutual_information")
+    values = {name: {rule: scores.values(rule) for rule in rules} for name, scores in found.items()}
+    items: list[dict[str, Any]] = [{"id": pair.id} for pair in pairs]
+    for item in items:
+        if (row := row_of.get(item["id"])) is not None:
+            item |= {name: {rule: v[row].tolist() for rule, v in of.items()} for name, of in values.items()}
+    return items
 
 
 def _codes(config: LikelihoodEval, pairs: Sequence[ClozePair]) -> dict[str, Sequence[int]]:

@@ -62,7 +62,8 @@ def run(config: QaEval) -> None:
     if speaks and config.judge is None:
         raise UserError("spoken answers need a Whisper that transcribes them: give --judge WHISPER")
     asked = SpokenQuestions(questions, _examples(config, questions), config.voice, partial(load_tokenizer, config))
-    results, items = dict[str, Result](), [{"id": q.id, "question": q.question, **q.more} for q in questions]
+    results, by_name = dict[str, Result](), dict[str, list[float | None]]()
+    items: list[dict[str, Any]] = [{"id": q.id, "question": q.question, **q.more} for q in questions]
     answer = _by_chat(config, asked) if config.prompt == "chat" else _by_continuation(config, asked)
     for direction in config.directions:
         heard = [q for q in questions if direction[0] == "T" or q.id in asked.audio]
@@ -73,10 +74,10 @@ def run(config: QaEval) -> None:
                     [direction, *([name] if name != "text" else []), *([rule] if rule != "has_answer" else [])]
                 )
                 used = _protocol(config, direction, rule, name, asked)
-                results[key] = Result.of_scores(scores, used, unjudged_is=0.0)
-                for item, text, score in zip(items, texts, scores, strict=True):
-                    item |= {f"{direction}.{name}": text, f"{direction}.{name}.{rule}": score}
-    write(config.out, "qa", results, {"questions": len(questions), "unreadable": asked.unreadable}, items)
+                results[key], by_name[key] = Result.of_scores(scores, used, unjudged_is=0.0), scores
+            for item, text in zip(items, texts, strict=True):
+                item[direction if name == "text" else f"{direction}, {name}"] = text
+    write(config.out, "qa", results, {"questions": len(questions), "unreadable": asked.unreadable}, items, by_name)
 
 
 def _protocol(config: QaEval, direction: str, rule: str, judge: str, asked: SpokenQuestions) -> dict[str, Any]:

@@ -51,11 +51,7 @@ def run(config: RetentionEval) -> None:
         pairs = zip(*found.values(), strict=True)
         found["difference"] = [(bits - of_base, size) for (bits, size), (of_base, _) in pairs]
     results = {name: Result.of_rate(_pooled(counts), len(texts), used) for name, counts in found.items()}
-    items = [
-        {"id": d.id, "bytes": len(d.text.encode()), **{name: counts[i][0] for name, counts in found.items()}}
-        for i, d in enumerate(documents)
-    ]
-    write(config.out, "retention", results, {"documents": len(texts)}, items)
+    write(config.out, "retention", results, {"documents": len(texts)}, [{"id": d.id} for d in documents], found)
 
 
 def _measure(folder: Path, texts: Sequence[str], max_tokens: int) -> list[tuple[float, int]]:

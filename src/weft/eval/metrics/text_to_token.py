@@ -14,6 +14,7 @@ from weft.eval.config import EvalConfig, check, fingerprints, load_speech, load_
 from weft.eval.results import Result, protocol, write
 from weft.eval.text_to_token import Judge, Sentence, measure, occurrences, recorded, spoken_by_voice
 from weft.files import content_id
+from weft.text.error_rate import word_errors
 from weft.text_to_token.synthesize import Synthesizer
 from weft.voices.engines import voice_name
 
@@ -60,7 +61,13 @@ def run(config: TextToTokenEval) -> None:
         for system, rate in row.items()
         if isinstance(rate, dict)
     }
-    write(config.out, "text-to-token", results, {"speech_by": voice, **found, **skipped}, items)
+    scores = {
+        f"{name.removeprefix('judge.')}.wer.{'judge' if name.startswith('judge.') else 'gate'}": [
+            word_errors(synthesizer.normalize(item["text"]), synthesizer.normalize(item[name])) for item in items
+        ]
+        for name in items[0].keys() - {"id", "text"}
+    }
+    write(config.out, "text-to-token", results, {"speech_by": voice, **found, **skipped}, items, scores)
 
 
 def _sentences(config: TextToTokenEval) -> tuple[list[Sentence], str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from weft.config import MODEL, Decibels
 from weft.eval.config import EvalConfig, check, fingerprints, load_speech, load_tokenizer
-from weft.eval.results import Result, protocol, write
+from weft.eval.results import Result, error_counts, protocol, write
 from weft.eval.tokenizer import measure
 
 
@@ -40,4 +40,13 @@ def run(config: TokenizerEval) -> None:
     for noise, rates in found.get("noise", {}).items():
         for name in ("wer", "cer", "unit_edit_distance"):
             results[f"{name}, noise at {noise}"] = Result.of_rate(rates[name], num, {**own, "noise": noise})
-    write(config.out, "tokenizer", results, found | speech.skipped, items)
+    scores = error_counts(
+        {
+            name: [item[f"transcript{name and '_'}{name}"] for item in items]
+            for name in ("", "unquantized", "base")
+            if f"transcript{name and '_'}{name}" in items[0]
+        },
+        [item["text"] for item in items],
+    )
+    named = {name.replace(", ", "_"): counts for name, counts in scores.items()}
+    write(config.out, "tokenizer", results, found | speech.skipped, items, named)

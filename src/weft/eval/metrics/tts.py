@@ -12,11 +12,11 @@ from weft.device import default_device
 from weft.engine.generate import Engine
 from weft.errors import UserError
 from weft.eval.config import EvalConfig, check, fingerprints, load_speech, load_tokenizer
-from weft.eval.results import Result, protocol, write
+from weft.eval.results import Result, error_counts, protocol, write
 from weft.eval.tasks import synthesize
 from weft.eval.text_to_token import Judge
 from weft.lm.model import LanguageModel
-from weft.text.error_rate import character_error_rate, split_by_words, word_error_rate
+from weft.text.error_rate import split_by_words
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ def run(config: TtsEval) -> None:
         texts["tokenizer"] = tokenizer.transcribe(codes, languages)
     known = {**fingerprints(config, "lm", "tokenizer", "decoder"), "data": speech.id}
     used = protocol(config, direction="TS", prompt="tts document", match="basic", fingerprints=known)
+    scores = error_counts(texts, references)
     results = {
-        f"{rate}, {name}": Result.of_rate(count(references, found), len(utterances), {**used, "judge": name})
-        for name, found in texts.items()
-        for rate, count in (("wer", word_error_rate), ("cer", character_error_rate))
+        name: Result.of_counts(counts, {**used, "judge": name.partition(", ")[2]}) for name, counts in scores.items()
     }
     rows = zip(utterances, codes, *texts.values(), strict=True)
     items = [{"id": u.id, "text": u.text, "codes": len(c), **dict(zip(texts, t, strict=True))} for u, c, *t in rows]
@@ -57,4 +56,4 @@ def run(config: TtsEval) -> None:
         "left_out_ids": [u.id for u in left_out],
         "without_codes": sum(not c for c in codes),
     }
-    write(config.out, "tts", results, details | speech.skipped, items)
+    write(config.out, "tts", results, details | speech.skipped, items, scores)

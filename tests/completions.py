@@ -36,7 +36,7 @@ def served(stand_in):
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/v1/completions"
+            assert self.path in ("/v1/completions", "/v1/chat/completions")
             with stand_in.lock:
                 stand_in.bodies.append(body)
                 stand_in.headers.append(dict(self.headers))

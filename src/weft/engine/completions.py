@@ -18,22 +18,14 @@ The server defines what a seed generates, and whether a result depends on the ot
 
 from __future__ import annotations
 
-import base64
-import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from weft.engine.sampling import Generated, Request, Sampling, is_looping
+from weft.engine.server import Server
 from weft.errors import UserError
 
-_MAX_ATTEMPTS = 5
-_TRANSIENT = (408, 425, 429)  # client errors after which another attempt may succeed
 _NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
@@ -53,11 +45,8 @@ class CompletionsEngine:
         wait_sec: float = 1.0,
     ) -> None:
         """`url` is the part before `/completions`. Raises UserError if it is not a URL."""
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"{url!r} is not the URL of a server: give one such as http://127.0.0.1:8000/v1")
-        self.max_positions = max_positions
-        (self._url, self._credentials), self._ids_of = _without_credentials(url.rstrip("/")), ids_of
-        self._concurrency, self._timeout_sec, self._wait_sec = concurrency, timeout_sec, wait_sec
+        self.max_positions, self._ids_of, self._concurrency = max_positions, ids_of, concurrency
+        self._server = Server(url, timeout_sec, wait_sec)
 
     def generate(
         self,
@@ -68,7 +57,7 @@ class CompletionsEngine:
         max_repeats: int | None = None,
     ) -> list[Generated]:
         """Generate as `Engine.generate` does. Raises UserError if the server does not answer with completions."""
-        model = self._ask("models", None, lambda answer: str(answer["data"][0]["id"])) if requests else ""
+        model = self._server.ask("models", None, lambda answer: str(answer["data"][0]["id"])) if requests else ""
         settings: dict[str, Any] = {
             "model": model,
             "temperature": sampling.temperature,
@@ -92,7 +81,9 @@ class CompletionsEngine:
                 "max_tokens": request.max_new_tokens,
                 "seed": request.seed % 2**63,  # servers accept signed 64-bit integers
             }
-            return self._ask("completions", body, lambda answer: self._generated(answer, request, stop_ids, known))
+            return self._server.ask(
+                "completions", body, lambda answer: self._generated(answer, request, stop_ids, known)
+            )
 
         pool = ThreadPoolExecutor(self._concurrency)
         try:
@@ -126,49 +117,10 @@ class CompletionsEngine:
             )
         if reason == "length" and num_returned < request.max_new_tokens:
             raise UserError(
-                f"{self._url} stopped after {num_returned} of {request.max_new_tokens} ids for a prompt of "
+                f"{self._server.url} stopped after {num_returned} of {request.max_new_tokens} ids for a prompt of "
                 f"{len(request.ids)}: start it with a context of {self.max_positions} (vLLM: --max-model-len)"
             )
         end = next((n for n, i in enumerate(ids) if i in stop_ids), None)
         ids = ids[:end]
         has_others = known is not None and not known.issuperset(ids)
         return Generated(ids, not has_others and (end is not None or reason == "stop"))
-
-    def _ask(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], Any]) -> Any:
-        """Return `read` of the server's answer, with retries."""
-        address = f"{self._url}/{path}"
-        data = None if body is None else json.dumps(body).encode()
-        for attempt in range(_MAX_ATTEMPTS):
-            if attempt:
-                time.sleep(self._wait_sec * 2 ** (attempt - 1))
-            try:
-                call = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-                if self._credentials:  # not for the target of a redirect
-                    call.add_unredirected_header("Authorization", f"Basic {self._credentials}")
-                with urllib.request.urlopen(call, timeout=self._timeout_sec) as response:
-                    return read(json.loads(response.read()))
-            except urllib.error.HTTPError as e:
-                with e:
-                    reason = f"it answered {e.code}: {e.read(300).decode(errors='replace').strip()}"
-                if e.code < 500 and e.code not in _TRANSIENT:
-                    raise UserError(f"{address} rejected the request: {' '.join(reason.split())}") from None
-            except (OSError, HTTPException) as e:
-                reason = str(getattr(e, "reason", e)) or type(e).__name__
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
-                reason = f"its answer cannot be read ({e})"
-        reason = " ".join(reason.split())
-        raise UserError(
-            f"{address} failed {_MAX_ATTEMPTS} times ({reason}): check that a completions server runs there"
-        )
-
-
-def _without_credentials(url: str) -> tuple[str, str]:
-    """Return a URL without user information, which urllib would take for a part of the host, and that in base64."""
-    try:
-        parts = urlsplit(url)
-        user, _, host = parts.netloc.rpartition("@")
-        if parts.port == 0 or not parts.hostname:
-            raise ValueError("no host")
-    except ValueError as e:  # of the port too; neither message is shown, because a password may be read as a port
-        raise UserError("the URL of the server has no valid host: give one such as http://127.0.0.1:8000/v1") from e
-    return parts._replace(netloc=host).geturl(), base64.b64encode(unquote_to_bytes(user)).decode()

@@ -30,12 +30,12 @@ class Question:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, needs_answers: bool = True) -> list[Question]:
     """Read questions from JSONL. Raises UserError for a file without any, and for a line that is not a question."""
     if not path.is_file():
         raise UserError(f"{path} is not a file: give questions as JSON lines")
     lines = numbered_lines(path.read_bytes().splitlines())
-    questions = [_question(line, f"{path} line {number}", path.parent) for number, line in lines]
+    questions = [_question(line, f"{path} line {number}", path.parent, needs_answers) for number, line in lines]
     if not questions:
         raise UserError(f"{path} is empty: write one JSON object per line, with id, question and answers")
     seen: set[str] = set()
@@ -46,7 +46,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _question(line: bytes, where: str, folder: Path) -> Question:
+def _question(line: bytes, where: str, folder: Path, needs_answers: bool) -> Question:
     try:
         row = dict(parse_json(line))
     except (ValueError, TypeError) as e:
@@ -59,8 +59,8 @@ def _question(line: bytes, where: str, folder: Path) -> Question:
         raise UserError(f"{where}: `question` is {text!r}: give a string that is not empty")
     answers = [answers] if isinstance(answers, str) else answers
     given = isinstance(answers, list) and all(isinstance(a, str) and a.strip() for a in answers)
-    if not given or not answers:
+    if (answers is not None or needs_answers) and not (given and answers):
         raise UserError(f"{where}: `answers` is {answers!r}: give a list of strings that are not empty")
     if audio is not None and not isinstance(audio, str):
         raise UserError(f"{where}: `audio` is {audio!r}: give a path")
-    return Question(name, text, tuple(answers), str(folder / audio) if audio else None, voice, row)
+    return Question(name, text, tuple(answers or ()), str(folder / audio) if audio else None, voice, row)

@@ -33,5 +33,6 @@ METRICS = {
     "retention": Metric(
         "weft.eval.metrics.retention", "RetentionEval", "Bits per byte of text, beside those of the base."
     ),
+    "chat": Metric("weft.eval.metrics.chat", "ChatEval", "Ratings of a chatbot's answers by a language model."),
     "qa": Metric("weft.eval.metrics.qa", "QaEval", "Accuracy of answers to written and spoken questions."),
 }

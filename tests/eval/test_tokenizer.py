@@ -8,6 +8,7 @@ import torch
 from tests.tokenizer.conftest import make_tokenizer
 from weft.audio import save
 from weft.errors import UserError
+from weft.eval.distortions import at_snr_db
 from weft.eval.tokenizer import measure
 from weft.records import Utterance
 from weft.tokenizer.tokenizer import SpeechTokenizer
@@ -118,10 +119,10 @@ def test_noise_is_measured_by_unit_edit_distance_and_error_rates(
     monkeypatch.setattr(tokenizer, "encode", lambda audio: [np.array(c, np.uint16) for c in next(encoded)])
     monkeypatch.setattr(tokenizer, "transcribe", lambda codes, languages: TEXTS if codes[0][1] == 1 else [""] * 4)
     monkeypatch.setattr(tokenizer, "transcribe_unquantized", lambda audio, languages: TEXTS)
-    found = measure(tokenizer, utterances, noise_snr_db=(10.0,))
+    found = measure(tokenizer, utterances, distortions={"noise": at_snr_db(10.0)})
     assert found["wer"]["rate"] == 0.0
-    assert list(found["noise"]) == ["10 dB"]
-    figures = found["noise"]["10 dB"]
+    assert list(found["distorted"]) == ["noise"]
+    figures = found["distorted"]["noise"]
     assert figures["unit_edit_distance"]["rate"] == 4 / 10
     assert figures["unit_edit_distance"]["num_units"] == 10
     assert figures["unit_edit_distance"]["low"] < 0.4 < figures["unit_edit_distance"]["high"]
@@ -129,10 +130,10 @@ def test_noise_is_measured_by_unit_edit_distance_and_error_rates(
 
 
 def test_more_noise_changes_more_codes_and_the_noise_is_always_the_same(utterances: list[Utterance]) -> None:
-    tokenizer, ratios = make_tokenizer(), (60.0, 0.0)
-    found = measure(tokenizer, utterances, noise_snr_db=ratios)["noise"]
-    quiet, loud = (found[name]["unit_edit_distance"]["rate"] for name in ("60 dB", "0 dB"))
+    tokenizer, ratios = make_tokenizer(), {"quiet": at_snr_db(60.0), "loud": at_snr_db(0.0)}
+    found = measure(tokenizer, utterances, distortions=ratios)["distorted"]
+    quiet, loud = (found[name]["unit_edit_distance"]["rate"] for name in ratios)
     assert quiet < loud
-    again = measure(tokenizer, utterances[::-1], noise_snr_db=ratios)["noise"]["0 dB"]
+    again = measure(tokenizer, utterances[::-1], distortions=ratios)["distorted"]["loud"]
     assert again["unit_edit_distance"]["rate"] == pytest.approx(loud)
-    assert "noise" not in measure(tokenizer, utterances)
+    assert "distorted" not in measure(tokenizer, utterances)

@@ -33,6 +33,9 @@ METRICS = {
     "retention": Metric(
         "weft.eval.metrics.retention", "RetentionEval", "Bits per byte of text, beside those of the base."
     ),
+    "logit-lens": Metric(
+        "weft.eval.metrics.logit_lens", "LogitLensEval", "Words of speech that can be read from each layer."
+    ),
     "chat": Metric("weft.eval.metrics.chat", "ChatEval", "Ratings of a chatbot's answers by a language model."),
     "qa": Metric("weft.eval.metrics.qa", "QaEval", "Accuracy of answers to written and spoken questions."),
 }

@@ -9,13 +9,13 @@ states without quantization. The difference is the cost of quantization for this
 difference to the base Whisper: pooling, blocks and fine-tuning are in both, and the later layers were trained on codes.
 With `base`, the error rates of that Whisper are a reference.
 
-The unit edit distance is that of StableToken (arXiv 2509.22220): edits between the codes of clean and noisy speech over
-the number of clean codes.
+The unit edit distance is that of StableToken (arXiv 2509.22220): edits between the codes of clean and of distorted
+speech over the number of clean codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from weft.artifacts import base_manifest
 from weft.asr.transcribe import Transcriber
 from weft.audio import load
 from weft.errors import UserError
+from weft.eval.distortions import Distort
 from weft.records import Utterance
 from weft.text.error_rate import character_error_rate, code_errors, pooled, split_by_words, word_error_rate
 from weft.text.normalize import comparison_form
@@ -39,7 +40,7 @@ def measure(
     tokenizer: SpeechTokenizer,
     utterances: Sequence[Utterance],
     base: Path | None = None,
-    noise_snr_db: Sequence[float] = (),
+    distortions: Mapping[str, Distort] | None = None,
 ) -> dict[str, Any]:
     """Return error rates with and without quantization, and codebook use, as results.json has them.
 
@@ -47,9 +48,9 @@ def measure(
     transcripts without a word. `bits_per_sec` is the entropy of the codes times their rate, `nominal_bits_per_sec` its
     maximum; `most_frequent_share` is the fraction of all tokens by the ten most frequent codes. Utterances whose
     transcripts have no words are left out, and listed in `left_out_ids`. `base` is the directory of the Whisper that
-    the tokenizer was trained from, or of another. `noise` has the figures of the same speech with noise at each of the
-    ratios of speech to noise `noise_snr_db`. `items` has the transcripts of each utterance. Raises UserError if no
-    utterance is left, for unreadable audio, and if the tokenizer cannot transcribe.
+    the tokenizer was trained from, or of another. `distorted` has the figures of the same speech after each of
+    `distortions`, by name, and `items` the transcripts of each utterance. Raises UserError if no utterance is left, for
+    unreadable audio, and if the tokenizer cannot transcribe.
     """
     utterances, left_out = split_by_words(utterances, lambda u: u.text)
     if not utterances:
@@ -72,7 +73,7 @@ def measure(
         **{f"{name}_unquantized": value for name, value in unquantized.items()},
         **reference,
         **codebook_metrics(found.counts, tokenizer.frame_rate_hz),
-        **({"noise": _noise(tokenizer, utterances, found, noise_snr_db)} if noise_snr_db else {}),
+        **({"distorted": _distorted(tokenizer, utterances, found, distortions)} if distortions else {}),
         "speakers": _speakers(utterances, found),
         "warnings": [warning] if warning else [],
         "items": [
@@ -82,15 +83,15 @@ def measure(
     }
 
 
-def _noise(
-    tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], clean: Transcripts, noise_snr_db: Sequence[float]
+def _distorted(
+    tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], clean: Transcripts, distortions: Mapping[str, Distort]
 ) -> dict[str, dict[str, Any]]:
-    """Return unit edit distance and error rates of noisy speech, by the ratio of speech to noise, such as "10 dB"."""
+    """Return unit edit distance and error rates of distorted speech, by the name of the distortion."""
     figures = {}
-    for snr_db in noise_snr_db:
-        noisy = transcribe_utterances(tokenizer, utterances, snr_db=snr_db)
-        edits = [code_errors(a.tolist(), b.tolist()) for a, b in zip(clean.codes, noisy.codes, strict=True)]
-        figures[f"{snr_db:g} dB"] = {"unit_edit_distance": asdict(pooled(edits)), **_rates(utterances, noisy.texts)}
+    for name, distort in distortions.items():
+        found = transcribe_utterances(tokenizer, utterances, distort=distort)
+        edits = [code_errors(a.tolist(), b.tolist()) for a, b in zip(clean.codes, found.codes, strict=True)]
+        figures[name] = {"unit_edit_distance": asdict(pooled(edits)), **_rates(utterances, found.texts)}
     return figures
 
 

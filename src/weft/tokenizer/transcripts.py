@@ -6,7 +6,7 @@ found.texts, usage_of(found.counts)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from weft.audio import SAMPLE_RATE_HZ, load
 from weft.records import Utterance
 from weft.text.error_rate import character_error_rate, word_error_rate
 from weft.tokenizer.codebook import usage_of
-from weft.tokenizer.noise import with_noise
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
 _UTTERANCES_PER_CALL = 32  # between two updates of the progress bar
@@ -42,11 +41,11 @@ def transcribe_utterances(
     tokenizer: SpeechTokenizer,
     utterances: Sequence[Utterance],
     unquantized: bool = False,
-    snr_db: float | None = None,
+    distort: Callable[[np.ndarray, str], np.ndarray] | None = None,
 ) -> Transcripts:
     """Encode utterances and transcribe their codes, in the languages of the manifest.
 
-    With `snr_db`, synthetic noise is added to the audio at this ratio of speech to noise.
+    `distort` changes the samples of an utterance, given its id.
     Raises UserError for unreadable audio, an unsupported language, and a tokenizer that cannot transcribe.
     """
     found = Transcripts([], [], [], torch.zeros(tokenizer.num_codes, dtype=torch.long), [])
@@ -55,8 +54,8 @@ def transcribe_utterances(
             chunk = utterances[first : first + _UTTERANCES_PER_CALL]
             languages = [u.language for u in chunk]
             audio = [load(u.audio) for u in chunk]
-            if snr_db is not None:
-                audio = [with_noise(x, snr_db, u.id) for x, u in zip(audio, chunk, strict=True)]
+            if distort is not None:
+                audio = [distort(x, u.id) for x, u in zip(audio, chunk, strict=True)]
             codes = tokenizer.encode(audio)
             found.codes.extend(codes)
             for c in codes:

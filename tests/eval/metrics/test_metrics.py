@@ -184,7 +184,8 @@ def test_unreadable_speech_is_skipped_and_listed(
 
 
 def test_every_item_has_its_transcripts(bundle: Path, speech: Path, whisper: Path, tmp_path: Path) -> None:
-    flags = ["--data", speech, "--noise-snr-db", "10", "--base", whisper]
+    flags = ["--data", speech, "--noise-snr-db", "10", "--distortions", "opus", "slower", "--base", whisper]
+    wanted = {"noise at 10 dB", "opus", "slower"}
     found = results("tokenizer", bundle / "tokenizer", tmp_path / "a.json", *flags)
     items = [json.loads(line) for line in (tmp_path / "a.items.jsonl").read_text().splitlines()]
     assert [item["id"] for item in items] == ["0", "1", "2"]
@@ -197,9 +198,10 @@ def test_every_item_has_its_transcripts(bundle: Path, speech: Path, whisper: Pat
     assert rates["wer"]["protocol"]["judge"] == "the tokenizer's own ASR model"
     assert rates["wer_base"]["protocol"]["judge"] == "whisper"
     assert rates["unit_edit_distance, noise at 10 dB"]["value"] == pytest.approx(
-        found["details"]["noise"]["10 dB"]["unit_edit_distance"]["rate"]
+        found["details"]["distorted"]["noise at 10 dB"]["unit_edit_distance"]["rate"]
     )
     assert rates["wer"]["protocol"]["fingerprints"].keys() == {"model", "data"}
+    assert {name.partition(", ")[2] for name in rates} == {"", *wanted}
 
 
 def test_the_results_of_all_metrics_of_speech_are_named(

@@ -39,6 +39,8 @@ class EvalConfig:
     """Number of items to measure, sampled by the seed; not set: all."""
     language: str | None = None
     """Language of data without one, such as en; not set: that of the model's training."""
+    training: tuple[Path, ...] = ()
+    """Documents or token shards that the language model was trained on: items that occur in them are listed."""
     seed: NonNegativeInt = 0
     """Seed of all sampling."""
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from weft.artifacts import MANIFEST, read
+from weft.artifacts import MANIFEST, loading, read
 from weft.device import default_device
 from weft.errors import UserError
 from weft.lm.model import KIND, LanguageModel, load_causal_lm
+from weft.pretrained import load_pretrained
 from weft.records import Segment
 from weft.vocab import SpeechVocab
 
@@ -74,6 +75,14 @@ class EvaluatedLm:
 
     model: PreTrainedModel
     vocab: Vocab
+
+
+def load_vocab(folder: Path) -> Vocab:
+    """Load the ids of the language model of a bundle, or of the one in a directory."""
+    path = folder / "lm" if (folder / "lm").is_dir() else folder
+    with loading(path, "a tokenizer"):
+        tokenizer = load_pretrained(AutoTokenizer, path)
+    return SpeechVocab.of(tokenizer) if (path / MANIFEST).is_file() else TextVocab(tokenizer)
 
 
 def load_lm(folder: Path) -> EvaluatedLm:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from weft.chat.bundle import Bundle
 from weft.config import MODEL, PositiveFloat
 from weft.errors import UserError
+from weft.eval import contamination
 from weft.eval.answers import Answer, Limits, chat_answers
 from weft.eval.config import EvalConfig, check, fingerprints, load_tokenizer, sampled
 from weft.eval.llm_judge import PROMPTS, Kind, LlmJudge, Verdict
@@ -84,6 +85,7 @@ def run(config: ChatEval) -> None:
             if question.id in verdicts:
                 item[direction] = {"answer": texts[question.id], "verdicts": verdicts[question.id].texts}
     details = {"questions": len(questions), "kind": config.kind, "unreadable": asked.unreadable}
+    details |= contamination.measure({q.id: q.question for q in questions}, config.training, bundle.vocab)
     write(config.out, "chat", results, details, items, scores)
 
 

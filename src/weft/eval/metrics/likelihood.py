@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from weft.audio import load, resample
 from weft.errors import UserError
-from weft.eval import cloze
+from weft.eval import cloze, contamination
 from weft.eval.cloze import ClozePair
 from weft.eval.config import EvalConfig, check_output, fingerprints, load_tokenizer, sampled
 from weft.eval.likelihood import PairScores
@@ -73,6 +73,8 @@ def run(config: LikelihoodEval) -> None:
         for (direction, rule), key in keys.items()
     }
     details = {"pairs": len(pairs), "not_spoken": sorted({p.id for p in pairs} - {p.id for p in measured})}
+    texts = {p.id: " ".join(filter(None, (p.beginning, p.right))) for p in pairs}
+    details |= contamination.measure(texts, config.training, lm.vocab)
     write(config.out, "likelihood", results, details, _items(pairs, measured, found), scores)
 
 

@@ -13,10 +13,11 @@ from weft.config import MODEL, NonNegativeInt, PositiveFloat, PositiveInt
 from weft.decoder.decoder import SpeechDecoder
 from weft.engine.generate import Engine
 from weft.errors import UserError
+from weft.eval import contamination
 from weft.eval.answers import Answer, Limits, Prompts, chat_answers
 from weft.eval.config import EvalConfig, check_output, fingerprints, load_tokenizer, sampled
 from weft.eval.match import has_answer, normalized
-from weft.eval.model import TextVocab, load_lm
+from weft.eval.model import TextVocab, load_lm, load_vocab
 from weft.eval.questions import Question, read_questions
 from weft.eval.results import Result, protocol, write
 from weft.eval.spoken import SpokenQuestions
@@ -77,7 +78,11 @@ def run(config: QaEval) -> None:
                 results[key], by_name[key] = Result.of_scores(scores, used, unjudged_is=0.0), scores
             for item, text in zip(items, texts, strict=True):
                 item[direction if name == "text" else f"{direction}, {name}"] = text
-    write(config.out, "qa", results, {"questions": len(questions), "unreadable": asked.unreadable}, items, by_name)
+    details = {"questions": len(questions), "unreadable": asked.unreadable}
+    if config.training:
+        by_id = {q.id: q.question for q in questions}
+        details |= contamination.measure(by_id, config.training, load_vocab(config.model))
+    write(config.out, "qa", results, details, items, by_name)
 
 
 def _protocol(config: QaEval, direction: str, rule: str, judge: str, asked: SpokenQuestions) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from weft.artifacts import base_manifest
 from weft.config import MODEL, PositiveInt
 from weft.data.corpus import read_texts
 from weft.errors import UserError
+from weft.eval import contamination
 from weft.eval.config import EvalConfig, check_output, fingerprints, sampled
-from weft.eval.model import load_lm
+from weft.eval.model import load_lm, load_vocab
 from weft.eval.results import Result, protocol, write
 from weft.eval.retention import bits_per_byte
 from weft.files import content_id
@@ -51,7 +52,11 @@ def run(config: RetentionEval) -> None:
         pairs = zip(*found.values(), strict=True)
         found["difference"] = [(bits - of_base, size) for (bits, size), (of_base, _) in pairs]
     results = {name: Result.of_rate(_pooled(counts), len(texts), used) for name, counts in found.items()}
-    write(config.out, "retention", results, {"documents": len(texts)}, [{"id": d.id} for d in documents], found)
+    details = {"documents": len(texts)}
+    if config.training:
+        by_id = {d.id: d.text for d in documents}
+        details |= contamination.measure(by_id, config.training, load_vocab(config.model))
+    write(config.out, "retention", results, details, [{"id": d.id} for d in documents], found)
 
 
 def _measure(folder: Path, texts: Sequence[str], max_tokens: int) -> list[tuple[float, int]]:

@@ -11,6 +11,7 @@ Shapes: B prompts of a batch, K endings of each, P ids of the longest prompt, E 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from weft import progress
 from weft.errors import UserError
 
 _BATCH_TOKENS, _BATCH_LOGITS = 8192, 1 << 26  # with padding
+_ROWS = 64  # of logits that are in fp32 at once
 
 
 @dataclass(frozen=True)
@@ -97,23 +99,39 @@ def _score_batch(model: PreTrainedModel, prompts: Sequence[Prompt], among: Tenso
     cache.batch_repeat_interleave(num)
     endings = [ending for p in prompts for ending in p.endings]
     ids, present = _padded([ending.ids for ending in endings], left=False)
+    counted = _padded([ending.counted for ending in endings], left=False)[0].bool()
     starts = mask.sum(1).repeat_interleave(num)
     positions = starts[:, None] + torch.arange(ids.shape[1])
     whole = torch.cat([mask.repeat_interleave(num, 0), present], dim=1)
     inputs = {"input_ids": ids, "attention_mask": whole, "position_ids": positions}
-    rest = model(**{k: v.to(device) for k, v in inputs.items()}, past_key_values=cache, use_cache=True)
-    before = first.logits[:, -1:].repeat_interleave(num, 0)
-    counted, _ = _padded([ending.counted for ending in endings], left=False)
-    logits = torch.cat([before, rest.logits[:, :-1]], dim=1)
-    found = _log_likelihoods(logits, ids.to(device), among)
-    return torch.where(counted.bool().to(device), found.double(), 0.0).sum(1).unflatten(0, (-1, num))
+    given = {k: v.to(device) for k, v in inputs.items()}
+    later = counted[:, 1:].nonzero()  # ids that are predicted inside an ending, by the id before
+    with _head_at(model, (later[:, 0] * ids.shape[1] + later[:, 1]).to(device)):
+        logits = model(**given, past_key_values=cache, use_cache=True).logits.flatten(0, -2)
+    ids = ids.to(device)
+    found = torch.zeros(ids.shape, dtype=torch.float64, device=device)
+    found[later[:, 0], later[:, 1] + 1] = _log_likelihoods(logits, ids[later[:, 0], later[:, 1] + 1], among)
+    before = first.logits[:, -1].repeat_interleave(num, 0)
+    found[:, 0] = torch.where(counted[:, 0].to(device), _log_likelihoods(before, ids[:, 0], among), 0.0)
+    return found.sum(1).unflatten(0, (-1, num))
+
+
+@contextmanager
+def _head_at(model: PreTrainedModel, indices: Tensor) -> Iterator[None]:
+    """Compute the logits at some positions of the flattened batch only, as one row."""
+    head: Any = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, -2)[indices][None],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _log_likelihoods(logits: Tensor, ids: Tensor, among: Tensor | None) -> Tensor:
-    """Return the log-likelihoods (B, E) of ids (B, E) by logits (B, E, V), among some ids."""
-    chosen = logits.gather(-1, ids[..., None])[..., 0].float()
-    rows = [row if among is None else row[:, among] for row in logits]  # one at a time, in fp32
-    return chosen - torch.stack([row.float().logsumexp(-1) for row in rows])
+    """Return the log-likelihoods (N,) of ids (N,) by logits (N, V), among some ids, in fp64."""
+    chosen = logits.gather(-1, ids[:, None])[:, 0].double()
+    parts = [part if among is None else part[:, among] for part in logits.split(_ROWS)]
+    return chosen - torch.cat([part.float().logsumexp(-1) for part in parts]).double()
 
 
 def _padded(rows: Sequence[np.ndarray], left: bool) -> tuple[Tensor, Tensor]:

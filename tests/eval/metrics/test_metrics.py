@@ -1,6 +1,8 @@
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,3 +227,15 @@ def test_the_results_of_all_metrics_of_speech_are_named(
     }
     assert results("resynth", bundle, tmp_path / "r.json", *flags[:2])["results"].keys() == {"wer", "wer_original"}
     assert len((tmp_path / "r.items.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_metric_can_be_added_as_the_docs_say(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    """The example in the documentation is executed."""
+    page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text("utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    names: dict[str, Any] = {"__name__": "length"}
+    exec(code, names)
+    names["run"](names["LengthEval"](bundle, tmp_path / "out.json", data=(speech,), min_words=3))
+    [result] = json.loads((tmp_path / "out.json").read_text())["results"].values()
+    assert (result["value"], result["n"], result["unjudged"]) == (pytest.approx(11 / 3), 4, 1)

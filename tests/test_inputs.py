@@ -20,13 +20,15 @@ from weft.cli import COMMANDS
 from weft.data.datasets import write_codes_part
 from weft.data.documents import write_documents
 from weft.errors import UserError
-from weft.lm.model import KIND, LmConfig, new_lm, save
+from weft.lm.model import KIND, LanguageModel, LmConfig, new_lm, save
 from weft.pages import view
 from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance, Document, Segment
 from weft.text_to_token.train import KIND as TEXT_TO_TOKEN
-from weft.training import distributed
+from weft.training import checkpoint, distributed
 from weft.training.config import TrainConfig
+from weft.training.guard import StepGuard
+from weft.training.optimizers import Optimizers
 from weft.vocab import extend_tokenizer, train_text_tokenizer
 
 NUM_CODES = 32
@@ -67,6 +69,10 @@ def all_inputs(tmp_path_factory):
     with open_draft(folder / "lm", Plan(KIND, {}, parents)) as draft:
         extended = extend_tokenizer(train_text_tokenizer(TEXTS, vocab_size=320), NUM_CODES)
         save(new_lm(SHAPE, extended, 0), extended, draft.folder)
+    model = LanguageModel.from_pretrained(folder / "lm").model
+    checkpoint.save(
+        folder / "run.partial/checkpoints", 2, model, Optimizers.of(model, TRAIN, None), StepGuard(TRAIN), keep=1
+    )
     for name in ("documents", "others"):
         run("pack", dataset=(folder / name,), lm=folder / "lm", out=folder / f"tokens_of_{name}")
     return folder
@@ -192,6 +198,12 @@ CASES = {
         "pack",
         {"dataset": ("documents", "others"), "lm": "lm"},
         {"others/part-00000.parquet": LAST_BYTE, "lm/tokenizer.json": (b"cat", b"hat")},
+        {},
+    ),
+    "export-checkpoint": (
+        "export-checkpoint",
+        {"checkpoint": "run.partial", "base": "lm"},
+        {"lm/model.safetensors": LAST_BYTE},
         {},
     ),
     "pretrain": (

@@ -74,6 +74,9 @@ COMMANDS = {
     "init-lm": Command("weft.lm.init", "InitLmConfig", "Add speech tokens to a language model, or create a new one."),
     "pack": Command("weft.interleave.pack", "PackConfig", "Convert documents to token shards of one vocabulary."),
     "pretrain": Command("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", True),
+    "export-checkpoint": Command(
+        "weft.lm.export", "ExportConfig", "Convert a checkpoint of a running pre-training to a model."
+    ),
     "sft": Command("weft.lm.pretrain", "PretrainConfig", "Fine-tune a speech-text language model on dialogues.", True),
     "chat": Command("weft.chat.terminal", "ChatConfig", "Chat with the models of a bundle."),
     "info": Command("weft.info", "InfoConfig", "Print the manifest of an artifact."),

@@ -35,7 +35,7 @@ from weft.training.guard import StepGuard
 from weft.training.optimizers import Optimizers
 from weft.training.tensor_files import Part, PartReader, Stored, digest_of, read_headers, write_parts
 
-_DIGESTS = "sha256.json"
+DIGESTS = "sha256.json"
 _THREADS = 4  # that compute checksums
 
 
@@ -89,6 +89,26 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizers, guard: StepGu
     return step_of(path)
 
 
+def load_model(path: Path, model: nn.Module) -> None:
+    """Load the weights of a checkpoint into a whole model, while its run may continue.
+
+    Raises UserError for a damaged checkpoint, for that of another model, and for one that the run removes meanwhile.
+    """
+    try:
+        stored: dict[str, Stored] | str = _damage(path) or _stored(path)
+        if isinstance(stored, dict):
+            stored = {name: found for name, found in stored.items() if name.startswith("model.")}
+            tensors = _tensors(model)
+            stored = _misfit(stored, tensors, dict(model.named_parameters())) or stored
+        if isinstance(stored, str):
+            raise UserError(f"{path} cannot be loaded ({stored}): give another checkpoint, or the base of its run")
+        with PartReader(path) as reader:
+            for name, found in stored.items():
+                reader.read_into(found, name, tensors[name.removeprefix("model.")])
+    except FileNotFoundError as e:
+        raise UserError(f"{path} was removed by its run while it was read: give a newer one") from e
+
+
 def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, or None. Its checksums are not compared."""
     return next((path for path in _all(folder) if isinstance(_digests(path), dict)), None)
@@ -130,7 +150,7 @@ def _finish(temporary: Path, final: Path, digests: dict[str, str]) -> None:
     for name in digests:
         if not (temporary / name).is_file():
             raise UserError(f"{temporary / name} is missing: use an output directory that all processes share")
-    write_json(temporary / _DIGESTS, digests)
+    write_json(temporary / DIGESTS, digests)
     sync(temporary)
     os.replace(temporary, final)
     sync(final.parent)
@@ -213,7 +233,7 @@ def _damage(path: Path) -> str | None:
 def _digests(path: Path) -> dict[str, str] | str:
     """Return the checksums of a checkpoint's files, or why they cannot be read."""
     try:
-        digests = json.loads((path / _DIGESTS).read_bytes())
+        digests = json.loads((path / DIGESTS).read_bytes())
         if (
             not isinstance(digests, dict)
             or not digests
@@ -222,9 +242,9 @@ def _digests(path: Path) -> dict[str, str] | str:
             raise ValueError("other names")
     except FileNotFoundError:
         is_old = (path / ".metadata").exists()
-        return "it was written by an older version of weft" if is_old else f"{_DIGESTS} is missing"
+        return "it was written by an older version of weft" if is_old else f"{DIGESTS} is missing"
     except (OSError, ValueError, TypeError) as e:
-        return f"{_DIGESTS} cannot be read: {type(e).__name__}"
+        return f"{DIGESTS} cannot be read: {type(e).__name__}"
     return digests
 
 

@@ -119,12 +119,12 @@ class Prompts:
                 found += engine.generate(chunk, GREEDY, stop, allowed, MAX_REPEATS)
                 advance(len(chunk))
         if is_text:
-            return [Answer(text=_first_line(vocab.tokenizer.decode(g.ids))) for g in found]
+            return [Answer(text=first_line(vocab.tokenizer.decode(g.ids))) for g in found]
         assert not isinstance(vocab, TextVocab)
         return [Answer(codes=vocab.ids_to_codes(g.ids).tolist()) for g in found]
 
 
-def _first_line(text: object) -> str:
+def first_line(text: object) -> str:
     """Return the first line of a continuation that is not empty."""
     return str(text).lstrip().partition("\n")[0].strip()
 

@@ -91,15 +91,15 @@ def _batches(prompts: Sequence[Prompt], vocab_size: int) -> Iterator[list[int]]:
 def _score_batch(model: PreTrainedModel, prompts: Sequence[Prompt], among: Tensor | None) -> Tensor:
     """Return the scores (B, K) of a batch."""
     num, device = len(prompts[0].endings), model.device
-    ids, mask = _padded([p.ids for p in prompts], left=True)
+    ids, mask = padded([p.ids for p in prompts], left=True)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     first = model(**{k: v.to(device) for k, v in inputs.items()}, use_cache=True, logits_to_keep=1)
     cache = first.past_key_values
     cache.batch_repeat_interleave(num)
     endings = [ending for p in prompts for ending in p.endings]
-    ids, present = _padded([ending.ids for ending in endings], left=False)
-    counted = _padded([ending.counted for ending in endings], left=False)[0].bool()
+    ids, present = padded([ending.ids for ending in endings], left=False)
+    counted = padded([ending.counted for ending in endings], left=False)[0].bool()
     starts = mask.sum(1).repeat_interleave(num)
     positions = starts[:, None] + torch.arange(ids.shape[1])
     whole = torch.cat([mask.repeat_interleave(num, 0), present], dim=1)
@@ -134,7 +134,7 @@ def _log_likelihoods(logits: Tensor, ids: Tensor, among: Tensor | None) -> Tenso
     return chosen - torch.cat([part.float().logsumexp(-1) for part in parts]).double()
 
 
-def _padded(rows: Sequence[np.ndarray], left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[np.ndarray], left: bool) -> tuple[Tensor, Tensor]:
     """Return rows as one tensor, padded with 0, and the mask (1 or 0) of what is no padding."""
     width = max(len(row) for row in rows)
     values, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)

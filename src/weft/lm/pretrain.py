@@ -10,6 +10,7 @@ compared with the base, which shows how much text knowledge was lost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -28,6 +29,7 @@ from weft.data.storage import is_url
 from weft.data.stored_artifacts import read_parent
 from weft.device import autocast, default_device, uses_bf16
 from weft.errors import UserError
+from weft.eval.periodic import Periodic, PeriodicConfig
 from weft.lm.datasets import Datasets, WeightsFrom, check_epochs, mixture_of, open_datasets, show
 from weft.lm.estimate import config_of, estimate_lm, lora_parameters
 from weft.lm.held_out import base_losses, held_out_losses, merge_losses
@@ -87,9 +89,17 @@ class PretrainConfig:
     save_dtype: SaveDtype = "auto"
     """Number format of the saved weights, also of merged adapters; auto: that of the base. They are trained in fp32."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+    eval: PeriodicConfig = field(default_factory=PeriodicConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
     dry_run: Annotated[bool, NOT_IN_PLAN] = False
     """Train nothing; print the number of parameters, tokens, memory and training time."""
+
+    def __post_init__(self) -> None:
+        if self.eval.every_steps % self.train.log_every_steps:
+            raise UserError(
+                f"eval.every_steps is {self.eval.every_steps}: give a multiple of train.log_every_steps, "
+                f"{self.train.log_every_steps}"
+            )
 
 
 def run(config: PretrainConfig) -> Manifest | None:
@@ -143,6 +153,7 @@ class _Run:
         save_dtype = dtype_to_save(config.save_dtype, config.base)
         units = Units(base.vocab, base.manifest.counts.get(_FRAME_RATE))
         draft.counts["parameters"] = base.model.num_parameters()
+        periodic = Periodic(config.eval, base.vocab, base.model.config._attn_implementation)
         model: Any = self._adapted(base)
         if config.lora.rank:
             draft.counts["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -153,7 +164,8 @@ class _Run:
                 model = parallel.replicate_model(model, self.device)
             names = [name for name, _ in self.held_out]
             before = base_losses(draft.folder, names, lambda: self._evaluate(model, units))
-            draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder)
+            evaluate = partial(self._evaluate_now, model, units, periodic)
+            draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder, evaluate)
             if not config.lora.rank:
                 round_weights(model, save_dtype)
             draft.counts |= merge_losses(before, self._evaluate(model, units))
@@ -186,6 +198,19 @@ class _Run:
         ):
             return held_out_losses(model, units, self.held_out, tokens_per_batch)
 
+    def _evaluate_now(self, model: Any, units: Units, periodic: Periodic, step: int) -> dict[str, float]:
+        """Return the metrics of an evaluation before a step, if one is due."""
+        every = self.config.eval.every_steps
+        if not every or step % every:
+            return {}
+        losses = {k: v for k, v in self._evaluate(model, units).items() if k != "held_out"}
+        metrics = {f"eval_{name.replace('.', '_')}": value for name, value in losses.items()}
+        if parallel.is_sharded(model) or distributed.is_main_process():
+            with parallel.no_grad(model), autocast(self.device, self.config.train.precision), fp32_activations(model):
+                metrics |= periodic.measure(model)
+        model.train()
+        return metrics
+
     def _save(self, model: Any, draft: Draft, dtype: torch.dtype) -> None:
         """Write the trained model, from rank 0."""
         weights = parallel.full_state_dict(model) if parallel.is_sharded(model) else None
@@ -203,8 +228,15 @@ class _Run:
         save(merge(model) if self.config.lora.rank else model, self.base.tokenizer, draft.folder, dtype)
 
 
-def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: PretrainConfig, folder: Path) -> float:
-    """Train `model` in place and return the tokens per second."""
+def _train(
+    model: PreTrainedModel,
+    units: Units,
+    mixture: Mixture,
+    config: PretrainConfig,
+    folder: Path,
+    evaluate: Callable[[int], dict[str, float]],
+) -> float:
+    """Train `model` in place and return the tokens per second. `evaluate(step)` returns more metrics of a step."""
     monitor = TrainingMonitor(units, mixture, model, config.train, folder)
     parts = MicroBatches(mixture.samples, mixture.length, config.batch_tokens, config.train.grad_accum_steps)
 
@@ -236,7 +268,7 @@ def _train(model: PreTrainedModel, units: Units, mixture: Mixture, config: Pretr
             config.train,
             folder,
             "language model",
-            monitor.after_step,
+            lambda step, updated: {**monitor.after_step(step, updated), **evaluate(step)},
             parts_of=parts.parts_of,
         )
     monitor.plot()

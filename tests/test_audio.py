@@ -55,9 +55,12 @@ def test_channels_that_cancel_each_other_are_rejected(tmp_path):
         load(tmp_path / "a.wav")
 
 
-def test_saved_samples_are_clipped_and_loaded_again(tmp_path):
-    save(tmp_path / "new/a.wav", 3 * tone(), RATE_HZ)
-    np.testing.assert_allclose(load(tmp_path / "new/a.wav"), np.clip(3 * tone(), -1, 1), atol=1 / 32_000)
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_saved_samples_are_clipped_and_loaded_again(tmp_path, kind):
+    path = tmp_path / f"new/a.{kind.lower()}"
+    save(path, 3 * tone(), RATE_HZ)
+    assert soundfile.info(path).format == kind
+    np.testing.assert_allclose(load(path), np.clip(3 * tone(), -1, 1), atol=1 / 32_000)
 
 
 @pytest.mark.parametrize("name", ["empty.wav", "empty.flac", "text.wav", "text.ogg"])

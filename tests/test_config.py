@@ -21,6 +21,9 @@ from weft.config import (
     defaults_of,
     load_recipe,
     missing_inputs,
+    named,
+    setting_name,
+    settings_names,
     settings_of,
 )
 from weft.data.cluster import Executor
@@ -282,3 +285,26 @@ def test_settings_of_a_plan_leave_out_paths_and_settings_that_cannot_change_the_
     assert settings_of(Recipe(Path("x"), (Path("a"),), licence="CC0", job=JobConfig(3))) == expected
     assert defaults_of(Recipe) == expected
     assert defaults_of(Train) == {"lr": 0.1}
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A setting whose name is a keyword of Python."""
+
+    source: Annotated[Path, named("from")]
+    """Source."""
+    out: Path
+    """Output."""
+    job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
+
+
+def test_a_field_can_have_another_name_as_a_flag_and_recipe_key(tmp_path):
+    assert [setting_name(Renamed, name) for name in ("source", "out", "job")] == ["from", "out", "job"]
+    assert settings_names(Renamed) == ["from", "out", "workers", "executor", "max_bad_fraction"]
+    (tmp_path / "r.toml").write_text('from = "a"\nout = "b"\n')
+    assert load_recipe(Renamed, tmp_path / "r.toml") == Renamed(Path("a"), Path("b"))
+    assert load_recipe(Renamed, tmp_path / "r.toml", ["--from", "c"]).source == Path("c")
+    (tmp_path / "r.toml").write_text('source = "a"\nout = "b"\n')
+    with pytest.raises(UserError, match="source"):
+        load_recipe(Renamed, tmp_path / "r.toml")
+    assert missing_inputs(Renamed(Path("no/a"), tmp_path)) == ["no/a"]

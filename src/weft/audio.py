@@ -143,9 +143,9 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> 
 
 
 def save(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:
-    """Write mono samples (S,), clipped to [-1, 1], as a 16-bit WAV file."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(samples, -1, 1), sample_rate_hz, format="WAV", subtype="PCM_16")
+    """Write mono samples (S,), clipped to [-1, 1], as 16-bit FLAC if the name ends with .flac, else as 16-bit WAV."""
+    buffer, kind = io.BytesIO(), "FLAC" if Path(path).suffix.lower() == ".flac" else "WAV"
+    soundfile.write(buffer, np.clip(samples, -1, 1), sample_rate_hz, format=kind, subtype="PCM_16")
     write_bytes(Path(path), buffer.getvalue())
 
 

@@ -83,6 +83,9 @@ COMMANDS = {
     "view": Command("weft.pages.view", "ViewConfig", "Write an HTML page to read and hear documents."),
     **{f"eval {name}": Command(*metric) for name, metric in METRICS.items()},
     "eval compare": Command("weft.eval.compare", "CompareConfig", "Compare results of one metric item by item."),
+    "eval prepare": Command(
+        "weft.eval.prepare.prepare", "PrepareConfig", "Convert a published evaluation set to a directory for --data."
+    ),
 }
 
 
@@ -257,9 +260,14 @@ def _usage(name: str, command: Command) -> str:
     """Return how the command is called: its required flags, the first of them as a positional argument."""
     if command.is_training:
         return f"Usage: weft {name} RECIPE.toml [--key value ...]"
-    required = [f for f in fields(_config_of(command)) if f.default is MISSING and f.default_factory is MISSING]
-    values = [f.name.upper() + ("..." if str(f.type).startswith("tuple") else "") for f in required]
-    flags = [f"--{f.name.replace('_', '-')} {value}" for f, value in zip(required, values, strict=True)]
+    from weft.config import setting_name
+
+    kind = _config_of(command)
+    required = [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    names = [setting_name(kind, f.name) for f in required]
+    tuples = [str(f.type).startswith("tuple") for f in required]
+    values = [name.upper() + ("..." if many else "") for name, many in zip(names, tuples, strict=True)]
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in zip(names, values, strict=True)]
     return " ".join([f"Usage: weft {name} [RECIPE.toml]", *values[:1], *flags[1:], "[--key value ...]"])
 
 

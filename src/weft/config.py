@@ -173,8 +173,23 @@ def settings_names(kind: type, of: type | None = None) -> list[str]:
         if FLAT in getattr(hint, "__metadata__", ()):
             names += settings_names(plain, of)
         elif of is None or of in (plain, get_origin(plain)):
-            names.append(name)
+            names.append(_setting_name(name, hint))
     return names
+
+
+def setting_name(kind: type, field: str) -> str:
+    """Return the name of a field of a dataclass as a flag and a recipe key: its own, or that of `named`."""
+    return _setting_name(field, get_type_hints(kind, include_extras=True)[field])
+
+
+def _setting_name(field: str, hint: Any) -> str:
+    given = (a.name for a in getattr(hint, "__metadata__", ()) if isinstance(a, Parameter) and a != FLAT)
+    return next((name for names in given for name in names or ()), field)
+
+
+def named(name: str) -> Parameter:
+    """Return the annotation of a field whose flag and recipe key have another name, such as a keyword of Python."""
+    return Parameter(name=name)
 
 
 def missing_inputs(config: Any) -> list[str]:

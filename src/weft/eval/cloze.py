@@ -44,6 +44,8 @@ class ClozePair:
     wrong_audio: str | None = None
     voice: str | None = None
     """Name of the speaker or TTS voice of the recordings."""
+    part: str | None = None
+    """Part of the set that the pair belongs to."""
 
     @property
     def texts(self) -> dict[str, str]:

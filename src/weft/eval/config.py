@@ -16,6 +16,7 @@ from weft.data.skipped import Skipped
 from weft.data.speech import read_manifest, readable, speech_id
 from weft.errors import UserError
 from weft.eval.results import items_path
+from weft.eval.sets import Items, items_in, manifest_of
 from weft.files import check_writable
 from weft.records import Utterance
 from weft.text.error_rate import split_by_words
@@ -34,7 +35,7 @@ class EvalConfig:
     out: Path
     """JSON file for the results. The items are written beside it."""
     data: tuple[Path, ...] = ()
-    """What to measure on: manifests of transcribed speech, or files of items."""
+    """What to measure on: manifests of transcribed speech, or a file of items or a directory of `weft eval prepare`."""
     limit: PositiveInt | None = None
     """Number of items to measure, sampled by the seed; not set: all."""
     language: str | None = None
@@ -59,12 +60,14 @@ def check(config: EvalConfig, needed: Sequence[str] = ("tokenizer",)) -> None:
 
 
 def fingerprints(config: EvalConfig, *parts: str) -> dict[str, str]:
-    """Return the fingerprints of the model, or of `parts` of a bundle."""
+    """Return the fingerprints of the model, or of `parts` of a bundle, and of a set of `weft eval prepare`."""
+    manifest = manifest_of(config.data[0]) if len(config.data) == 1 else None
+    found = {"set": manifest.fingerprint} if manifest else {}
     if (config.model / MANIFEST).is_file() and read(config.model).kind != "bundle":
-        return {"model": read(config.model).fingerprint}
+        return {"model": read(config.model).fingerprint, **found}
     if not (config.model / parts[0]).is_dir():
-        return {"model": base_manifest(config.model).fingerprint}
-    return {part: read(config.model / part).fingerprint for part in parts if (config.model / part).is_dir()}
+        return {"model": base_manifest(config.model).fingerprint, **found}
+    return {part: read(config.model / part).fingerprint for part in parts if (config.model / part).is_dir()} | found
 
 
 def is_part(folder: Path, kind: str) -> bool:
@@ -75,6 +78,16 @@ def is_part(folder: Path, kind: str) -> bool:
 def load_tokenizer(config: EvalConfig) -> SpeechTokenizer:
     """Return the tokenizer of the bundle, or the tokenizer that is the model."""
     return SpeechTokenizer.from_pretrained(config.model if is_part(config.model, KIND) else config.model / "tokenizer")
+
+
+def items_file(config: EvalConfig, items: Items, needs: str) -> Path:
+    """Return the file of the items that `data` names: a file, or that of a directory of `weft eval prepare`.
+
+    Raises UserError, which begins with what the metric `needs`, without a single path, and for other directories.
+    """
+    if len(config.data) != 1:
+        raise UserError(f"{needs}: give --data {items.upper()}.jsonl")
+    return items_in(config.data[0], items)
 
 
 @dataclass(frozen=True)

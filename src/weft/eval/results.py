@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import __version__, progress
+from weft.eval.sets import described
 from weft.files import write_bytes, write_json
 from weft.text.error_rate import ErrorRate, character_errors, pooled, word_errors
 
@@ -78,10 +79,10 @@ def error_counts(
 
 
 def protocol(config: Any, **settings: Any) -> dict[str, Any]:
-    """Return what every protocol has, and `settings` of the metric."""
+    """Return what every protocol has, what is known of a published set, and `settings` of the metric."""
     limit = {} if config.limit is None else {"limit": config.limit}
-    data = [path.name for path in config.data]
-    return {"data": data, "language": config.language, "seed": config.seed, **limit, **settings, "version": __version__}
+    data = {"data": [path.name for path in config.data], **(described(config.data[0]) if len(config.data) == 1 else {})}
+    return {**data, "language": config.language, "seed": config.seed, **limit, **settings, "version": __version__}
 
 
 def items_path(out: Path) -> Path:

@@ -14,7 +14,7 @@ from weft.config import MODEL, PositiveFloat
 from weft.errors import UserError
 from weft.eval import contamination
 from weft.eval.answers import Answer, Limits, chat_answers
-from weft.eval.config import EvalConfig, check, fingerprints, load_tokenizer, sampled
+from weft.eval.config import EvalConfig, check, fingerprints, items_file, load_tokenizer, sampled
 from weft.eval.llm_judge import PROMPTS, Kind, LlmJudge, Verdict
 from weft.eval.questions import read_questions
 from weft.eval.results import Result, protocol, write
@@ -52,12 +52,11 @@ def run(config: ChatEval) -> None:
     """Measure, and write the results. Raises UserError without a judge, and if the server does not answer."""
     if not config.judge_url:
         raise UserError("chat needs a language model that rates the answers: give --judge-url URL")
-    if len(config.data) != 1:
-        raise UserError("chat needs questions: give --data QUESTIONS.jsonl")
+    data = items_file(config, "questions", "chat needs questions")
     if config.whisper is None and any(direction[1] == "S" for direction in config.directions):
         raise UserError("spoken answers need a Whisper that transcribes them: give --whisper WHISPER")
     check(config, ("tokenizer", "decoder", "lm"))
-    found = read_questions(config.data[0], needs_answers=config.kind == "knowledge")
+    found = read_questions(data, needs_answers=config.kind == "knowledge")
     questions = sampled(found, config.limit, config.seed)
     judge = LlmJudge(config.judge_url, config.judge_model, os.environ.get("OPENAI_API_KEY"))
     bundle = Bundle.from_pretrained(config.model)

@@ -10,7 +10,7 @@ from weft.audio import load, resample
 from weft.errors import UserError
 from weft.eval import cloze, contamination
 from weft.eval.cloze import ClozePair
-from weft.eval.config import EvalConfig, check_output, fingerprints, load_tokenizer, sampled
+from weft.eval.config import EvalConfig, check_output, fingerprints, items_file, load_tokenizer, sampled
 from weft.eval.likelihood import PairScores
 from weft.eval.model import TextVocab, load_lm
 from weft.eval.results import Result, protocol, write
@@ -42,9 +42,8 @@ class LikelihoodEval(EvalConfig):
 def run(config: LikelihoodEval) -> None:
     """Measure, and write the results."""
     check_output(config)
-    if len(config.data) != 1:
-        raise UserError("likelihood needs pairs of endings: give --data PAIRS.jsonl")
-    pairs = sampled(cloze.read_pairs(config.data[0]), config.limit, config.seed)
+    data = items_file(config, "pairs", "likelihood needs pairs of endings")
+    pairs = sampled(cloze.read_pairs(data), config.limit, config.seed)
     spoken = set(config.directions) - {"TT"}
     lm = load_lm(config.model)
     if spoken and isinstance(lm.vocab, TextVocab):
@@ -53,7 +52,9 @@ def run(config: LikelihoodEval) -> None:
     measured = cloze.spoken_pairs(pairs, codes) if spoken else pairs
     found = cloze.measure(lm, measured, codes, config.directions, config.one_modality)
     known = {**fingerprints(config, "lm", "tokenizer", "text_to_token"), "data": str(content_id(pairs))}
-    voices = sorted({p.voice or "" for p in measured if p.recordings} - {""}) or [_voice(config)]
+    voices = sorted(
+        {p.voice or "recordings" for p in measured if p.recordings} | {_voice(config) for p in measured if p.texts}
+    )
     keys = {(d, r): d if r == config.rules[0] else f"{d}, {r}" for d in config.directions for r in config.rules}
     by_id = {key: dict(zip((p.id for p in measured), found[d].scores(r), strict=True)) for (d, r), key in keys.items()}
     scores = {key: [of.get(p.id) for p in pairs] for key, of in by_id.items()}
@@ -88,7 +89,7 @@ def _items(
     """Return the values of each pair that was measured: [right, wrong] by direction and rule."""
     row_of, rules = {pair.id: row for row, pair in enumerate(measured)}, ("mean", "total", "mutual_information")
     values = {name: {rule: scores.values(rule) for rule in rules} for name, scores in found.items()}
-    items: list[dict[str, Any]] = [{"id": pair.id} for pair in pairs]
+    items: list[dict[str, Any]] = [{"id": p.id, **({"part": p.part} if p.part else {})} for p in pairs]
     for item in items:
         if (row := row_of.get(item["id"])) is not None:
             item |= {name: {rule: v[row].tolist() for rule, v in of.items()} for name, of in values.items()}

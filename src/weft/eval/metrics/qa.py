@@ -15,11 +15,12 @@ from weft.engine.generate import Engine
 from weft.errors import UserError
 from weft.eval import contamination
 from weft.eval.answers import Answer, Limits, Prompts, chat_answers
-from weft.eval.config import EvalConfig, check_output, fingerprints, load_tokenizer, sampled
+from weft.eval.config import EvalConfig, check_output, fingerprints, items_file, load_tokenizer, sampled
 from weft.eval.match import has_answer, normalized
 from weft.eval.model import TextVocab, load_lm, load_vocab
 from weft.eval.questions import Question, read_questions
 from weft.eval.results import Result, protocol, write
+from weft.eval.sets import items_in
 from weft.eval.spoken import SpokenQuestions
 from weft.eval.text_to_token import Judge
 from weft.files import content_id
@@ -56,9 +57,8 @@ class QaEval(EvalConfig):
 def run(config: QaEval) -> None:
     """Measure, and write the results."""
     check_output(config)
-    if len(config.data) != 1:
-        raise UserError("qa needs questions: give --data QUESTIONS.jsonl")
-    questions = sampled(read_questions(config.data[0]), config.limit, config.seed)
+    data = items_file(config, "questions", "qa needs questions")
+    questions = sampled(read_questions(data), config.limit, config.seed)
     speaks = any(direction[1] == "S" for direction in config.directions)
     if speaks and config.judge is None:
         raise UserError("spoken answers need a Whisper that transcribes them: give --judge WHISPER")
@@ -107,7 +107,7 @@ def _examples(config: QaEval, questions: Sequence[Question]) -> list[Question]:
         return []
     if config.prompt == "chat" or config.examples is None:
         raise UserError("shots need --examples QUESTIONS.jsonl, and the prompt continuation")
-    found = read_questions(config.examples)
+    found = read_questions(items_in(config.examples, "questions"))
     asked = {q.question for q in questions}
     if repeated := next((q for q in found if q.question in asked), None):
         raise UserError(f"{config.examples} has question {repeated.id}, which is also in the data: give other examples")

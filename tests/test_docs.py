@@ -88,7 +88,7 @@ def test_the_rehearsal_reads_what_its_commands_have_written(tmp_path: Path, monk
         assert cli.run(expanded) == 0, line
     assert ran[:2] == ["TokenizerConfig"] * 2
     assert ran[-3:] == ["SayConfig", "ChatConfig", "TokenizerEval"]
-    assert ran.count("PretrainConfig") == 2
+    assert ran.count("PretrainingConfig") == 2
 
 
 def test_generation_samples_allowed_tokens_after_the_prompts_of_training(

@@ -73,11 +73,13 @@ COMMANDS = {
     "dialogues": Command("weft.chat.dialogues", "DialoguesConfig", "Synthesize written dialogues."),
     "init-lm": Command("weft.lm.init", "InitLmConfig", "Add speech tokens to a language model, or create a new one."),
     "pack": Command("weft.interleave.pack", "PackConfig", "Convert documents to token shards of one vocabulary."),
-    "pretrain": Command("weft.lm.pretrain", "PretrainConfig", "Pre-train a speech-text language model.", True),
+    "pretrain": Command("weft.pretraining", "PretrainingConfig", "Pre-train a speech-text language model.", True),
     "export-checkpoint": Command(
         "weft.lm.export", "ExportConfig", "Convert a checkpoint of a running pre-training to a model."
     ),
-    "sft": Command("weft.lm.pretrain", "PretrainConfig", "Fine-tune a speech-text language model on dialogues.", True),
+    "sft": Command(
+        "weft.pretraining", "PretrainingConfig", "Fine-tune a speech-text language model on dialogues.", True
+    ),
     "chat": Command("weft.chat.terminal", "ChatConfig", "Chat with the models of a bundle."),
     "info": Command("weft.info", "InfoConfig", "Print the manifest of an artifact."),
     "view": Command("weft.pages.view", "ViewConfig", "Write an HTML page to read and hear documents."),

@@ -1,7 +1,7 @@
 """Evaluation during pre-training: likelihoods of endings, and answers to a few questions, in text and speech.
 
     evaluation = Periodic(PeriodicConfig(every_steps=500, pairs=..., questions=...), vocab, attention="sdpa")
-    metrics = evaluation.measure(model)            # {"eval_TT": 0.61, "eval_SS": 0.52, "eval_questions": 0.2}
+    metrics = evaluation(model)                    # {"eval_TT": 0.61, "eval_SS": 0.52, "eval_questions": 0.2}
 
 All ranks compute the same, so that a sharded model can be measured. Questions are continued as `weft eval qa` does (TT,
 without examples), by the rule has_answer. Speech of pairs is that of a codes dataset with the utterances `ID.0`,
@@ -58,7 +58,7 @@ class Periodic:
         self._pairs = spoken_pairs(pairs, self._codes) if pairs and self._codes else pairs
         self._questions = read_questions(config.questions)[: config.max_items] if config.questions else []
 
-    def measure(self, model: Any) -> dict[str, float]:
+    def __call__(self, model: Any) -> dict[str, float]:
         """Return the accuracies of a model in any mode, under the names of metrics."""
         metrics = {}
         with _own_attention(model, self._attention):

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +23,24 @@ from transformers import PreTrainedModel
 
 from weft import artifacts, launch, progress
 from weft.artifacts import Manifest
-from weft.config import NOT_IN_PLAN, PositiveFloat, PositiveInt
 from weft.data.datasets import tokenizer_parent
 from weft.data.storage import is_url
 from weft.data.stored_artifacts import read_parent
 from weft.device import autocast, default_device, uses_bf16
 from weft.errors import UserError
-from weft.eval.periodic import Periodic, PeriodicConfig
 from weft.lm.datasets import Datasets, WeightsFrom, check_epochs, mixture_of, open_datasets, show
 from weft.lm.estimate import config_of, estimate_lm, lora_parameters
 from weft.lm.held_out import base_losses, held_out_losses, merge_losses
-from weft.lm.lora import LoraConfig, adapt, fp32_activations, merge
+from weft.lm.lora import adapt, fp32_activations, merge
 from weft.lm.loss_meter import Units
 from weft.lm.micro_batches import MicroBatches
 from weft.lm.mixture import Mixture, SourceUse
-from weft.lm.model import KIND, LanguageModel, SaveDtype, dtype_to_save, round_weights, save
+from weft.lm.model import KIND, LanguageModel, dtype_to_save, round_weights, save
 from weft.lm.monitor import MicroBatch, TrainingMonitor
 from weft.lm.packing import Batch, check_seq_len, pack, token_losses, training_mode
-from weft.lm.source_weights import Weight
+from weft.lm.pretrain_config import PretrainConfig
 from weft.plan import Draft, Plan
 from weft.training import checkpoint, distributed, parallel
-from weft.training.config import TrainConfig
 from weft.training.loop import FIRST_ITEM, discard_checkpoints, fit
 from weft.training.metrics import read_metrics
 from weft.training.prefetch import Prefetch
@@ -55,54 +52,15 @@ _MAX_EXAMINED_SAMPLES = 100_000  # by an estimate, in about a second
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Training of a language model."""
+class Evaluation:
+    """An evaluation during training: the metrics of a model, after every so many steps."""
 
-    base: Path
-    """Directory of the language model to start from."""
-    tokens: tuple[str | Path, ...]
-    """Token shards, packed for the vocabulary of `base`: directories, or URLs such as s3://bucket/tokens."""
-    out: Path
-    """Output directory of the language model."""
-    weights: dict[str, Weight] = field(default_factory=dict)
-    """Weight of each dataset by name: its fraction of the tokens (together 1), a number of epochs ("2 epochs"), or for
-    one dataset the "rest". Not set: in proportion to their sizes. --weights.NAME changes one weight of a recipe."""
-    weights_from: WeightsFrom = field(default_factory=dict)
-    """Other weights by the step from which they hold. They may change for steps after a checkpoint."""
-    max_epochs: Annotated[PositiveFloat | None, NOT_IN_PLAN] = None
-    """Maximum number of epochs of a dataset; a run that would need more does not start."""
-    held_out: tuple[str | Path, ...] = ()
-    """Token shards on which base and result are evaluated."""
-    batch_tokens: PositiveInt = 4096
-    """Tokens per step, approximately: a step is a fixed number of documents or pieces of them."""
-    max_seq_len: PositiveInt = 512
-    """Maximum sequence length in tokens; longer documents are split."""
-    attention: Literal["document", "sequence"] = "document"
-    """Attention within each document, or within packed sequences of up to `max_seq_len` tokens (sequence)."""
-    activation_checkpointing: Annotated[bool, NOT_IN_PLAN] = False
-    """Recompute layers in the backward pass, which takes less memory and a third more time."""
-    compile: Annotated[bool, NOT_IN_PLAN] = False
-    """Compile layers with torch.compile, which takes about a minute."""
-    parallel: Annotated[Literal["ddp", "fsdp"], NOT_IN_PLAN] = "ddp"
-    """Data parallelism: a whole model per process (DDP), or a part of it (FSDP2) for models that do not fit one GPU. An
-    interrupted run may resume with the other, and with any number of processes."""
-    save_dtype: SaveDtype = "auto"
-    """Number format of the saved weights, also of merged adapters; auto: that of the base. They are trained in fp32."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    eval: PeriodicConfig = field(default_factory=PeriodicConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
-    dry_run: Annotated[bool, NOT_IN_PLAN] = False
-    """Train nothing; print the number of parameters, tokens, memory and training time."""
-
-    def __post_init__(self) -> None:
-        if self.eval.every_steps % self.train.log_every_steps:
-            raise UserError(
-                f"eval.every_steps is {self.eval.every_steps}: give a multiple of train.log_every_steps, "
-                f"{self.train.log_every_steps}"
-            )
+    every_steps: int
+    new: Callable[[SpeechVocab, str], Callable[[Any], dict[str, float]]]
+    """Returns a function that measures a model, given its vocabulary and its own attention implementation."""
 
 
-def run(config: PretrainConfig) -> Manifest | None:
+def run(config: PretrainConfig, evaluation: Evaluation | None = None) -> Manifest | None:
     """Create the artifact `config.out`, or print an estimate for a `dry_run`.
 
     The mixture is printed first. With `lora`, adapters are trained and merged into the model after its evaluation.
@@ -130,7 +88,7 @@ def run(config: PretrainConfig) -> Manifest | None:
     def write(draft: Draft) -> None:
         check_epochs(mixture.uses(), config.max_epochs)
         show(mixture.uses(), config.train.steps * config.batch_tokens)
-        _Run(config, base, mixture, held_out, device, dtype).write(draft)
+        _Run(config, base, mixture, held_out, device, dtype, evaluation).write(draft)
 
     return distributed.create(config.out, plan, write)
 
@@ -145,6 +103,7 @@ class _Run:
     held_out: Datasets
     device: str
     dtype: torch.dtype
+    evaluation: Evaluation | None
 
     def write(self, draft: Draft) -> None:
         """Train the model and write it into the draft."""
@@ -153,7 +112,8 @@ class _Run:
         save_dtype = dtype_to_save(config.save_dtype, config.base)
         units = Units(base.vocab, base.manifest.counts.get(_FRAME_RATE))
         draft.counts["parameters"] = base.model.num_parameters()
-        periodic = Periodic(config.eval, base.vocab, base.model.config._attn_implementation)
+        own = base.model.config._attn_implementation
+        measure = self.evaluation.new(base.vocab, own) if self.evaluation else None
         model: Any = self._adapted(base)
         if config.lora.rank:
             draft.counts["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -164,7 +124,7 @@ class _Run:
                 model = parallel.replicate_model(model, self.device)
             names = [name for name, _ in self.held_out]
             before = base_losses(draft.folder, names, lambda: self._evaluate(model, units))
-            evaluate = partial(self._evaluate_now, model, units, periodic)
+            evaluate = partial(self._evaluate_now, model, units, measure)
             draft.counts["tokens_per_sec"] = _train(model, units, self.mixture, config, draft.folder, evaluate)
             if not config.lora.rank:
                 round_weights(model, save_dtype)
@@ -198,16 +158,17 @@ class _Run:
         ):
             return held_out_losses(model, units, self.held_out, tokens_per_batch)
 
-    def _evaluate_now(self, model: Any, units: Units, periodic: Periodic, step: int) -> dict[str, float]:
-        """Return the metrics of an evaluation before a step, if one is due."""
-        every = self.config.eval.every_steps
-        if not every or step % every:
+    def _evaluate_now(
+        self, model: Any, units: Units, measure: Callable[[Any], dict[str, float]] | None, step: int
+    ) -> dict[str, float]:
+        """Return the metrics of an evaluation after a step, if one is due."""
+        if self.evaluation is None or measure is None or step % self.evaluation.every_steps:
             return {}
         losses = {k: v for k, v in self._evaluate(model, units).items() if k != "held_out"}
         metrics = {f"eval_{name.replace('.', '_')}": value for name, value in losses.items()}
         if parallel.is_sharded(model) or distributed.is_main_process():
             with parallel.no_grad(model), autocast(self.device, self.config.train.precision), fp32_activations(model):
-                metrics |= periodic.measure(model)
+                metrics |= measure(model)
         model.train()
         return metrics
 

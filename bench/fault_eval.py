@@ -41,15 +41,15 @@ def refuses(*words: str) -> Check:
 
 
 def writes(*words: str, **counts: int) -> Check:
-    """Expect status 0, an output file and, in the results of the only suite, `counts`; and printed `words`."""
+    """Expect status 0, an output file and, in the details of results, `counts`; and printed `words`."""
 
     def check(ended: Ended, folder: Path) -> str | None:
         if ended.status != 0:
             return f"status {ended.status}, expected 0: {(ended.messages or [''])[0]}"
-        found = [path for path in folder.glob("out.*") if path.stat().st_size]
+        found = [path for path in folder.glob("out.*") if path.stat().st_size and path.name != "out.items.jsonl"]
         if [path.name for path in found] not in (["out.json"], ["out.wav"], ["out.html"]):
             return f"wrote {', '.join(path.name for path in found) or 'nothing'}"
-        results = next(iter(json.loads(found[0].read_text()).values())) if counts else {}
+        results = json.loads(found[0].read_text())["details"] if counts else {}
         for name, count in counts.items():
             if results.get(name) != count:
                 return f"{name} is {results.get(name)}, expected {count}"
@@ -267,6 +267,40 @@ def _settings(world: World) -> Iterator[Case]:
     chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
     cases: dict[str, tuple[list[str], Check]] = {
         "no metric": (["eval", *evaluate], refuses("metric")),
+        "qa without questions": (["eval", "qa", *evaluate], refuses("--data")),
+        "qa of an audio manifest": (["eval", "qa", *evaluate, "--data", "manifest.jsonl"], refuses("question")),
+        "spoken answers without a judge": (
+            ["eval", "qa", *evaluate, "--data", "questions.jsonl", "--directions", "SS"],
+            refuses("--judge"),
+        ),
+        "more shots than examples": (
+            ["eval", "qa", *evaluate, "--data", "questions.jsonl", "--shots", "9", "--examples", world["pairs.jsonl"]],
+            refuses("question"),
+        ),
+        "a direction that does not exist": (
+            ["eval", "qa", *evaluate, "--data", "questions.jsonl", "--directions", "TX"],
+            refuses("TX"),
+        ),
+        "chat without a judge": (["eval", "chat", *evaluate, "--data", "questions.jsonl"], refuses("--judge-url")),
+        "chat with a judge that is down": (
+            ["eval", "chat", *evaluate, "--data", "questions.jsonl", "--judge-url", "http://127.0.0.1:9/v1"],
+            refuses("127.0.0.1"),
+        ),
+        "retention without texts": (["eval", "retention", *evaluate], refuses("--data")),
+        "training data of another kind": (
+            ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"], "--training", world["bundle"]],
+            refuses("bundle"),
+        ),
+        "comparison of one file": (["eval", "compare", "nowhere.json"], refuses("two")),
+        "comparison of other files": (["eval", "compare", "manifest.jsonl", "manifest.jsonl"], refuses("manifest")),
+        "an unknown set": (
+            ["eval", "prepare", "storyclose", "--from", world["pairs.jsonl"], "--out", "out"],
+            refuses("storycloze"),
+        ),
+        "a set of another layout": (
+            ["eval", "prepare", "swuggy", "--from", world["pairs.jsonl"], "--out", "out"],
+            refuses("pairs.jsonl"),
+        ),
         "likelihood without pairs": (["eval", "likelihood", *evaluate], refuses("--data")),
         "resynth without speech": (["eval", "resynth", *evaluate], refuses("--data")),
         "text-to-token without sentences": (text, refuses("--texts")),
@@ -312,6 +346,8 @@ def _settings(world: World) -> Iterator[Case]:
 
         def make(folder: Path, arguments: list[str] = arguments) -> list[str | bytes]:
             _write_speech(world, folder)
+            rows = [{"id": str(i), "question": f"What is {i}?", "answers": ["it"]} for i in range(3)]
+            write_jsonl(folder / "questions.jsonl", rows)
             (folder / "empty.txt").write_text("")
             (folder / "marks.txt").write_text("...\n!?\n")
             return list(arguments)

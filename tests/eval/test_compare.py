@@ -81,11 +81,13 @@ def test_the_table_and_the_page_have_the_values_and_those_of_the_paper(
 def test_files_that_cannot_be_compared_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = save(tmp_path / "a.json", [1.0]), save(tmp_path / "b.json", [1.0], metric="likelihood")
     (tmp_path / "c.json").write_text(json.dumps({"x": 1}))
+    (tmp_path / "d.json").write_text('{"x": 1}\n{')
     for paths, message in (
         ([a], "needs two results or more"),
         ([a, b], "several metrics (qa, likelihood)"),
         ([a, tmp_path / "c.json"], "c.json has no results"),
-        ([a, tmp_path / "none.json"], "none.json"),
+        ([a, tmp_path / "none.json"], "none.json does not exist"),
+        ([a, tmp_path / "d.json"], "d.json is not JSON"),
         ([a, a, "--names", "x"], "2 results and 1 names"),
     ):
         assert cli.run(["eval", "compare", *map(str, paths)]) == 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import progress
-from weft.errors import UserError
+from weft.errors import UserError, reason_of
 from weft.eval.results import Score, items_path
 from weft.files import check_writable, read_json_object, write_bytes
 from weft.pages.comparison import render
@@ -85,16 +85,26 @@ def load(config: CompareConfig) -> tuple[list[Run], str]:
         raise UserError("a comparison needs two results or more: give --results A.json B.json")
     if config.names and len(config.names) != len(config.results):
         raise UserError(f"there are {len(config.results)} results and {len(config.names)} names: give one for each")
-    found = [read_json_object(path) for path in config.results]
-    for path, content in zip(config.results, found, strict=True):
-        if not isinstance(content.get("results"), dict) or "metric" not in content:
-            raise UserError(f"{path} has no results: give a file of weft eval")
+    found = [_read(path) for path in config.results]
     metrics = [content["metric"] for content in found]
     if len(set(metrics)) > 1:
         raise UserError(f"the results are of several metrics ({', '.join(metrics)}): give results of one")
     names = config.names or _names(config.results)
     rows = zip(names, found, config.results, strict=True)
     return [Run(name, content["results"], _scores(path)) for name, content, path in rows], metrics[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file. Raises UserError if it has no results."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a file of weft eval")
+    try:
+        content = read_json_object(path)
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON ({reason_of(e)}): give a file of weft eval") from e
+    if not isinstance(content.get("results"), dict) or "metric" not in content:
+        raise UserError(f"{path} has no results: give a file of weft eval")
+    return content
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -107,8 +117,12 @@ def _scores(path: Path) -> dict[str, dict[str, Score]]:
     """Return the scores of items by name of the result and id, empty without a file of items."""
     found: dict[str, dict[str, Score]] = {}
     items = items_path(path)
-    for line in items.read_text("utf-8").splitlines() if items.is_file() else ():
-        item = json.loads(line)
+    lines = items.read_bytes().splitlines() if items.is_file() else ()
+    for number, line in enumerate(lines, 1):
+        try:
+            item = dict(json.loads(line))
+        except (ValueError, TypeError) as e:
+            raise UserError(f"{items} line {number} is not an item ({reason_of(e)}): evaluate again") from e
         for name, score in item.get("scores", {}).items():
             found.setdefault(name, {})[str(item.get("id"))] = score
     return found

@@ -1,16 +1,21 @@
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.decoder.conftest import NUM_CODES, make_decoder
 from tests.tokenizer.conftest import make_tokenizer, save_whisper
 from weft.artifacts import base_manifest, read
 from weft.audio import save
 from weft.data.datasets import write_codes_part
-from weft.lm.model import LmConfig, new_lm
+from weft.lm.init import InitLmConfig
+from weft.lm.init import run as init_lm
+from weft.lm.model import LmConfig, llama_config, new_lm
 from weft.lm.model import save as save_lm
 from weft.plan import Plan, open_draft
 from weft.records import CodedUtterance
@@ -70,4 +75,23 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(len(TEXTS)):
         save(folder / f"{i}.wav", noise(9_000, i), 16_000)
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal LM of Hugging Face without speech tokens."""
+    folder, tokenizer = tmp_path_factory.mktemp("lm") / "base", train_text_tokenizer(TEXTS, 300)
+    torch.manual_seed(0)
+    shape = LmConfig(hidden=16, layers=1, heads=2, ffn=16, max_position_tokens=256)
+    AutoModelForCausalLM.from_config(llama_config(shape, len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm(text_lm: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a language model."""
+    folder = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("with_lm") / "bundle"))
+    init_lm(InitLmConfig(folder / "lm", folder / "tokenizer", base=text_lm))
     return folder

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.eval.metrics.test_likelihood import text_lm
 from weft import cli
 from weft.errors import UserError
 from weft.eval.contamination import contamination, training_texts
@@ -14,8 +13,6 @@ from weft.interleave.pack import PackConfig
 from weft.interleave.pack import run as pack
 from weft.lm.init import InitLmConfig
 from weft.lm.init import run as init_lm
-
-__all__ = ["text_lm"]
 
 LONG = "the old man walked slowly down to the grey sea and looked at the boats"
 ITEMS = {

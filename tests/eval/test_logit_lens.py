@@ -6,14 +6,10 @@ import torch
 from torch import nn
 
 from tests.eval.conftest import TEXTS
-from tests.eval.metrics.test_likelihood import text_lm
-from tests.eval.metrics.test_qa import lm
 from weft import cli
 from weft.errors import UserError
 from weft.eval.logit_lens import decodable_words, last_norm
 from weft.lm.model import LanguageModel
-
-__all__ = ["lm", "text_lm"]
 
 
 @pytest.fixture

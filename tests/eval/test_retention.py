@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from tests.eval.conftest import TEXTS
-from tests.eval.metrics.test_likelihood import text_lm
 from weft import cli
 from weft.eval import retention
 from weft.eval.model import load_lm
 from weft.eval.retention import bits_per_byte
-
-__all__ = ["text_lm"]
 
 
 def test_bits_are_those_of_every_id_of_a_text(text_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 
 from tests.eval.conftest import noise
-from tests.eval.metrics.test_likelihood import lm, text_lm
 from weft import cli
 from weft.audio import save
 from weft.errors import UserError
 from weft.eval.config import EvalConfig, items_file
 from weft.eval.sets import described, items_in
-
-__all__ = ["lm", "text_lm"]
 
 
 @pytest.fixture

@@ -7,14 +7,10 @@ from typing import Any
 import pytest
 
 from tests.eval.conftest import TEXTS
-from tests.eval.metrics.test_likelihood import text_lm
-from tests.eval.metrics.test_qa import lm
 from weft import cli
 from weft.eval.metrics import asr, tts
 from weft.eval.text_to_token import Judge
 from weft.tokenizer.tokenizer import SpeechTokenizer
-
-__all__ = ["lm", "text_lm"]
 
 
 def evaluate(metric: str, model: Path, data: Path, out: Path, *flags: object) -> dict[str, Any]:

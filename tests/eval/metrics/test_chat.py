@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 
 from tests.completions import StandIn, served
-from tests.eval.metrics.test_likelihood import text_lm
-from tests.eval.metrics.test_qa import lm
 from weft import cli
 from weft.eval.answers import Answer
 from weft.eval.text_to_token import Judge
-
-__all__ = ["lm", "text_lm"]
 
 
 @pytest.fixture

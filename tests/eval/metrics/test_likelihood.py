@@ -1,21 +1,16 @@
 """`weft eval likelihood` measures pairs of endings in text by any causal LM, and in speech by models of weft."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from tests.eval.conftest import TEXTS, noise
+from tests.eval.conftest import noise
 from weft import cli
 from weft.audio import save
 from weft.lm.init import InitLmConfig
 from weft.lm.init import run as init_lm
-from weft.lm.model import LmConfig, llama_config
-from weft.vocab import train_text_tokenizer
 
 ROWS = [
     {"id": "a", "beginning": "The cat sat.", "right": "It slept.", "wrong": "On the mat"},
@@ -23,29 +18,10 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def text_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A causal LM of Hugging Face without speech tokens."""
-    folder, tokenizer = tmp_path_factory.mktemp("lm") / "base", train_text_tokenizer(TEXTS, 300)
-    torch.manual_seed(0)
-    shape = LmConfig(hidden=16, layers=1, heads=2, ffn=16, max_position_tokens=256)
-    AutoModelForCausalLM.from_config(llama_config(shape, len(tokenizer))).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def evaluate(model: Path, pairs: Path, out: Path, *flags: object) -> dict[str, Any]:
     command = ["eval", "likelihood", "--model", model, "--data", pairs, "--out", out, *flags]
     assert cli.run([str(a) for a in command]) == 0
     return json.loads(out.read_text())
-
-
-@pytest.fixture(scope="module")
-def lm(text_lm: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a language model."""
-    folder = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("with_lm") / "bundle"))
-    init_lm(InitLmConfig(folder / "lm", folder / "tokenizer", base=text_lm))
-    return folder
 
 
 @pytest.fixture

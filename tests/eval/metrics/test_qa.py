@@ -1,7 +1,6 @@
 """`weft eval qa`: the accuracy is known for an oracle, a coin and a model that is always wrong."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.eval.conftest import noise
-from tests.eval.metrics.test_likelihood import text_lm
 from weft import cli
 from weft.audio import save
 from weft.engine.generate import Engine, Generated, Request
@@ -19,21 +17,9 @@ from weft.eval.answers import Answer, Prompts
 from weft.eval.model import load_lm
 from weft.eval.questions import Question, read_questions
 from weft.eval.text_to_token import Judge
-from weft.lm.init import InitLmConfig
-from weft.lm.init import run as init_lm
 from weft.tokenizer.tokenizer import SpeechTokenizer
 
-__all__ = ["text_lm"]
-
 NUM = 60
-
-
-@pytest.fixture(scope="module")
-def lm(text_lm: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a language model."""
-    folder = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("with_lm") / "bundle"))
-    init_lm(InitLmConfig(folder / "lm", folder / "tokenizer", base=text_lm))
-    return folder
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +23,12 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as a safetensors file."""
     with _usual_mode(path.parent):
         save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+
+
+def weights_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a state dict whose parameters have a dtype; buffers keep theirs."""
+    parameters = dict(model.named_parameters())
+    return {name: w.to(dtype) if name in parameters else w for name, w in model.state_dict().items()}
 
 
 def save_pretrained(model: Any, folder: Path) -> None:

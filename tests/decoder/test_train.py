@@ -37,9 +37,9 @@ def test_the_artifact_is_the_trained_decoder(config: DecoderConfig, monkeypatch:
     trained: list[SpeechDecoder] = []
     write_files = SpeechDecoder.write_files
 
-    def record(self: SpeechDecoder, folder: Path) -> None:
+    def record(self: SpeechDecoder, folder: Path, dtype: torch.dtype) -> None:
         trained.append(self)
-        write_files(self, folder)
+        write_files(self, folder, dtype)
 
     monkeypatch.setattr(SpeechDecoder, "write_files", record)
     manifest = run(config)
@@ -175,6 +175,17 @@ def sampled(decoder: SpeechDecoder) -> torch.Tensor:
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return SpeechDecoder.from_pretrained(folder).flow.state_dict()
+
+
+def test_bf16_halves_the_files_and_hardly_changes_the_sound(config: DecoderConfig, tmp_path: Path) -> None:
+    run(config)
+    run(replace(config, out=tmp_path / "half", save_dtype="bf16"))
+    whole, half = (SpeechDecoder.from_pretrained(folder) for folder in (config.out, tmp_path / "half"))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (config.out, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert half.flow.embed.weight.dtype == torch.float32
+    assert torch.equal(half.flow.embed.weight, whole.flow.embed.weight.bfloat16().float())
+    assert torch.equal(half.flow.mean, whole.flow.mean)
 
 
 def test_training_continues_from_a_decoder(config: DecoderConfig, tmp_path: Path) -> None:

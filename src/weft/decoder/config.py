@@ -48,6 +48,8 @@ class DecoderConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000, lr=4e-3))
     average_decay: Decay = 0.0
     """Decay of the moving average of the weights, which is the result; 0: the last weights."""
+    save_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the saved weights, of the vocoder too; they are computed in fp32."""
     batch_windows: PositiveInt = 32
     """Windows per batch: each is a block and its context, 1.28 s. Of the kind "published", clips."""
     max_bad_fraction: Annotated[Fraction, NOT_IN_PLAN] = 0.01

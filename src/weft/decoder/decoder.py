@@ -37,7 +37,7 @@ from weft.decoder.vocoder import Vocoder
 from weft.device import default_device
 from weft.errors import UserError
 from weft.files import read_json_object, write_json
-from weft.weights import load_weights, save_weights
+from weft.weights import load_weights, save_weights, weights_of
 
 KIND = "decoder"
 _MIN_PROMPT_LEVEL = 1e-3
@@ -126,9 +126,9 @@ class SpeechDecoder:
         """Save the decoder as a new artifact. Raises UserError if `folder` exists."""
         return plan.save(Path(folder), KIND, self.write_files, self._manifest)
 
-    def write_files(self, folder: Path) -> None:
-        """Write weights and configuration into the directory of an artifact."""
-        save_weights(self.flow.state_dict(), folder / _WEIGHTS)
+    def write_files(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights in `dtype` and configuration into the directory of an artifact."""
+        save_weights(weights_of(self.flow, dtype), folder / _WEIGHTS)
         config = {
             "flow": asdict(self.flow.config),
             "mel": asdict(self.mel),
@@ -138,7 +138,7 @@ class SpeechDecoder:
             "speakers": list(self.speakers),
         }
         if isinstance(self.vocoder, Vocoder):
-            self.vocoder.write_files(folder)
+            self.vocoder.write_files(folder, dtype)
         write_json(folder / _CONFIG, config)
 
     def stream(self, seed: int = 0, voice: Voice | None = None) -> DecoderStream | PublishedStream:
@@ -223,10 +223,10 @@ class PublishedDecoder(SpeechDecoder):
         load_weights(flow, folder / _WEIGHTS)
         return cls(flow.eval(), vocoder, manifest)
 
-    def write_files(self, folder: Path) -> None:
-        """Write weights and configuration into the directory of an artifact."""
-        save_weights(self.published.state_dict(), folder / _WEIGHTS)
-        self.hift.write_files(folder)
+    def write_files(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights in `dtype` and configuration into the directory of an artifact."""
+        save_weights(weights_of(self.published, dtype), folder / _WEIGHTS)
+        self.hift.write_files(folder, dtype)
         config = {
             "published": asdict(self.published.config),
             "num_codes": self.num_codes,

@@ -77,7 +77,7 @@ def _train(config: DecoderConfig, audio: Sequence[Utterance], draft: Draft) -> N
         skipped.write(draft.folder / "log/skipped.jsonl")
         _fit(config, training, draft)
         if distributed.is_main_process():
-            decoder.write_files(draft.folder)
+            decoder.write_files(draft.folder, torch.bfloat16 if config.save_dtype == "bf16" else torch.float32)
         discard_checkpoints(draft.folder)
         draft.counts["parameters"] = sum(p.numel() for p in training.flow.parameters())
         draft.counts["utterances"] = skipped.num_good

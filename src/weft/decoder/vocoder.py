@@ -29,7 +29,7 @@ from weft.config import NonNegativeInt, PositiveInt
 from weft.decoder.mel import SILENCE, MelConfig, MelSpectrogram
 from weft.errors import UserError
 from weft.files import read_json_object, write_json
-from weft.weights import load_weights, save_weights
+from weft.weights import load_weights, save_weights, weights_of
 
 KIND = "vocoder"
 CONFIG, WEIGHTS = "vocoder.json", "vocoder.safetensors"
@@ -95,9 +95,9 @@ class Vocoder(nn.Module):
             load_weights(vocoder, folder / WEIGHTS)
             return vocoder.eval()
 
-    def write_files(self, folder: Path) -> None:
-        """Write weights and configuration into the directory of an artifact."""
-        save_weights(self.state_dict(), folder / WEIGHTS)
+    def write_files(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights in `dtype` and configuration into the directory of an artifact."""
+        save_weights(weights_of(self, dtype), folder / WEIGHTS)
         write_json(folder / CONFIG, {"shape": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
 
     def new_state(self, batch_size: int) -> VocoderState:

@@ -29,7 +29,7 @@ from weft.decoder.mel import MelConfig, MelSpectrogram
 from weft.decoder.pitch import f0_hz
 from weft.decoder.vocoder import CONFIG, WEIGHTS
 from weft.files import read_json_object, write_json
-from weft.weights import load_weights, save_weights
+from weft.weights import load_weights, save_weights, weights_of
 
 _SLOPE, _LAST_SLOPE = 0.1, 0.01
 _DILATIONS = (1, 3, 5)
@@ -98,9 +98,9 @@ class HiFT(nn.Module):
             load_weights(vocoder, folder / WEIGHTS)
             return vocoder.eval()
 
-    def write_files(self, folder: Path) -> None:
-        """Write weights and configuration into the directory of an artifact."""
-        save_weights(self.state_dict(), folder / WEIGHTS)
+    def write_files(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights in `dtype` and configuration into the directory of an artifact."""
+        save_weights(weights_of(self, dtype), folder / WEIGHTS)
         write_json(folder / CONFIG, {"hift": asdict(self.shape), "mel": asdict(self.spectrogram.config)})
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Corpora of synthesized speech: their contents, and what remains when the command is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -213,3 +214,16 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"pipe is not a text file"):
         run(SpeakConfig(text=(tmp_path / "pipe",), out=tmp_path / "out"))
+
+
+def test_the_sample_rate_is_a_setting(tmp_path):
+    (tmp_path / "lines.txt").write_text("The cat sat.\n")
+    run(SpeakConfig((tmp_path / "lines.txt",), tmp_path / "out", sample_rate_hz=24_000))
+    [row] = map(json.loads, (tmp_path / "out/manifest.jsonl").read_text().splitlines())
+    audio = soundfile.info(str(tmp_path / "out" / row["audio"]))
+    assert audio.samplerate == 24_000
+    assert row["seconds"] == pytest.approx(audio.duration, abs=1e-3)
+    with pytest.raises(UserError, match="sample_rate_hz = 24000"):
+        run(SpeakConfig((tmp_path / "lines.txt",), tmp_path / "out"))
+    with pytest.raises(UserError, match="give 8000 to 96000"):
+        run(SpeakConfig((tmp_path / "lines.txt",), tmp_path / "other", sample_rate_hz=400))

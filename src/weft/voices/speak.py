@@ -21,7 +21,8 @@ import soundfile
 import soxr
 
 from weft.artifacts import Manifest
-from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt
+from weft.audio import SAMPLE_RATE_HZ
+from weft.config import FLAT, NOT_IN_PLAN, NonNegativeInt, PositiveInt
 from weft.data import job
 from weft.data.job import JobConfig, Report
 from weft.digests import file_digests
@@ -34,7 +35,7 @@ from weft.voices.engines import parse
 from weft.voices.voice import Voice
 
 KIND = "audio"
-_SAMPLE_RATE_HZ = 16_000
+_MIN_RATE_HZ, _MAX_RATE_HZ = 8000, 96_000
 _LINES_PER_TASK = 32
 _LINES_PER_PROCESS = 50_000  # each call of espeak-ng leaks 2 KB
 _ROWS = "log/rows/{}.json"  # of a task, written after its audio
@@ -54,6 +55,8 @@ class SpeakConfig:
     or command:PROGRAM. Of several speeds or pitches, one is sampled for each line: kokoro:en?speed=0.9,1,1.1."""
     seed: NonNegativeInt = 0
     """Seed of the sampled speeds and pitches."""
+    sample_rate_hz: PositiveInt = SAMPLE_RATE_HZ
+    """Sample rate of the audio: 16 kHz is that of tokenizers, and decoders can be trained on more."""
     job: Annotated[JobConfig, FLAT, NOT_IN_PLAN] = field(default_factory=JobConfig)
 
 
@@ -72,16 +75,20 @@ class Line:
 
 def run(config: SpeakConfig) -> Manifest:
     """Create the artifact `config.out`. Raises UserError for files without text and for invalid voices."""
+    if not _MIN_RATE_HZ <= config.sample_rate_hz <= _MAX_RATE_HZ:
+        raise UserError(f"sample_rate_hz is {config.sample_rate_hz}: give {_MIN_RATE_HZ} to {_MAX_RATE_HZ}")
     lines = [(path, n, line) for path in config.text for n, line in enumerate(_read(path), 1) if line.strip()]
     if not lines:
         raise UserError(f"{', '.join(map(str, config.text))}: all lines are empty: give files with text")
     ids = [f"{path.stem}-{n}" for path, n, _ in lines]
     voices = choose(config.voice, ids, config.seed)
     named = [Line(name, text.strip(), voice) for name, (_, _, text), voice in zip(ids, lines, voices, strict=True)]
-    return speak_lines(named, config.out, config.job)
+    return speak_lines(named, config.out, config.job, config.sample_rate_hz)
 
 
-def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = None) -> Manifest:
+def speak_lines(
+    lines: Sequence[Line], out: Path, config: JobConfig | None = None, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> Manifest:
     """Synthesize every line into the artifact `out`, in the order of `lines`.
 
     Counts: utterances, seconds, and the ids of `skipped` lines, which have nothing to pronounce or whose voice failed.
@@ -91,13 +98,13 @@ def speak_lines(lines: Sequence[Line], out: Path, config: JobConfig | None = Non
     voices = _check(lines)
     tasks = job.tasks_for(len(lines), _LINES_PER_TASK)
     spoken = [(line.id, line.text, voices[line.voice].identity, line.source) for line in lines]
-    settings = {"lines": content_id(spoken), "sample_rate_hz": _SAMPLE_RATE_HZ}
+    settings = {"lines": content_id(spoken), "sample_rate_hz": sample_rate_hz}
     plan = Plan(KIND, {**settings, **(voice_files := _voice_files(voices.values()))}, defaults=voice_files)
 
     def write(draft: Draft) -> None:
         (draft.folder / "audio").mkdir(exist_ok=True)
         tasks_per_process = max(1, _LINES_PER_PROCESS * tasks // max(1, len(lines)))
-        work = _Speak(lines, draft.folder, tasks)
+        work = _Speak(lines, draft.folder, tasks, sample_rate_hz)
         job.run(work, draft, tasks, config or JobConfig(), "speak", tasks_per_process)
         rows = [row for task in range(tasks) for row in json.loads((draft.folder / _ROWS.format(task)).read_bytes())]
         if not rows:
@@ -138,6 +145,7 @@ class _Speak:
     lines: Sequence[Line]
     folder: Path
     num_tasks: int
+    sample_rate_hz: int
 
     def __call__(self, task: int) -> Report:
         own = job.task_range(len(self.lines), task, self.num_tasks)
@@ -158,10 +166,10 @@ class _Speak:
                 report.skipped.num_good += 1
             if voice is None or speech is None or not speech.samples.any():
                 continue
-            samples = soxr.resample(speech.samples, speech.sample_rate_hz, _SAMPLE_RATE_HZ, quality="HQ")
+            samples = soxr.resample(speech.samples, speech.sample_rate_hz, self.sample_rate_hz, quality="HQ")
             audio = f"audio/{line.id}.flac"
             buffer = io.BytesIO()
-            soundfile.write(buffer, np.clip(samples, -1, 1), _SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+            soundfile.write(buffer, np.clip(samples, -1, 1), self.sample_rate_hz, format="FLAC", subtype="PCM_16")
             (self.folder / audio).write_bytes(buffer.getvalue())  # complete once the rows of the task exist
             yield {
                 "id": line.id,
@@ -169,7 +177,7 @@ class _Speak:
                 "text": text,
                 "speaker": voice.name,
                 "language": voice.language,
-                "seconds": round(len(samples) / _SAMPLE_RATE_HZ, 3),
+                "seconds": round(len(samples) / self.sample_rate_hz, 3),
                 **({"source": line.source} if line.source else {}),
             }
 

@@ -46,7 +46,7 @@ def report_data(text: str = "The river is wide.") -> ReportData:
         spoken=random_clip(0.2, text, seed=2),
         document=(Span(text), Span(f"\n{text}", random_clip(0.16, seed=3), [5, 6]), Span(" and on.")),
         curves={"pretrain": lines, "decoder": lines},
-        cloze=(ClozeExample(text, text, text, {"T": True, "ST": False}),),
+        cloze=(ClozeExample(text, text, text, {"TT": True, "ST": False}),),
         chat=ChatExample(random_clip(0.2, text, seed=4), random_clip(0.3, text, seed=5), text),
         skipped=(text,),
         notes={"tokenizer.wer": text, "eval.topic_cloze": text, "chat": text},

@@ -257,16 +257,9 @@ def _speech(world: World) -> Iterator[Case]:
             yield Case(f"speech, eval {suite}", name, make, check)
 
 
-def _settings(world: World) -> Iterator[Case]:
-    """Yield flags that are invalid or do not fit together."""
-    evaluate, model = ["--model", world["bundle"], "--out", "out.json"], world["train-text-to-token"]
-    text = ["eval", "text-to-token", *evaluate]
-    pairs = ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"]]
-    speech = ["eval", "tokenizer", *evaluate, "--data", "manifest.jsonl"]
-    say = ["say", "The cat sat.", "--text-to-token", model, "--decoder", world["train-decoder"], "--out", "out.wav"]
-    chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
-    cases: dict[str, tuple[list[str], Check]] = {
-        "no metric": (["eval", *evaluate], refuses("metric")),
+def _metric_settings(world: World, evaluate: list[str]) -> dict[str, tuple[list[str], Check]]:
+    """Return settings of metrics, comparisons and published sets that are invalid or do not fit together."""
+    return {
         "qa without questions": (["eval", "qa", *evaluate], refuses("--data")),
         "qa of an audio manifest": (["eval", "qa", *evaluate, "--data", "manifest.jsonl"], refuses("question")),
         "spoken answers without a judge": (
@@ -301,6 +294,20 @@ def _settings(world: World) -> Iterator[Case]:
             ["eval", "prepare", "swuggy", "--from", world["pairs.jsonl"], "--out", "out"],
             refuses("pairs.jsonl"),
         ),
+    }
+
+
+def _settings(world: World) -> Iterator[Case]:
+    """Yield flags that are invalid or do not fit together."""
+    evaluate, model = ["--model", world["bundle"], "--out", "out.json"], world["train-text-to-token"]
+    text = ["eval", "text-to-token", *evaluate]
+    pairs = ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"]]
+    speech = ["eval", "tokenizer", *evaluate, "--data", "manifest.jsonl"]
+    say = ["say", "The cat sat.", "--text-to-token", model, "--decoder", world["train-decoder"], "--out", "out.wav"]
+    chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
+    cases: dict[str, tuple[list[str], Check]] = {
+        **_metric_settings(world, evaluate),
+        "no metric": (["eval", *evaluate], refuses("metric")),
         "likelihood without pairs": (["eval", "likelihood", *evaluate], refuses("--data")),
         "resynth without speech": (["eval", "resynth", *evaluate], refuses("--data")),
         "text-to-token without sentences": (text, refuses("--texts")),

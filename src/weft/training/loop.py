@@ -66,8 +66,8 @@ def fit(
         lr_ratio: the learning rate of a parameter, given by name, as a multiple of the schedule's.
 
     A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
-    that is due after a skipped step is written after the next step that is not, and at the end of the run in any case.
-    Raises UserError after more than `config.max_skipped_steps` in a row.
+    that is due then is written after the next step that is not skipped, and at the end of the run in any case. Raises
+    UserError after more than `config.max_skipped_steps` in a row.
     """
     start_sec = time.monotonic()
     distributed.init()

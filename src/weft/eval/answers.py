@@ -16,7 +16,7 @@ A written answer ends at the end of a line, and a spoken one at its marker. The 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +24,14 @@ import numpy as np
 from weft import progress
 from weft.chat.bundle import Bundle
 from weft.chat.session import ChatSession
-from weft.engine.generate import Engine, Request, Sampling
+from weft.engine.generate import Engine, Generated, Request, Sampling
 from weft.errors import UserError
 from weft.eval.likelihood import ids_of
 from weft.eval.model import TextVocab, Vocab
 from weft.eval.questions import Question
 
 GREEDY = Sampling(temperature=0)
-MAX_REPEATS = 8  # of a cycle of ids, after which generation ends
+_MAX_REPEATS = 8  # of a cycle of ids, after which generation ends
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,24 @@ class Prompts:
                 "give fewer shots, or a lower limit"
             )
         requests = [Request(ids.tolist(), num) for ids in prompts]
-        found = []
-        with progress.bar("answer", len(requests)) as advance:
-            for first in range(0, len(requests), engine.batch_size):
-                chunk = requests[first : first + engine.batch_size]
-                found += engine.generate(chunk, GREEDY, stop, allowed, MAX_REPEATS)
-                advance(len(chunk))
+        found = continuations(engine, requests, stop, allowed)
         if is_text:
             return [Answer(text=first_line(vocab.tokenizer.decode(g.ids))) for g in found]
         assert not isinstance(vocab, TextVocab)
         return [Answer(codes=vocab.ids_to_codes(g.ids).tolist()) for g in found]
+
+
+def continuations(
+    engine: Engine, requests: Sequence[Request], stop_ids: Collection[int], allowed: Collection[int]
+) -> list[Generated]:
+    """Return the likeliest continuations of requests, in order."""
+    found: list[Generated] = []
+    with progress.bar("answer", len(requests)) as advance:
+        for first in range(0, len(requests), engine.batch_size):
+            chunk = requests[first : first + engine.batch_size]
+            found += engine.generate(chunk, GREEDY, stop_ids, allowed, _MAX_REPEATS)
+            advance(len(chunk))
+    return found
 
 
 def first_line(text: object) -> str:

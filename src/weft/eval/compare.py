@@ -22,7 +22,7 @@ from weft.files import check_writable, read_json_object, write_bytes
 from weft.pages.comparison import render
 from weft.text.error_rate import ErrorRate, pooled
 
-# Accuracies of the paper's 9B model (tables 2 and 3), by set and direction.
+# Accuracies that the paper prints for its 9B model, by set and direction.
 PRINTED = {
     ("topic-storycloze", "SS"): 0.829,
     ("topic-storycloze", "ST"): 0.936,

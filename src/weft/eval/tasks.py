@@ -12,10 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from weft import progress
 from weft.engine.generate import Engine, Request
-from weft.engine.sampling import Generated
-from weft.eval.answers import GREEDY, MAX_REPEATS
+from weft.eval.answers import continuations
 from weft.eval.likelihood import ids_of
 from weft.vocab import TASK_PROMPTS, SpeechVocab
 
@@ -47,7 +45,7 @@ def transcribe(engine: Engine, vocab: SpeechVocab, codes: Sequence[Sequence[int]
         )
         for c in codes
     ]
-    found = _generate(engine, requests, stop, [*ids_of(vocab, "text"), *stop])
+    found = continuations(engine, requests, stop, [*ids_of(vocab, "text"), *stop])
     return [str(vocab.tokenizer.decode(g.ids)).strip() for g in found]
 
 
@@ -62,15 +60,5 @@ def synthesize(engine: Engine, vocab: SpeechVocab, texts: Sequence[str], code_ra
         for text in texts
     ]
     stop = {vocab.end_of_audio_id}
-    found = _generate(engine, requests, stop, [*ids_of(vocab, "speech"), *stop])
+    found = continuations(engine, requests, stop, [*ids_of(vocab, "speech"), *stop])
     return [vocab.ids_to_codes(g.ids).tolist() for g in found]
-
-
-def _generate(engine: Engine, requests: Sequence[Request], stop: set[int], allowed: Sequence[int]) -> list[Generated]:
-    found: list[Generated] = []
-    with progress.bar("answer", len(requests)) as advance:
-        for first in range(0, len(requests), engine.batch_size):
-            chunk = requests[first : first + engine.batch_size]
-            found += engine.generate(chunk, GREEDY, stop, allowed, MAX_REPEATS)
-            advance(len(chunk))
-    return found

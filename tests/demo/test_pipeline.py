@@ -17,7 +17,8 @@ pytestmark = pytest.mark.xdist_group("demo")
 
 def test_results_have_every_key(finished: DemoConfig) -> None:
     results = json.loads((finished.out / "results.json").read_text())
-    accuracies = [f"eval.topic_cloze.{d}.{k}" for d in ("TT", "ST", "TS", "SS") for k in ("accuracy", "low", "high", "n")]
+    directions = [f"eval.topic_cloze.{direction}" for direction in ("TT", "ST", "TS", "SS")]
+    accuracies = [f"{direction}.{key}" for direction in directions for key in ("accuracy", "low", "high", "n")]
     keys = [
         "total_sec", "tokenizer.wer", "tokenizer.codes_used_share", "tokenizer.warnings", "resynth.wer",
         "text_to_token.wer",

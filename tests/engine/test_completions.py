@@ -117,7 +117,7 @@ def test_a_request_is_repeated_after_a_transient_error(name, stand_in, engine):
 @pytest.mark.parametrize("name", TRANSIENT)
 def test_an_error_that_persists_is_one_line(name, stand_in, engine):
     stand_in.answer = lambda body: TRANSIENT[name]
-    with pytest.raises(UserError, match=r"/v1/completions failed 5 times \(.*\): check that the server runs there") as e:
+    with pytest.raises(UserError, match=r"/completions failed 5 times \(.*\): check that the server runs there") as e:
         generate(engine, *[Request([1], 5, seed=i) for i in range(3)])
     assert "\n" not in str(e.value)
 

@@ -297,19 +297,10 @@ def _metric_settings(world: World, evaluate: list[str]) -> dict[str, tuple[list[
     }
 
 
-def _settings(world: World) -> Iterator[Case]:
-    """Yield flags that are invalid or do not fit together."""
-    evaluate, model = ["--model", world["bundle"], "--out", "out.json"], world["train-text-to-token"]
+def _text_to_token_settings(world: World, evaluate: list[str]) -> dict[str, tuple[list[str], Check]]:
+    """Return sentences, voices and codes that `weft eval text-to-token` rejects."""
     text = ["eval", "text-to-token", *evaluate]
-    pairs = ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"]]
-    speech = ["eval", "tokenizer", *evaluate, "--data", "manifest.jsonl"]
-    say = ["say", "The cat sat.", "--text-to-token", model, "--decoder", world["train-decoder"], "--out", "out.wav"]
-    chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
-    cases: dict[str, tuple[list[str], Check]] = {
-        **_metric_settings(world, evaluate),
-        "no metric": (["eval", *evaluate], refuses("metric")),
-        "likelihood without pairs": (["eval", "likelihood", *evaluate], refuses("--data")),
-        "resynth without speech": (["eval", "resynth", *evaluate], refuses("--data")),
+    return {
         "text-to-token without sentences": (text, refuses("--texts")),
         "text-to-token, texts and speech": (
             [*text, "--texts", world["corpus.jsonl"], "--data", "manifest.jsonl"],
@@ -330,6 +321,23 @@ def _settings(world: World) -> Iterator[Case]:
             [*text, "--data", "manifest.jsonl", "--speaker", "nobody"],
             refuses("nobody"),
         ),
+        "text-to-token, limit 0": ([*text, "--texts", world["lines.txt"], "--limit", "0"], refuses("limit")),
+    }
+
+
+def _settings(world: World) -> Iterator[Case]:
+    """Yield flags that are invalid or do not fit together."""
+    evaluate, model = ["--model", world["bundle"], "--out", "out.json"], world["train-text-to-token"]
+    pairs = ["eval", "likelihood", *evaluate, "--data", world["pairs.jsonl"]]
+    speech = ["eval", "tokenizer", *evaluate, "--data", "manifest.jsonl"]
+    say = ["say", "The cat sat.", "--text-to-token", model, "--decoder", world["train-decoder"], "--out", "out.wav"]
+    chat = ["chat", world["bundle"], "--wav", world["speak/audio/lines-1.flac"], "--out", "out.wav"]
+    cases: dict[str, tuple[list[str], Check]] = {
+        **_metric_settings(world, evaluate),
+        "no metric": (["eval", *evaluate], refuses("metric")),
+        "likelihood without pairs": (["eval", "likelihood", *evaluate], refuses("--data")),
+        "resynth without speech": (["eval", "resynth", *evaluate], refuses("--data")),
+        **_text_to_token_settings(world, evaluate),
         "likelihood, unknown voice": ([*pairs, "--voice", "espeak:martian"], refuses("martian")),
         "likelihood, unknown speaker": ([*pairs, "--speaker", "nobody"], refuses("nobody")),
         "likelihood of a voice": ([*pairs, "--voice", "espeak:en-us"], writes("value")),
@@ -338,7 +346,6 @@ def _settings(world: World) -> Iterator[Case]:
         "limit 2": ([*speech, "--limit", "2"], writes(utterances=2)),
         "negative seed": ([*speech, "--seed", "-1"], refuses("seed")),
         "unknown language": ([*speech, "--language", "xx"], any_of(writes(), refuses("xx"))),
-        "text-to-token, limit 0": ([*text, "--texts", world["lines.txt"], "--limit", "0"], refuses("limit")),
         "two metrics": (["eval", "tokenizer", *speech[1:]], refuses("tokenizer")),
         "say, unknown speaker": ([*say, "--speaker", "nobody"], refuses("nobody")),
         "say, negative seed": ([*say, "--seed", "-1"], refuses("seed")),

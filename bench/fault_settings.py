@@ -149,6 +149,28 @@ def _flags(world: World) -> Iterator[Case]:
         "--url of a file": ([*interleave, *model, "--url", "file:///etc/passwd"], refused("url")),
         "--aligned for text": ([*interleave, *model, "--tokenizer", "nowhere"], refused("nowhere")),
         "info of nothing": (["info", "nowhere"], refused("nowhere")),
+        **_urls(world),
+        "info of a file": (["info", world["corpus.jsonl"]], refused("corpus.jsonl")),
+        "info of a directory": (["info", "."], refused("manifest.json")),
+        "view of text": (["view", world["corpus.jsonl"], "--out", "out.html"], refused("corpus.jsonl")),
+        "view --num 0": (["view", world["interleave"], "--out", "out.html", "--num", "0"], refused("num")),
+        "eval of an unknown metric": (["eval", "bleu", "--model", world["bundle"], "--out", "o.json"], refused("bleu")),
+        "eval without speech": (
+            ["eval", "tokenizer", "--model", world["bundle"], "--out", "o.json"],
+            refused("--data"),
+        ),
+        "chat with a missing file": (["chat", world["bundle"], "--wav", "nowhere.wav"], refused("nowhere.wav")),
+        "chat --max-sec nan": (["chat", world["bundle"], "--max-sec", "nan"], refused("sec")),
+        "demo in a directory that is not empty": (["demo", "--out", world.folder.as_posix()], refused()),
+    }
+    for name, (arguments, check) in cases.items():
+        yield _command("flags", name, arguments, check)
+
+
+def _urls(world: World) -> dict[str, tuple[list[str], Check]]:
+    """Return inputs and outputs at URLs; a password in a URL is never printed."""
+    texts = ["documents", "text", "--source", world["corpus.jsonl"], "--out"]
+    return {
         "info of a URL without an artifact": (
             ["info", "file://me:secret@/nowhere?key=secret", "--verify"],
             refused("nowhere"),
@@ -172,22 +194,8 @@ def _flags(world: World) -> Iterator[Case]:
             ["pretrain", world["pretrain.toml"], "--tokens", "file://me:secret@/nowhere", "--out", "out"],
             refused("nowhere"),
         ),
-        "output at a URL": ([*texts[:-1], "s3://me:secret@b/out"], refused("s3://b/out is a URL")),
-        "info of a file": (["info", world["corpus.jsonl"]], refused("corpus.jsonl")),
-        "info of a directory": (["info", "."], refused("manifest.json")),
-        "view of text": (["view", world["corpus.jsonl"], "--out", "out.html"], refused("corpus.jsonl")),
-        "view --num 0": (["view", world["interleave"], "--out", "out.html", "--num", "0"], refused("num")),
-        "eval of an unknown metric": (["eval", "bleu", "--model", world["bundle"], "--out", "o.json"], refused("bleu")),
-        "eval without speech": (
-            ["eval", "tokenizer", "--model", world["bundle"], "--out", "o.json"],
-            refused("--data"),
-        ),
-        "chat with a missing file": (["chat", world["bundle"], "--wav", "nowhere.wav"], refused("nowhere.wav")),
-        "chat --max-sec nan": (["chat", world["bundle"], "--max-sec", "nan"], refused("sec")),
-        "demo in a directory that is not empty": (["demo", "--out", world.folder.as_posix()], refused()),
+        "output at a URL": ([*texts, "s3://me:secret@b/out"], refused("s3://b/out is a URL")),
     }
-    for name, (arguments, check) in cases.items():
-        yield _command("flags", name, arguments, check)
 
 
 def _interleaving(world: World) -> Iterator[Case]:

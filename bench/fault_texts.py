@@ -221,6 +221,9 @@ def _tables() -> Iterator[tuple[str, Any, Check]]:
         with pa.OSFile(str(path), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
             writer.write_table(table)
 
+    def write_feather(path: Path) -> None:
+        feather.write_feather(pa.table({"text": texts}), path)
+
     null = [None, *texts[1:]]
     yield ".parquet intact", parquet(text=texts), documents(NUM)
     yield ".parquet without a column text", parquet(content=texts), refused("content", "text")
@@ -240,12 +243,8 @@ def _tables() -> Iterator[tuple[str, Any, Check]]:
     yield ".arrow stream, truncated", cut(stream, 0.7), any_of(some_documents, refused("corpus"))
     yield ".arrow file", ipc, documents(NUM)
     yield ".arrow file, truncated", cut(ipc, 0.7), any_of(some_documents, refused("corpus"))
-    yield ".arrow Feather", lambda p: feather.write_feather(pa.table({"text": texts}), p), documents(NUM)
-    yield (
-        ".feather",
-        lambda p: feather.write_feather(pa.table({"text": texts}), p),
-        any_of(documents(NUM), refused("feather")),
-    )
+    yield ".arrow Feather", write_feather, documents(NUM)
+    yield ".feather", write_feather, any_of(documents(NUM), refused("feather"))
     yield ".arrow empty", b"", refused("corpus")
     yield ".arrow not Arrow", b"\xff\xff\xff\xff" + bytes(range(200)), refused("corpus")
 

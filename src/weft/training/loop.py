@@ -56,26 +56,25 @@ def fit(
 
     Args:
         batch_at: `batch_at(step, part)` returns the data of a slice of the step's items, or None if it is empty.
-        loss_of: `loss_of(model, batch)` returns scalars. "loss" is minimized and all are logged. They should be means
-            over `len(batch)` of something, because parts of a step are weighted by it.
+        loss_of: `loss_of(model, batch)` returns scalars, means over `len(batch)` of something, because parts of a step
+            are weighted by it. "loss" is minimized, and all are logged.
         folder: `log` in it receives the metrics. A run resumes from its `checkpoints`.
-        after_step: `after_step(step, updated)` is called once per step on every rank and may return more metrics.
-            `updated` is false after a skipped step; what the forward passes have collected must then be discarded.
+        after_step: `after_step(step, updated)` is called on every rank and may return more metrics. `updated` is false
+            after a skipped step; what the forward passes have collected must then be discarded.
         before_step: `before_step(step)` is called on every rank. It may change the model, as a function of its state.
         parts_of: the micro-batches of this rank in a step, as slices of its items; by default `grad_accum_steps`.
         lr_ratio: the learning rate of a parameter, given by name, as a multiple of the schedule's.
 
-    A step whose loss or gradient is not finite changes nothing, nor does a spike (`config.spike_factor`). A checkpoint
-    that is due then is written after the next step that is not skipped, and at the end of the run in any case. Raises
-    UserError after more than `config.max_skipped_steps` in a row.
+    A step with a spike (`config.spike_factor`) or a loss or gradient that is not finite changes nothing. A checkpoint
+    that is due then is written after the next other step or at the end. Raises UserError after more than
+    `config.max_skipped_steps` such steps in a row.
     """
     start_sec = time.monotonic()
     distributed.init()
     parts_of = parts_of or (lambda step: distributed.rank_slices(config.grad_accum_steps))
     optimizer, guard = Optimizers.of(model, config, lr_ratio), StepGuard(config)
     first_step = checkpoint.restore(folder / "checkpoints", model, optimizer, guard)
-    objective = parallel.wrap_ddp(_Objective(model, loss_of))
-    model.train()
+    objective = parallel.wrap_ddp(_Objective(model.train(), loss_of))
     with (
         torch.random.fork_rng(),
         _log(folder, config, first_step) if distributed.is_main_process() else nullcontext() as log,

@@ -43,10 +43,11 @@ def served(stand_in):
                 stand_in.num_at_once += 1
                 stand_in.most_at_once = max(stand_in.most_at_once, stand_in.num_at_once)
             try:
-                self.reply(*stand_in.answer(body))
-            finally:
+                answer = stand_in.answer(body)
+            finally:  # before the reply, after which the client may send its next request
                 with stand_in.lock:
                     stand_in.num_at_once -= 1
+            self.reply(*answer)
 
         def reply(self, status, payload):
             content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()

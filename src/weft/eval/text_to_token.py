@@ -128,8 +128,7 @@ def measure(
     without words are left out and listed. Raises UserError if none is left, for unreadable audio, for an unknown
     speaker, and for a tokenizer that cannot transcribe.
     """
-    if tokenizer.model.config.encoder_only:
-        raise UserError("this tokenizer is encoder_only and cannot transcribe codes: use one trained by weft")
+    tokenizer.model.require_whole()
     language = synthesizer.manifest.settings.get("language", "en")
     classify = Classifier(synthesizer.normalize, number_words(language), occurrences)
     with_words, left_out = split_by_words(sentences, lambda s: synthesizer.normalize(s.text))

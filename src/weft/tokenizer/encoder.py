@@ -160,11 +160,17 @@ class BottleneckWhisper(nn.Module):
             x = layer(x, mask, steps=steps)
         return from_rows(x, *shape) if has_rows else x
 
+    def require_whole(self) -> None:
+        """Raise UserError for an `encoder_only` tokenizer, which cannot transcribe codes."""
+        if self.config.encoder_only:
+            raise UserError(
+                "this tokenizer is encoder_only and cannot transcribe codes: train the other layers with it as init"
+            )
+
     def from_bottleneck(self, values: Tensor, valid: Tensor | None) -> Tensor:
         """Encode code vectors (B, N, D) for Whisper's decoder. Raises UserError for an `encoder_only` tokenizer."""
         encoder, config = self.whisper.model.encoder, self.config
-        if config.encoder_only:
-            raise UserError("this tokenizer is encoder_only and cannot transcribe codes: use one trained by weft")
+        self.require_whole()
         x = values + self.positions_after.weight[: values.shape[1]] if config.positions_after else values
         return encoder.layer_norm(self._attend(x, config.layer, len(encoder.layers), config.pooling, valid))
 
